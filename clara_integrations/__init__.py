@@ -1,0 +1,1 @@
+"""CLaRa inside LlamaIndex and Haystack: thin components that convert types and hold one shared `Clara`."""

@@ -1,0 +1,116 @@
+"""Latents: what a document (or a question) is compressed into, with what is needed to keep it and to trust it later.
+
+Shapes: ``N`` documents, ``M`` memory tokens, ``D`` hidden size. Leaves out where latents are kept (store) and how they
+are made (model).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, overload
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from clara_model.errors import ClaraError
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """``vectors`` ``[N, M, D]``, ``lengths`` ``[N]`` and the ``fingerprint`` of the checkpoint that made them."""
+
+    vectors: Tensor
+    """Last hidden states at the memory tokens, after the final norm: ``[N, M, D]``, float."""
+    lengths: tuple[int, ...]
+    """Text tokens that each block stands for, special tokens not counted."""
+    fingerprint: str
+    """Of the compressor that made them; latents of another one are refused wherever they are used."""
+
+    def __post_init__(self) -> None:
+        """Check the shape."""
+        if self.vectors.dim() != 3 or len(self.lengths) != len(self.vectors):
+            raise ValueError(
+                f"vectors must be [N, M, D] with N lengths, got {tuple(self.vectors.shape)} and {len(self.lengths)}"
+            )
+
+    def __len__(self) -> int:
+        """``N``."""
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int]) -> Latents: ...
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Tensor | Latents:
+        """One block ``[M, D]`` for a number; `Latents` for a slice or a list of numbers."""
+        if isinstance(index, int):
+            return self.vectors[index]
+        rows = list(range(len(self)))[index] if isinstance(index, slice) else list(index)
+        picked = self.vectors[torch.tensor(rows, dtype=torch.long, device=self.vectors.device)]
+        return Latents(picked, tuple(self.lengths[row] for row in rows), self.fingerprint)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the vectors."""
+        return self.vectors.numel() * self.vectors.element_size()
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Latents:
+        """The same latents on another device or in another float type."""
+        return Latents(self.vectors.to(device=device, dtype=dtype), self.lengths, self.fingerprint)
+
+    def detach(self) -> Latents:
+        """The same latents without gradient history."""
+        return Latents(self.vectors.detach(), self.lengths, self.fingerprint)
+
+    def quantised(self, bits: int = 8) -> Latents:
+        """The latents rounded to a signed integer grid per memory token, as floats again.
+
+        Each of the ``M`` vectors has its own scale ``max|x| / (2**(bits-1) - 1)``. What it loses is what a store that
+        keeps integers would lose; measure the answers before keeping fewer bits.
+        """
+        if not 2 <= bits <= 8:
+            raise ValueError(f"bits must be between 2 and 8, got {bits}")
+        top = 2 ** (bits - 1) - 1
+        scale = self.vectors.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / top
+        return Latents((self.vectors / scale).round() * scale, self.lengths, self.fingerprint)
+
+    @classmethod
+    def stack(cls, parts: Sequence[Latents]) -> Self:
+        """All blocks of all parts in order.
+
+        Raises:
+            ClaraError: the parts come from different checkpoints.
+        """
+        if not parts:
+            raise ValueError("nothing to stack: got no latents")
+        prints = sorted({part.fingerprint for part in parts})
+        if len(prints) > 1:
+            raise ClaraError(f"latents of different checkpoints cannot be mixed: {', '.join(prints)}")
+        lengths = tuple(length for part in parts for length in part.lengths)
+        return cls(torch.cat([part.vectors for part in parts]), lengths, prints[0])
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file: ``vectors``, ``lengths``, and the fingerprint in its metadata."""
+        tensors = {"vectors": self.vectors.detach().cpu().contiguous(), "lengths": torch.tensor(self.lengths)}
+        save_file(tensors, path, metadata={"fingerprint": self.fingerprint})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ClaraError: the file is damaged or holds no latents.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                fingerprint = (file.metadata() or {}).get("fingerprint")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (SafetensorError, OSError) as error:
+            raise ClaraError(f"{path} cannot be read as latents ({error})") from error
+        if fingerprint is None or set(tensors) != {"vectors", "lengths"}:
+            raise ClaraError(f"{path} is a safetensors file but holds no latents; it has {', '.join(sorted(tensors))}")
+        return cls(tensors["vectors"], tuple(tensors["lengths"].tolist()), fingerprint)

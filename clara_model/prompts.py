@@ -1,0 +1,158 @@
+"""The chat prompts of each stage, with ``{memory}`` and ``{question}`` where documents and question go.
+
+The wording here is this project's own. A published checkpoint was trained with its own wording: `PromptSet.from_file`
+reads it from a JSON file, or from the string constants of the checkpoint's modeling file, which is parsed and never run.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from clara_model.errors import ClaraError
+
+KINDS = ("answer", "question_answering", "paraphrase")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One system message (empty: none) and the wordings of the user's turn."""
+
+    system: str = ""
+    user: tuple[str, ...] = ("{memory}",)
+
+    def __post_init__(self) -> None:
+        """Every wording must have exactly one place for the documents."""
+        if not self.user:
+            raise ClaraError("a prompt needs at least one user wording, got none")
+        for text in self.user:
+            if text.count("{memory}") != 1:
+                raise ClaraError(f"a prompt's user wording must hold {{memory}} exactly once, got {text!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSet:
+    """The prompts of a checkpoint: answer a question, write question-answer pairs, paraphrase."""
+
+    answer: Prompt = field(
+        default_factory=lambda: Prompt(
+            system="Answer the question from the background, in as few words as it takes.",
+            user=("Background:\n{memory}\n\nQuestion: {question}",),
+        )
+    )
+    question_answering: Prompt = field(
+        default_factory=lambda: Prompt(
+            system="Ask every question that the background answers, and answer each one.",
+            user=("Background:\n{memory}",),
+        )
+    )
+    paraphrase: Prompt = field(
+        default_factory=lambda: Prompt(
+            system="Rewrite the background as you are told, keeping every fact.",
+            user=(
+                "Background: {memory}\nSay this in other words.",
+                "Background: {memory}\nWrite the same again, differently.",
+                "Put this text into new words: {memory}",
+                "{memory}\nWhat does the text above say?",
+            ),
+        )
+    )
+
+    def __post_init__(self) -> None:
+        """An answer prompt needs a place for the question."""
+        if any(text.count("{question}") != 1 for text in self.answer.user):
+            raise ClaraError(f"the answer prompt must hold {{question}} exactly once, got {self.answer.user!r}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Read ``{"answer": {"system": str, "user": [str, ..]}, ..}``; what is absent keeps this project's wording."""
+        unknown = sorted(set(values) - set(KINDS))
+        if unknown:
+            raise ClaraError(f"unknown prompts {', '.join(unknown)}; known are {', '.join(KINDS)}")
+        return cls(**{kind: Prompt(system=p.get("system", ""), user=tuple(p["user"])) for kind, p in values.items()})
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Read a prompts ``.json`` file, or the constants of a published modeling ``.py`` file.
+
+        Raises:
+            ClaraError: the file is missing, malformed, or holds no prompts.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ClaraError(f"prompts file {path} does not exist")
+        text = path.read_text(encoding="utf-8")
+        try:
+            values = from_source(text) if path.suffix == ".py" else json.loads(text)
+            return cls.from_dict(values)
+        except (json.JSONDecodeError, SyntaxError, KeyError, TypeError, AttributeError) as error:
+            raise ClaraError(f"{path} holds no readable prompts ({error})") from error
+
+
+def from_source(source: str) -> dict[str, Any]:
+    """Find the prompts in a published modeling file's syntax tree; nothing is executed.
+
+    The file keeps them as string constants: a module-level list of paraphrase instructions, and in each prompt-building
+    function ``prompt_system`` followed by ``prompt_user``, told apart by what they ask for.
+    """
+    found: dict[str, Any] = {}
+    tree = ast.parse(source)
+    instructions = [texts for texts in _string_lists(tree) if all(_place(text, "memory") for text in texts)]
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        constants = dict(_string_assignments(function))
+        system, user = constants.get("prompt_system"), constants.get("prompt_user", "")
+        if system is None:
+            continue
+        if "question" in user:
+            found.setdefault("answer", {"system": system, "user": [user]})
+        elif "paraphrase" in system and instructions:
+            found.setdefault("paraphrase", {"system": system, "user": instructions[0]})
+        elif user.count("{memory}") == 1:
+            found.setdefault("question_answering", {"system": system, "user": [user]})
+    if "answer" not in found:
+        raise ClaraError("the modeling file holds no answer prompt; pass prompts= with a prompts file")
+    return found
+
+
+def _place(text: str, name: str) -> bool:
+    return text.count("{" + name + "}") == 1
+
+
+def _normal(text: str) -> str:
+    """The published names of the two places, in this project's words."""
+    text = re.sub(r"\{(docs|mem_tokens_str|mem_tokens)\}", "{memory}", text)
+    return re.sub(r"\{(query|question)\}", "{question}", text)
+
+
+def _string_lists(tree: ast.Module) -> Iterator[list[str]]:
+    """Every module-level list of at least two string constants, places named in this project's words."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List) and len(node.value.elts) > 1:
+            texts = [e.value for e in node.value.elts if isinstance(e, ast.Constant) and isinstance(e.value, str)]
+            if len(texts) == len(node.value.elts):
+                yield [_normal(text) for text in texts]
+
+
+def _string_assignments(function: ast.FunctionDef) -> Iterator[tuple[str, str]]:
+    """``name = "constant"`` and ``name = f"..{place}.."`` inside a function."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+                yield node.targets[0].id, node.value.value
+            elif isinstance(node.value, ast.JoinedStr):
+                yield node.targets[0].id, _normal("".join(_pieces(node.value)))
+
+
+def _pieces(joined: ast.JoinedStr) -> Iterator[str]:
+    for part in joined.values:
+        if isinstance(part, ast.Constant):
+            yield str(part.value)
+        elif isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Name):
+            yield "{" + part.value.id + "}"

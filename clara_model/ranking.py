@@ -1,0 +1,87 @@
+"""Scores and selection in latent space: cosine of flattened blocks, and the straight-through differentiable top-k.
+
+Shapes: ``B`` questions, ``K`` candidates, ``k`` selected, ``M`` memory tokens, ``D`` hidden size.
+Source: paper section 3.3 (differentiable top-k), recorded numbers in ``goldens/cases/common/topk``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TAKEN = 1e-8
+"""What is left of the soft mass of an item that an earlier slot has taken (its logit gains log(1e-8))."""
+
+
+def cosine_scores(queries_BMD: Tensor, latents_BKMD: Tensor) -> Tensor:
+    """Cosine between each question's flattened block and each of its candidates', in float32.
+
+    Args:
+        queries_BMD: question latents ``[B, M, D]``.
+        latents_BKMD: candidates' latents ``[B, K, M, D]``, or ``[K, M, D]`` shared by all questions.
+
+    Returns:
+        ``[B, K]`` float32 in [-1, 1]. A block of zeros scores 0.
+    """
+    queries = F.normalize(queries_BMD.float().flatten(1), dim=-1)
+    latents = F.normalize(latents_BKMD.float().flatten(-2), dim=-1)
+    if latents.dim() == 2:
+        return queries @ latents.T
+    return torch.einsum("bd,bkd->bk", queries, latents)
+
+
+def straight_through_topk(scores_BK: Tensor, k: int, temperature: float = 0.02) -> tuple[Tensor, Tensor]:
+    """Select the best ``k`` exactly in the forward pass, and softly in the backward one, slot by slot.
+
+    Slot ``j``'s soft choice is ``softmax(scores / temperature + log(free + 1e-8))`` where ``free`` is 0 for items that
+    earlier slots took. A score gap above ``18.4 * temperature`` lets a taken item keep most of the soft mass.
+
+    Args:
+        scores_BK: ``[B, K]``; ``-inf`` marks a candidate that is not there.
+        k: slots to fill, at most ``K``.
+        temperature: of the soft choice, at least 1e-6 (paper: 0.02 on cosines).
+
+    Returns:
+        weights ``[B, k, K]`` (one-hot rows with the soft choice's gradient) and indices ``[B, k]``, best first.
+    """
+    if not 1 <= k <= scores_BK.shape[1]:
+        raise ValueError(f"k must be between 1 and the number of candidates ({scores_BK.shape[1]}), got {k}")
+    indices = scores_BK.topk(k, dim=-1).indices
+    hard = F.one_hot(indices, scores_BK.shape[1]).to(scores_BK.dtype)
+    free = 1.0 - (hard.cumsum(dim=1) - hard)
+    logits = scores_BK.unsqueeze(1) / max(temperature, 1e-6) + torch.log(free + TAKEN)
+    soft = logits.softmax(dim=-1)
+    return hard + soft - soft.detach(), indices
+
+
+def positives_mask(pos_index: list[list[int]], candidates: int) -> Tensor:
+    """``[B, K]`` mask that is 1 at each row's positives; negative indices are padding.
+
+    Raises:
+        ValueError: a positive beyond the candidates.
+    """
+    mask = torch.zeros(len(pos_index), candidates)
+    for row, positives in enumerate(pos_index):
+        for index in positives:
+            if index >= candidates:
+                raise ValueError(f"positive {index} is out of range: there are {candidates} candidates")
+            if index >= 0:
+                mask[row, index] = 1.0
+    return mask
+
+
+def contrastive_loss(scores_BK: Tensor, positives_BK: Tensor, temperature: float = 0.02) -> Tensor:
+    """Mean of ``-log(softmax mass on the positives)`` over the questions that have one; 0 where none has.
+
+    Args:
+        scores_BK: cosines ``[B, K]``.
+        positives_BK: 1 at the positives, else 0.
+        temperature: of the softmax (published: 0.02).
+    """
+    log_probs = (scores_BK / temperature).log_softmax(dim=-1)
+    masked = log_probs.masked_fill(positives_BK == 0, float("-inf"))
+    has_positive = positives_BK.sum(dim=-1) > 0
+    if not has_positive.any():
+        return scores_BK.sum() * 0.0
+    return -masked[has_positive].logsumexp(dim=-1).mean()

@@ -1,0 +1,54 @@
+"""Fixtures shared by all tests: the small random model, and the recorded numbers where they are present."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest
+import small_model
+import torch
+
+from clara_model.model import ClaraModel
+
+GOLDENS = Path(__file__).parents[2] / "shared" / "goldens"
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the small random base model."""
+    return small_model.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def tiny_clara_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small random CLaRa checkpoint in this project's layout."""
+    folder = tmp_path_factory.mktemp("clara")
+    small_model.build_model(base_folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def model(tiny_clara_folder: Path) -> ClaraModel:
+    """A fresh copy of the small random model, float32 on the processor."""
+    return ClaraModel.from_pretrained(tiny_clara_folder, dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The recorded numbers of the published implementation."""
+    if not GOLDENS.is_dir():
+        pytest.skip("the recorded numbers are not here")
+    return GOLDENS
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real questions and text."""
+    if not DATA.is_dir():
+        pytest.skip("the shared data is not here")
+    return DATA
