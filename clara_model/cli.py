@@ -1,7 +1,7 @@
 """`clara`: ask questions about files, see the bundled model at work, and look into a checkpoint, from the command line.
 
-Results go to standard output; progress, notes and errors to standard error (progress only to a terminal). Exit codes: 0 done,
-2 something the user can put right, said in one sentence, 130 interrupted. Left out: training (see `trainers`).
+Results go to standard output; progress, notes and errors to standard error (progress only to a terminal). Exit codes:
+0 done, 2 something the user can put right, said in one sentence, 130 interrupted. Left out: training (see `trainers`).
 """
 
 from __future__ import annotations
@@ -11,24 +11,30 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.text import Text
 
 from clara_model import demo, passages, report
 
 if TYPE_CHECKING:
-    from clara_model.inference import Answer, Clara
+    from clara_model.inference import Answer, AnswerStream, Clara
+    from clara_model.latents import Latents
 
 DEFAULT_MODEL = "clara-tiny"
+_MODEL_HELP = "checkpoint: a folder or a hub name (default: %(default)s)"
 USER_ERROR = 2
 INTERRUPTED = 130
+_TEXTS_PER_STEP = 128  # compressed between two steps of the progress bar
+_WIDTH_OF_A_FILE = 160  # columns of a table that goes to a pipe or file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,28 +64,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="clara",
         description="Documents compressed to memory tokens, ranked and answered from the compressed form.",
     )
     parser.add_argument("--version", action="version", version=f"clara {version('clara-integrations')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    quiet = argparse.ArgumentParser(add_help=False)
+    quiet = _Parser(add_help=False)
     quiet.add_argument("--quiet", action="store_true", help="only the result: no progress, no notes")
-    model = argparse.ArgumentParser(add_help=False)
+    model = _Parser(add_help=False)
     model.add_argument("--subfolder", help="folder of the checkpoint inside the repository, e.g. compression-16")
     model.add_argument("--revision", help="branch, tag or commit of the repository")
     model.add_argument("--base-model", metavar="NAME", help="base model to use instead of the one the checkpoint names")
+    model.add_argument("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
     model.add_argument("--device", help="where to compute, e.g. cpu, cuda (default: the fastest there is)")
     model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
     model.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (needs a GPU)")
-    name = {
-        "metavar": "NAME",
-        "default": DEFAULT_MODEL,
-        "help": "checkpoint: a folder or a hub name (default: %(default)s)",
-    }
 
     ask = commands.add_parser("ask", parents=[model, quiet], help="answer a question from files")
     ask.add_argument("question")
@@ -90,20 +99,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE_OR_FOLDER",
         help="what to read: .txt, .md, .jsonl (with text, contents or docs), folders, or - for standard input",
     )
-    ask.add_argument("--model", **name)
+    ask.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
     ask.add_argument(
         "--top-k", type=_at_least_one, metavar="K", help="passages the answer is read from (default: the model's)"
     )
-    ask.add_argument(
-        "--max-new-tokens", type=_at_least_one, default=128, metavar="N", help="longest answer (default: 128)"
-    )
+    ask.add_argument("--max-new-tokens", type=_at_least_one, metavar="N", help="longest answer, in tokens")
     form = ask.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object instead of text")
     form.add_argument("--stream", action="store_true", help="print the answer piece by piece as it is written")
     ask.set_defaults(run=_ask)
 
     show = commands.add_parser("demo", parents=[quiet], help="the bundled model on the bundled documents")
-    show.add_argument("--model", **name)
+    show.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
     show.add_argument(
         "--top-k", type=_at_least_one, metavar="K", help="passages an answer is read from (default: the model's)"
     )
@@ -118,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(run=_demo)
 
     info = commands.add_parser("info", parents=[model, quiet], help="what a checkpoint is")
-    info.add_argument("model", nargs="?", **name)
+    info.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
     info.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     info.set_defaults(run=_info)
     return parser
@@ -131,51 +138,62 @@ def _ask(args: argparse.Namespace) -> None:
     clara = _load(args)
     with _working("Splitting documents", args):
         split = passages.split_documents(documents, clara.count_tokens, clara.doc_max_length)
-    texts = [passage.text for passage in split]
-    out = Console(highlight=False)
+    latents, spent = _compressed(clara, [passage.text for passage in split], args)
+    limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
+    out = _output()
     if args.stream:
-        _stream(clara, args, split, texts, out)
-        return
-    with _working(f"Reading {len(texts):,} passages", args):
-        answer = clara.answer(args.question, texts, args.top_k, max_new_tokens=args.max_new_tokens)
+        answer = _streamed(clara.stream(args.question, latents, args.top_k, **limits), args)
+    else:
+        with _working("Answering", args):
+            answer = clara.answer(args.question, latents, args.top_k, **limits)
+    answer = replace(answer, timings=replace(answer.timings, compress=spent))
     if args.json:
         _print_json(_ask_record(args, split, answer))
         return
-    out.print(Text(report.visible(answer.text)))
+    if not args.stream:
+        out.print(Text(report.visible(answer.text)))
     if args.quiet:
-        out.print(Text(_citations(split, answer.selected)))
+        out.print(Text("Sources: " + "; ".join(report.visible(split[index].citation) for index in answer.selected)))
         return
-    out.print()
     scores = {ranked.index: ranked.score for ranked in answer.ranking}
-    out.print(_sources(split, answer.selected, scores))
+    rows = [(scores.get(index), split[index].citation, split[index].text, True) for index in answer.selected]
     out.print()
-    out.print(Text(report.usage_line(answer.usage, len(answer.selected), len(texts)), style="dim"))
-    out.print(Text(report.timings_line(answer.timings), style="dim"))
+    out.print(report.ranking(rows, out.width))
+    out.print()
+    _print_costs(out, answer, len(split))
 
 
-def _stream(
-    clara: Clara, args: argparse.Namespace, split: Sequence[passages.Passage], texts: Sequence[str], out: Console
-) -> None:
-    """Print the answer as it is written, then its sources (the latents of the ranking serve the answer too)."""
-    with _working(f"Reading {len(texts):,} passages", args):
-        ranking = clara.rank(args.question, texts, args.top_k)
-    for piece in clara.stream(args.question, texts, args.top_k, max_new_tokens=args.max_new_tokens):
-        sys.stdout.write(report.visible(piece))
-        sys.stdout.flush()
-    out.print()
-    selected = [ranked.index for ranked in ranking]
-    if args.quiet:
-        out.print(Text(_citations(split, selected)))
-        return
-    out.print()
-    out.print(_sources(split, selected, {ranked.index: ranked.score for ranked in ranking}))
+def _compressed(clara: Clara, texts: Sequence[str], args: argparse.Namespace) -> tuple[Latents, float]:
+    """The latents of all texts and the seconds they took, part by part so that a terminal can show how far it is."""
+    from clara_model.latents import Latents
+
+    start = time.perf_counter()
+    with _progress(args) as progress:
+        parts = [
+            clara.compress(texts[first : first + _TEXTS_PER_STEP])
+            for first in progress.track(range(0, len(texts), _TEXTS_PER_STEP), description="Compressing passages")
+        ]
+    return Latents.stack(parts), time.perf_counter() - start
+
+
+def _streamed(stream: AnswerStream, args: argparse.Namespace) -> Answer:
+    """Print the pieces of an answer as they come; the whole answer."""
+    with stream:
+        with _working("Answering", args):
+            piece = next(stream, None)
+        while piece is not None:
+            sys.stdout.write(report.visible(piece))
+            sys.stdout.flush()
+            piece = next(stream, None)
+    sys.stdout.write("\n")
+    return stream.answer
 
 
 def _demo(args: argparse.Namespace) -> None:
-    examples = demo.DemoSet.read()
+    examples = demo.DemoSet.read(demo.BUNDLED_SET)
     args.png.parent.mkdir(parents=True, exist_ok=True)
     clara = _load(args)
-    out = Console(highlight=False)
+    out = _output()
     talk = not (args.json or args.quiet)
     if talk:
         documents = f"{len(examples.texts)} documents, {len(examples.questions)} questions"
@@ -195,7 +213,7 @@ def _demo(args: argparse.Namespace) -> None:
     tokens, slots = (sum(getattr(a.usage, name) for a in answers) for name in ("text_tokens", "slots"))
     out.print()
     out.print(f"{sum(right)} of {len(right)} answers right; {tokens:,} tokens of text were read as {slots:,} slots.")
-    out.print(f"Scores and times as a picture: {args.png}", soft_wrap=True)
+    out.print(f"Scores and times as a picture: {args.png}")
 
 
 def _show_answer(out: Console, examples: demo.DemoSet, question: str, accepted: list[str], answer: Answer) -> None:
@@ -206,12 +224,13 @@ def _show_answer(out: Console, examples: demo.DemoSet, question: str, accepted: 
     out.print(Text.assemble("→ ", report.visible(answer.text), verdict))
     read = set(answer.selected)
     best = answer.ranking[: len(read) + 2]
-    out.print(
-        report.ranking_table(
-            [(r.score, examples.titles[r.index], examples.texts[r.index], r.index in read) for r in best]
-        )
-    )
-    out.print(Text(report.usage_line(answer.usage, len(read), len(examples.texts)), style="dim"))
+    rows = [(r.score, examples.titles[r.index], examples.texts[r.index], r.index in read) for r in best]
+    out.print(report.ranking(rows, out.width))
+    _print_costs(out, answer, len(examples.texts))
+
+
+def _print_costs(out: Console, answer: Answer, candidates: int) -> None:
+    out.print(Text(report.usage_line(answer.usage, len(answer.selected), candidates), style="dim"))
     out.print(Text(report.timings_line(answer.timings), style="dim"))
 
 
@@ -220,11 +239,11 @@ def _info(args: argparse.Namespace) -> None:
     if args.json:
         _print_json(facts)
     else:
-        Console(highlight=False).print(report.info_table(facts))
+        _output().print(report.info_table(facts))
 
 
 def _ask_record(args: argparse.Namespace, split: Sequence[passages.Passage], answer: Answer) -> dict[str, Any]:
-    read = set(answer.selected)
+    scores = {ranked.index: ranked.score for ranked in answer.ranking}
     return {
         "question": args.question,
         "answer": answer.text,
@@ -233,12 +252,12 @@ def _ask_record(args: argparse.Namespace, split: Sequence[passages.Passage], ans
         "passages": [
             {
                 "rank": rank,
-                "score": ranked.score,
-                "read": ranked.index in read,
-                "citation": split[ranked.index].citation,
-                **asdict(split[ranked.index]),
+                "score": scores.get(index),
+                "read": index in answer.selected,
+                "citation": split[index].citation,
+                **asdict(split[index]),
             }
-            for rank, ranked in enumerate(answer.ranking, start=1)
+            for rank, index in enumerate(list(scores) or answer.selected, start=1)
         ],
         "usage": asdict(answer.usage),
         "timings": asdict(answer.timings),
@@ -271,20 +290,10 @@ def _demo_record(
     }
 
 
-def _sources(split: Sequence[passages.Passage], selected: Sequence[int], scores: dict[int, float]) -> Any:
-    return report.ranking_table(
-        [(scores.get(index), split[index].citation, split[index].text, True) for index in selected]
-    )
-
-
-def _citations(split: Sequence[passages.Passage], selected: Sequence[int]) -> str:
-    return report.visible("Sources: " + "; ".join(split[index].citation for index in selected))
-
-
 def _load(args: argparse.Namespace) -> Clara:
-    """Load the model the arguments name, with a sign of life on a terminal."""
-    with _working(f"Loading {args.model}", args):
-        import torch
+    """Load the model the arguments name, with a sign of life on a terminal (a download shows bars of its own)."""
+    on_disk = args.model == DEFAULT_MODEL or Path(args.model).exists()
+    with _working(f"Loading {args.model}", args) if on_disk else nullcontext():
         from huggingface_hub.utils import disable_progress_bars
         from transformers.utils import logging as transformers_logging
 
@@ -296,12 +305,21 @@ def _load(args: argparse.Namespace) -> Clara:
             disable_progress_bars()
         options = {
             name: getattr(args, name)
-            for name in ("subfolder", "revision", "base_model", "device", "quantization")
+            for name in ("subfolder", "revision", "base_model", "prompts", "device", "dtype", "quantization")
             if getattr(args, name, None) is not None
         }
-        if getattr(args, "dtype", None) is not None:
-            options["dtype"] = getattr(torch, args.dtype)
         return Clara.load(args.model, **options)
+
+
+def _output() -> Console:
+    """Standard output; lines are left whole, and a pipe or file gets tables that are wide enough."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+
+
+def _progress(args: argparse.Namespace) -> Progress:
+    """A bar for counted work, on a terminal only; gone when the work is done."""
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=args.quiet or not console.is_terminal)
 
 
 def _working(what: str, args: argparse.Namespace) -> AbstractContextManager[object]:

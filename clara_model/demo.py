@@ -1,6 +1,6 @@
-"""The bundled document set that `clara demo` asks questions about: a JSON file of documents, questions and their answers.
+"""The bundled documents that `clara demo` asks questions about: a JSON file of documents, questions and their answers.
 
-`{"documents": [{"title", "text"}, ..], "questions": [{"question", "answer"}, ..]}`, `answer` being a string or a list of
+`{"documents": [{"title", "text"}, ..], "questions": [{"question", "answer"}, ..]}`; `answer` is a string, or a list of
 strings that all count as right.
 """
 
@@ -27,7 +27,7 @@ class DemoSet:
     answers: list[list[str]]
 
     @classmethod
-    def read(cls, path: Path = BUNDLED_SET) -> Self:
+    def read(cls, path: Path) -> Self:
         """Read and check a set.
 
         Raises:

@@ -28,8 +28,8 @@ SUFFIXES = (".txt", ".md", ".jsonl")
 _WINDOW_CHARS_PER_TOKEN = 8  # how far ahead of a passage's start its end is looked for
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
 _SENTENCE_END = re.compile(
-    r"(?<!\b[A-Z])(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\bNo)(?<!\bvs)(?<!\bProf)"  # J. Smith, Dr. Smith
-    r"[.!?\u2026][\"'\u201d\u2019)\]]*(?=\s)(?!\s+[a-z])"  # "e.g. this" goes on
+    r"[.!?\u2026](?<!\b[A-Z].)(?<!\bMr.)(?<!\bMs.)(?<!\bDr.)(?<!\bSt.)(?<!\bNo.)(?<!\bvs.)(?<!\bMrs.)(?<!\bProf.)"
+    r"[\"'\u201d\u2019)\]]*(?=\s)(?!\s+[a-z])"  # not after J. or Dr.; "e.g. this" goes on
     r"|[\u3002\uff01\uff1f][\u300d\u300f\uff09\"]*"  # Chinese, Japanese
 )
 _LINE_END = re.compile(r"\n+")
@@ -123,8 +123,9 @@ def split_documents(
 def split_text(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[str]:
     """Cut a text into stretches of at most `max_tokens` tokens, each as long as fits.
 
-    A stretch ends where a paragraph ends if that fills it at least by half, else where a sentence ends, else a line,
-    else a word, and only then inside a word. Nothing but the white space between stretches is lost.
+    A stretch ends where a paragraph ends if that fills it at least by half, else where a sentence ends, else (again
+    filled by half, so never after a heading) a line, else a word, and only then inside a word. Nothing but the white
+    space between stretches is lost.
 
     Raises:
         ValueError: `max_tokens` below 1.
@@ -145,19 +146,24 @@ def split_text(text: str, count_tokens: Callable[[str], int], max_tokens: int) -
 def _cut(window: str, count_tokens: Callable[[str], int], max_tokens: int) -> int:
     """Where the first stretch of the window ends: the best kind of end at which it fits; at least one character."""
 
-    def too_long(end: int) -> bool:
-        return count_tokens(window[:end].rstrip()) > max_tokens
+    def tokens(end: int) -> int:
+        return count_tokens(window[:end].rstrip())
+
+    def last_fitting(ends: Sequence[int]) -> int:
+        fitting = bisect_left(ends, True, key=lambda end: tokens(end) > max_tokens)
+        return ends[fitting - 1] if fitting else 0
 
     paragraphs = [match.start() for match in _PARAGRAPH_END.finditer(window)]
-    sentences = sorted({*paragraphs, *(match.end() for match in _SENTENCE_END.finditer(window))})
-    lines, words = ([match.start() for match in ends.finditer(window)] for ends in (_LINE_END, _SPACE))
-    cut = 1
-    for ends in (sentences, lines, words, range(1, len(window) + 1)):
-        if fitting := bisect_left(ends, True, key=too_long):
-            cut = ends[fitting - 1]
-            break
-    last_paragraphs = [end for end in paragraphs if cut / 2 <= end <= cut]
-    return last_paragraphs[-1] if last_paragraphs else cut
+    sentences = {match.end() for match in _SENTENCE_END.finditer(window)}
+    cut = last_fitting(sorted(sentences.union(paragraphs)))
+    if cut:
+        cut = next((end for end in reversed(paragraphs) if cut / 2 <= end < cut), cut)
+    if cut not in sentences and 2 * tokens(cut) < max_tokens:  # nothing, or no more than a heading
+        cut = last_fitting([match.start() for match in _LINE_END.finditer(window)])
+        if 2 * tokens(cut) < max_tokens:
+            words = [match.start() for match in _SPACE.finditer(window)]
+            cut = last_fitting(words) or last_fitting(range(1, len(window) + 1)) or 1
+    return cut
 
 
 def _files(path: Path) -> list[Path]:

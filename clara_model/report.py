@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PHASES = ("compress", "query", "rank", "generate")
 PHASE_COLOURS = ("#3b6fb6", "#8fb8de", "#c9c9c9", "#e08e45")
 _BAR_CELLS = 16
+_WIDTH_FOR_BARS = 90  # columns below which a ranking goes without bars
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
@@ -44,29 +45,24 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"
 
 
-def ranking_table(rows: Sequence[tuple[float | None, str, str, bool]]) -> Table:
-    """Ranked passages, best first.
+def ranking(rows: Sequence[tuple[float | None, str, str, bool]], width: int) -> Text:
+    """Ranked passages, best first, a line each.
 
     Args:
         rows: score (None where the checkpoint cannot rank), place (title or citation), text, and whether it was read.
+        width: the columns one line may take.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("", width=_BAR_CELLS, no_wrap=True)
-    table.add_column("passage", no_wrap=True, overflow="fold")
-    table.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
     largest = max((score for score, *_ in rows if score is not None), default=0.0)
+    lines = []
     for rank, (score, place, text, read) in enumerate(rows, start=1):
-        table.add_row(
-            str(rank),
-            "-" if score is None else f"{score:.3f}",
-            Text(bar(score or 0.0, largest), style="cyan" if read else "bright_black"),
-            Text(visible(place)),
-            Text(shortened(text, 300), style="dim"),
-            style="" if read else "dim",
-        )
-    return table
+        number = "-" if score is None else f"{score:.3f}"
+        line = Text(f"{rank:>3}  {number:>6}  ", style="" if read else "dim")
+        if width >= _WIDTH_FOR_BARS:
+            line.append(f"{bar(score or 0.0, largest):<{_BAR_CELLS}}  ", style="cyan" if read else "")
+        line.append(f"{visible(place)}  ").append(shortened(text, 300), style="dim")
+        line.truncate(width, overflow="ellipsis")
+        lines.append(line)
+    return Text("\n").join(lines)
 
 
 def usage_line(usage: Usage, read: int, candidates: int) -> str:

@@ -143,9 +143,12 @@ def test_a_paragraph_end_past_the_half_is_preferred_to_a_later_sentence_end():
     assert list(split_text(text, words, 8)) == ["One two three four five.", "Six seven. Eight nine ten. Eleven twelve."]
 
 
-def test_a_heading_is_not_a_passage_of_its_own():
-    text = "# Head\n\nOne two three. Four five six. Seven eight."
-    assert list(split_text(text, words, 8)) == ["# Head\n\nOne two three. Four five six.", "Seven eight."]
+@pytest.mark.parametrize("gap", ["\n", "\n\n"])
+def test_a_heading_is_not_a_passage_of_its_own(gap):
+    text = f"# Head{gap}One two three. Four five six. Seven eight."
+    assert list(split_text(text, words, 8)) == [f"# Head{gap}One two three. Four five six.", "Seven eight."]
+    text = f"Head{gap}" + "one two three four five six seven eight nine ten."
+    assert list(split_text(text, words, 8)) == [f"Head{gap}one two three four five six seven", "eight nine ten."]
 
 
 def test_a_long_sentence_is_cut_at_lines_then_words_then_inside_a_word():
