@@ -1,8 +1,9 @@
 """Pre-train the tiny base model from nothing: it learns to read documents in its context and to answer about them.
 
-Its diet is the chat prompts of `prompts.json` with the documents' text in place of `{memory}`, in three forms: a conversation of
-several questions about the same documents (each turn is one single-question answer), a packed list of questions and answers, and
-a paraphrase. Answers carry most of the loss. Logits are computed only where the loss has a weight, batches hold sequences of similar length.
+Its diet is the chat prompts of `prompts.json` with the documents' text in place of `{memory}`, in three forms: a
+conversation of several questions about the same documents (each turn is one single-question answer), a packed list of
+questions and answers, and a paraphrase. Answers carry most of the loss. Logits are computed only where the loss has a
+weight, batches hold sequences of similar length.
 
     python examples/tiny/base.py                       # train, then measure
     python examples/tiny/base.py --eval-only           # measure the saved checkpoint
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizer import PROMPTS, build_tokenizer, pack
+from tokenizer import PROMPTS, build_tokenizer
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from world import Entity, World
@@ -34,7 +35,7 @@ logger = logging.getLogger("base")
 RUNS = Path(__file__).resolve().parents[2] / "runs" / "tiny" / "base"
 HELD_OUT_SEED = 20_000
 ANSWER, PARAPHRASE, ASKED, TOLD = 1.0, 0.15, 0.1, 0.1
-"""Loss weights of tokens: of an answer, of a paraphrase, of a question in a packed list, of a document's sampled tokens."""
+"""Loss weights of tokens: an answer's, a paraphrase's, a packed question's, those of a document's sampled tokens."""
 TOLD_SHARE = 0.1
 """Share of a document's tokens that are trained on at all."""
 
@@ -45,9 +46,9 @@ class BaseConfig:
 
     seed: int = 1
     """Seed of the weights and of the training world."""
-    steps: int = 4200
+    steps: int = 2800
     """Optimizer steps; the learning rate decays to zero at the last."""
-    tokens: int = 6144
+    tokens: int = 4096
     """Padded tokens per step."""
     rate: float = 3e-3
     """Peak learning rate."""
@@ -61,7 +62,7 @@ class BaseConfig:
     """Attention heads."""
     inner: int = 512
     """Width of the gated feed-forward layer."""
-    optimizer: str = "adamw"
+    optimizer: str = "muon"
     """`adamw`, or `muon` for the matrices inside the layers."""
     compile: bool = True
     """Fuse the step with `torch.compile`."""
@@ -100,7 +101,7 @@ class Chat:
 def draw_documents(world: World, progress: float) -> list[Entity]:
     """Entities of one context: mostly one; a share that grows with `progress` (0 to 1) has 2 to 5."""
     rng = world.rng
-    if rng.random() < 0.1 + 0.4 * min(1.0, progress / 0.4):
+    if rng.random() < 0.02 + 0.48 * min(1.0, progress / 0.4):
         return world.entities(rng.randint(2, 5))
     short = rng.random() < 0.06
     return world.entities(1, facts=(1, 2)) if short else world.entities(1)
@@ -117,7 +118,7 @@ def draw_chat(world: World, prompts: dict, progress: float) -> Chat:
     """One training sequence in one of the three forms."""
     rng, chat = world.rng, Chat()
     form = rng.random()
-    if form < 0.15:
+    if form < 0.1:
         (entity,) = world.entities(1)
         text = world.document(entity)
         chat.user(rng.choice(prompts["paraphrase"]["user"]).replace("{memory}", text), text)
@@ -126,8 +127,8 @@ def draw_chat(world: World, prompts: dict, progress: float) -> Chat:
         return chat
     entities = draw_documents(world, progress)
     text = "\n ".join(world.document(entity) for entity in entities)
-    pairs = asked(world, entities, 8)
-    if form < 0.40:
+    pairs = asked(world, entities, 6 + 2 * len(entities))
+    if form < 0.35:
         chat.user(prompts["question_answering"]["user"][0].replace("{memory}", text), text)
         _add_packed(chat, pairs)
     else:
@@ -155,10 +156,15 @@ def _add_turns(chat: Chat, template: str, text: str, pairs: list[tuple[str, str]
         chat.add(answer + "</s>", ANSWER)
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, chats: list[Chat], rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+def encode(
+    tokenizer: PreTrainedTokenizerFast, chats: list[Chat], rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Token ids and loss weights `[T]` of each chat; the weight of a token is its last character's."""
-    out = []
-    for chat, encoding in zip(chats, tokenizer.backend_tokenizer.encode_batch([c.text for c in chats], add_special_tokens=False), strict=True):
+    backend, out = tokenizer.backend_tokenizer, []
+    backend.no_padding()  # a padded call of `tokenizer` leaves padding switched on: it would be trained on
+    for chat, encoding in zip(
+        chats, backend.encode_batch([chat.text for chat in chats], add_special_tokens=False), strict=True
+    ):
         ends = np.array([end for _, end in encoding.offsets]) - 1
         weights = chat.char_weights()[ends]
         told = weights < 0
@@ -167,8 +173,12 @@ def encode(tokenizer: PreTrainedTokenizerFast, chats: list[Chat], rng: np.random
     return out
 
 
-def batches(config: BaseConfig, tokenizer: PreTrainedTokenizerFast, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of ids and weights `[B, T]`, T a multiple of 32, B * T about `config.tokens`; groups of 16 batches are seeded on their own.
+def batches(
+    config: BaseConfig, tokenizer: PreTrainedTokenizerFast, start: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of ids and weights `[B, T]`, T a multiple of 32, B * T about `config.tokens`.
+
+    Every group of 16 batches is seeded on its own.
 
     Args:
         config: The run.
@@ -227,8 +237,10 @@ def build_model(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> Llama
     )
 
 
-def weighted_loss(model: LlamaForCausalLM, ids_BT: torch.Tensor, where_S: torch.Tensor, weight_S: torch.Tensor) -> torch.Tensor:
-    """Weighted mean of the next-token losses at `where_S`, positions in the flattened `[B, T]` of the tokens that are predicted.
+def weighted_loss(
+    model: LlamaForCausalLM, ids_BT: torch.Tensor, where_S: torch.Tensor, weight_S: torch.Tensor
+) -> torch.Tensor:
+    """Weighted mean of the next-token losses at `where_S`, places of the predicted tokens in the flattened `[B, T]`.
 
     Padding is at the right and attention is causal, so no mask is needed.
     """
@@ -264,8 +276,12 @@ def train(config: BaseConfig, folder: Path, *, save_every: int = 300, seconds: f
     model = build_model(config, tokenizer)
     optimizers = build_optimizers(model, config)
     start = _resume(folder, model, optimizers)
-    logger.info("%s, %.2fM parameters, from step %d", asdict(config), sum(p.numel() for p in model.parameters()) / 1e6, start)
-    loss_of: Callable[..., torch.Tensor] = torch.compile(weighted_loss, dynamic=True) if config.compile else weighted_loss
+    logger.info(
+        "%s, %.2fM parameters, from step %d", asdict(config), sum(p.numel() for p in model.parameters()) / 1e6, start
+    )
+    loss_of: Callable[..., torch.Tensor] = (
+        torch.compile(weighted_loss, dynamic=True) if config.compile else weighted_loss
+    )
     began, tokens, losses, step = time.time(), 0, [], start
     for ids_BT, weights_BT in batches(config, tokenizer, start):
         where_S = weights_BT.flatten().nonzero()[:, 0]
@@ -275,7 +291,13 @@ def train(config: BaseConfig, folder: Path, *, save_every: int = 300, seconds: f
         losses.append(loss.item())
         if step % 50 == 0:
             elapsed = time.time() - began
-            logger.info("step %d loss %.4f tokens/s %.0f elapsed %.0f s", step, sum(losses[-50:]) / 50, tokens / elapsed, elapsed)
+            logger.info(
+                "step %d loss %.4f tokens/s %.0f elapsed %.0f s",
+                step,
+                sum(losses[-50:]) / 50,
+                tokens / elapsed,
+                elapsed,
+            )
         if step % save_every == 0 or step == config.steps:
             _save(folder, model, optimizers, step)
         if step % 600 == 0:
@@ -313,8 +335,10 @@ def _resume(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.
 
 
 @torch.no_grad()
-def measure(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, count: int, seed: int = HELD_OUT_SEED) -> dict[str, float]:
-    """Exact match of greedy answers to held-out questions, with 1 and with 5 documents as text in the `answer` prompt."""
+def measure(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, count: int, seed: int = HELD_OUT_SEED
+) -> dict[str, float]:
+    """Exact match of greedy answers to held-out questions, with 1 and with 5 documents as text in the prompt."""
     prompts = json.loads(PROMPTS.read_text())
     result = {}
     for documents in (1, 5):
@@ -331,7 +355,9 @@ def measure(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, coun
     return result
 
 
-def generate(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, chats: list[list[dict[str, str]]], *, batch: int = 50) -> list[str]:
+def generate(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, chats: list[list[dict[str, str]]], *, batch: int = 50
+) -> list[str]:
     """Greedy answers to chats."""
     tokenizer.padding_side = "left"
     said: list[str] = []
@@ -365,7 +391,9 @@ def main() -> None:
         train(config, args.folder, seconds=args.seconds)
     model = LlamaForCausalLM.from_pretrained(args.folder, dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(args.folder)
-    logger.info("held-out, seed %d, %d questions: %s", HELD_OUT_SEED, args.count, measure(model, tokenizer, count=args.count))
+    logger.info(
+        "held-out, seed %d, %d questions: %s", HELD_OUT_SEED, args.count, measure(model, tokenizer, count=args.count)
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The tiny model's tokenizer: a byte-level BPE trained on the world, with a short chat template of its own.
 
-Every text gets a space in front (as Llama's tokenizers do), so that a name has the same tokens at the start of a document, inside a
-sentence and as an answer. Numbers are cut into pairs of digits. The syllables of the world are shown to the trainer as words of
-their own, so that a name becomes one token per syllable; nothing else is special-cased, and all bytes are representable.
+Every text gets a space in front (as Llama's tokenizers do), so that a name has the same tokens at the start of a
+document, inside a sentence and as an answer. Numbers are cut into pairs of digits. The syllables of the world are shown
+to the trainer as words of their own, so that a name becomes one token per syllable; nothing else is special-cased, and
+all bytes are representable.
 
     python examples/tiny/tokenizer.py FOLDER
 """
@@ -38,7 +39,7 @@ def pack(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _syllables() -> Iterator[str]:
-    """Syllables and pairs of digits; open syllables far more often, so that they are merged before anything crosses them."""
+    """Syllables and pairs of digits; open syllables far more often, to be merged before anything crosses them."""
     for onset in ONSETS:
         for vowel in VOWELS:
             for form in (onset + vowel, " " + onset.upper() + vowel):
@@ -72,7 +73,10 @@ def build_tokenizer(seed: int = 0, *, documents: int = 2000) -> PreTrainedTokeni
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.Prepend(" ")
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), pre_tokenizers.Split(Regex(WORDS), "isolated")]
+        [
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+        ]
     )
     bpe.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(

@@ -1,11 +1,11 @@
 """A seeded world of invented people, places and works, told in short documents.
 
-An `Entity` is a name and 1 to 6 facts. A fact is a relation and a value; every relation has several wordings as a sentence and
-several as a question, so one entity can be told in many ways (`World.tell`): a paraphrase is the same facts in other
-wordings and another order. Names are built from syllables, years are drawn from nine centuries, a minority of the values comes from
-closed lists (trades, materials). One word in eight of all that the syllables can form is reserved: a `World` built with
-`held_out=True` uses reserved words only, every other world never does, so that no name of a held-out document, asked for or answered
-with, occurs anywhere in training.
+An `Entity` is a name and 1 to 6 facts. A fact is a relation and a value; every relation has several wordings as a
+sentence and several as a question, so one entity can be told in many ways (`World.tell`): a paraphrase is the same
+facts in other wordings and another order. Names are built from syllables, years are drawn from nine centuries, a
+minority of the values comes from closed lists (trades, materials). One word in eight of all that the syllables can form
+is reserved: a `World` built with `held_out=True` uses reserved words only, every other world never does, so that no
+name of a held-out document, asked for or answered with, occurs anywhere in training.
 
 Not covered: arithmetic, several documents per question, questions without an answer.
 """
@@ -24,7 +24,7 @@ RESERVED_ONE_IN = 8
 """One word in this many is kept for held-out worlds."""
 
 SHARE = 0.2
-"""Chance that a name of a new entity is taken from an entity that was drawn just before (same surname, same town, ...)."""
+"""Chance that a name of a new entity is one that an earlier entity has (same surname, same town, ...)."""
 
 LENGTHS = (62, 84)
 """Bounds on the estimated number of tokens of a full document."""
@@ -33,7 +33,9 @@ TRADES = tuple(
     "painter baker weaver sailor doctor poet mason tailor smith singer hunter farmer lawyer dancer potter judge "
     "teacher miner soldier banker gardener butcher jeweller cook".split()
 )
-GOODS = tuple("salt wool silk wine glass paper honey copper timber cheese spices tea pearls leather cotton marble".split())
+GOODS = tuple(
+    "salt wool silk wine glass paper honey copper timber cheese spices tea pearls leather cotton marble".split()
+)
 MATERIALS = tuple("oak stone bronze brass iron clay pine gold silver steel granite bamboo".split())
 INSTRUMENTS = tuple("flute harp drum lute horn violin piano trumpet cello bagpipe".split())
 WORK_KINDS = tuple("ship bridge tower statue clock organ bell mill".split())
@@ -43,7 +45,8 @@ WORK_KINDS = tuple("ship bridge tower statue clock organ bell mill".split())
 class Relation:
     """One kind of fact: its value's kind, its wordings as a sentence and as a question.
 
-    In a sentence `{S}` and `{s}` stand for the subject (with and without a capital), `{p}` for her/his/its, `{v}` for the value.
+    In a sentence `{S}` and `{s}` stand for the subject (with and without a capital), `{p}` for her/his/its, `{v}` for
+    the value.
     In a question `{e}` stands for the entity's name.
     """
 
@@ -324,7 +327,9 @@ def is_reserved(word: str) -> bool:
 
 def _known_words() -> frozenset[str]:
     text = [wording for relations in RELATIONS.values() for r in relations for wording in r.sentences + r.questions]
-    words = " ".join([*text, *FILLERS, *WORK_KINDS, *(v for values in CLOSED.values() for v in values), "she he her his it its him"])
+    words = " ".join(
+        [*text, *FILLERS, *WORK_KINDS, *(v for values in CLOSED.values() for v in values), "she he her his it its him"]
+    )
     return frozenset(re.findall(r"[a-z]+", re.sub(r"{\w+}", " ", words).lower()))
 
 

@@ -1,0 +1,283 @@
+"""How long an answer takes, and how near compressing comes to the bare matrix products of its shapes.
+
+    python examples/benchmarks/inference.py                                     # 58M parameters, two threads, a minute
+    python examples/benchmarks/inference.py --preset 7b --device cuda --dtype bfloat16 --rates 16 32 4
+    python examples/benchmarks/inference.py --preset 7b --device cuda --dtype bfloat16 --attn flash_attention_2
+
+The model is random and built here: nothing is downloaded, and the answers mean nothing. Compressing and the bare
+products (base projections, LoRA products, attention products, with the model's own weights) are timed in turn, and the
+best of each counts. Leaves out quality, and every cost of reading weights from disk.
+"""
+
+import argparse
+import json
+import random
+import resource
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from clara_model.batching import plan_batches
+from clara_model.cache import LatentCache
+from clara_model.config import ClaraConfig
+from clara_model.inference import Clara
+from clara_model.model import ClaraModel
+
+PRESETS = {
+    "58m": {"hidden": 512, "layers": 8, "intermediate": 1376, "heads": 8, "kv_heads": 8, "words": 180},
+    "7b": {"hidden": 4096, "layers": 32, "intermediate": 14336, "heads": 32, "kv_heads": 8, "words": 256},
+}
+CHAT = "{{ bos_token }}{% for m in messages %} [{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
+VOCABULARY, MAX_LENGTH, ADDED = 32000, 256, 3
+MIB = 1 << 20
+
+
+def main() -> None:
+    args = parse()
+    torch.manual_seed(0)
+    if args.device == "cpu":
+        torch.set_num_threads(args.threads)
+    results = [measure(args, rate) for rate in args.rates]
+    for result in results:
+        show(result)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=PRESETS, default="58m")
+    for name in PRESETS["58m"]:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the preset's")
+    parser.add_argument("--documents", type=int, default=20)
+    parser.add_argument("--rates", type=int, nargs="+", default=[16], help="document tokens per memory token")
+    parser.add_argument("--top-k", type=int, default=5)
+    parser.add_argument("--new-tokens", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--attn", default="sdpa", choices=("sdpa", "eager", "flash_attention_2"))
+    parser.add_argument("--threads", type=int, default=2, help="on the processor")
+    parser.add_argument("--batch-tokens", type=int, help="positions in one encoder batch")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    args = parser.parse_args()
+    for name, value in PRESETS[args.preset].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
+
+
+# -- what is measured -------------------------------------------------------------------------------------------------
+
+
+def measure(args: argparse.Namespace, rate: int) -> dict:
+    before = memory_now(args.device)
+    model = build(args, rate)
+    clara = Clara(model, batch_tokens=args.batch_tokens)
+    texts, question = documents(args), " ".join(f"w{i}" for i in range(12))
+    ids = [len(model.tokens.document_ids(text)) for text in texts]
+    batches = [[ids[i] for i in batch] for batch in plan_batches(ids, clara.engine.batch_tokens)]
+    how = {"max_new_tokens": args.new_tokens, "min_new_tokens": args.new_tokens}
+    warm_up(clara, texts, question)
+    reset_peak(args.device)
+
+    cold, given, compressing, products = [], [], [], []
+    for _ in range(args.repeats):
+        forget(clara)
+        cold.append(clara.answer(question, texts, args.top_k, **how).timings)
+        latents = clara.compress(texts)
+        given.append(clara.answer(question, latents, args.top_k, **how).timings)
+        forget(clara)
+        compressing.append(seconds(args.device, lambda: clara.compress(texts)))
+        products.append(seconds(args.device, lambda: [matrix_products(model, len(b), max(b)) for b in batches]))
+    as_text = min(clara.plain(" ".join(texts[: args.top_k]), **how).timings.total for _ in range(2))
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    activations = max(len(b) * max(b) for b in batches) * (4 * args.hidden + 3 * args.intermediate)
+    size = torch.tensor([], dtype=model.base.dtype).element_size()
+    return {
+        "model": {name: getattr(args, name) for name in PRESETS["58m"]} | {"parameters": count(model)},
+        "run": {name: getattr(args, name) for name in ("device", "dtype", "attn", "threads", "documents", "top_k")},
+        "rate": rate,
+        "memory_tokens": model.config.memory_tokens,
+        "batches": [[len(batch), max(batch)] for batch in batches],
+        "cold": phases(cold),
+        "given": phases(given),
+        "text_seconds": as_text,
+        "compress_seconds": min(compressing),
+        "compress_median": median(compressing),
+        "products_seconds": min(products),
+        "products_median": median(products),
+        "ratio": min(compressing) / min(products),
+        "weights_bytes": weights,
+        "activations_bytes": activations * size,
+        "peak_bytes": memory_peak(args.device) - before,
+    }
+
+
+def matrix_products(model: ClaraModel, rows: int, width: int) -> None:
+    """Every matrix product of one compressor batch of ``rows`` texts of ``width`` positions, and nothing else."""
+    config, weights = model.base.config, {"device": model.device, "dtype": model.base.dtype}
+    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    inputs = {n: torch.ones(rows * width, n, **weights) for n in (config.hidden_size, config.intermediate_size)}
+    query_NHTD = torch.ones(rows, heads, width, size, **weights)
+    scores_NHTT = torch.ones(rows, heads, width, width, **weights)
+    low = torch.ones(rows * width, model.config.lora_rank, **weights)
+    with torch.no_grad():
+        for index, layer in enumerate(model.roles.layers().values()):
+            x: Tensor = inputs[layer.base_layer.in_features]
+            functional.linear(x, layer.base_layer.weight)
+            functional.linear(x, layer.lora_A["compressor"].weight)
+            functional.linear(low, layer.lora_B["compressor"].weight)
+            if index % 7 == 0:  # seven projections in a layer, one attention
+                torch.matmul(query_NHTD, query_NHTD.transpose(-1, -2))
+                torch.matmul(scores_NHTT, query_NHTD)
+
+
+def seconds(device: str, work) -> float:
+    synchronise(device)
+    start = time.perf_counter()
+    work()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def warm_up(clara: Clara, texts: list[str], question: str) -> None:
+    clara.answer(question, texts, 2, max_new_tokens=2)
+    forget(clara)
+
+
+def forget(clara: Clara) -> None:
+    assert isinstance(clara.store, LatentCache)
+    clara.store.clear()
+
+
+def phases(timings: list) -> dict[str, float]:
+    """The best of each phase."""
+    names = ("compress", "query", "rank", "generate", "total")
+    return {name: min(getattr(timing, name) for timing in timings) for name in names}
+
+
+# -- the model and its documents --------------------------------------------------------------------------------------
+
+
+def build(args: argparse.Namespace, rate: int) -> ClaraModel:
+    """A random Llama with roles; its vocabulary has room for the added tokens, so nothing is resized."""
+    words = ["<s>", "</s>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 3 - MAX_LENGTH // rate - ADDED))]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=CHAT
+    )
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=args.hidden,
+        intermediate_size=args.intermediate,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        num_key_value_heads=args.kv_heads,
+        max_position_embeddings=4096,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    dtype = getattr(torch, args.dtype)
+    with torch.device(args.device):
+        base = LlamaForCausalLM._from_config(config, attn_implementation=args.attn, dtype=dtype)
+    prompt_length = 2 * args.top_k * MAX_LENGTH // rate + 512
+    shape = ClaraConfig(
+        base_model="random", doc_max_length=MAX_LENGTH, compression_rate=rate, max_prompt_length=prompt_length
+    )
+    return ClaraModel(base, tokenizer, shape).to(args.device).to_float(dtype)
+
+
+def documents(args: argparse.Namespace) -> list[str]:
+    """Texts of about ``words`` tokens; exactly so many where that is the most a document can have."""
+    draw = random.Random(0)
+    spread = min(args.words // 6, MAX_LENGTH - args.words)
+    lengths = [args.words + draw.randint(-spread, spread) for _ in range(args.documents)]
+    return [" ".join(f"w{draw.randrange(VOCABULARY - 400)}" for _ in range(length)) for length in lengths]
+
+
+def count(model: ClaraModel) -> int:
+    """Parameters of the base model, adapters left out."""
+    return sum(p.numel() for name, p in model.base.named_parameters() if ".lora_" not in name)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def memory_now(device: str) -> int:
+    if device.startswith("cuda"):
+        return torch.cuda.memory_allocated()
+    return _status("VmRSS") or _largest()
+
+
+def reset_peak(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        pass  # then the peak includes building the model
+
+
+def memory_peak(device: str) -> int:
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return _status("VmHWM") or _largest()
+
+
+def _status(name: str) -> int | None:
+    """A line of Linux's process status, in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def _largest() -> int:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def show(result: dict) -> None:
+    model, run = result["model"], result["run"]
+    print(
+        f"\n{model['parameters'] / 1e6:,.0f}M parameters, hidden {model['hidden']}, {model['layers']} layers, "
+        f"{run['dtype']} on {run['device']}, {run['attn']}; {run['documents']} documents of about {model['words']} "
+        f"tokens, rate {result['rate']} ({result['memory_tokens']} memory tokens), k {run['top_k']}"
+    )
+    print(f"{'seconds':<22}" + "".join(f"{name:>10}" for name in result["cold"]))
+    for label, row in (("cold", result["cold"]), ("latents given", result["given"])):
+        print(f"{label:<22}" + "".join(f"{value:>10.3f}" for value in row.values()))
+    print(f"{'k documents as text':<22}" + " " * 30 + f"{result['text_seconds']:>10.3f}" * 2)
+    print(
+        f"compressing {result['compress_seconds']:.3f} s, bare matrix products {result['products_seconds']:.3f} s: "
+        f"ratio {result['ratio']:.2f} (at most 1.6 is asked); medians {result['compress_median']:.3f} and "
+        f"{result['products_median']:.3f} s; batches {', '.join(f'{n} x {t}' for n, t in result['batches'])}"
+    )
+    bound = 2 * result["weights_bytes"] + result["activations_bytes"]
+    print(
+        f"peak memory {result['peak_bytes'] / MIB:,.0f} MiB; weights {result['weights_bytes'] / MIB:,.0f} MiB, one "
+        f"batch's activations {result['activations_bytes'] / MIB:,.0f} MiB: at most {bound / MIB:,.0f} MiB is asked"
+    )
+
+
+if __name__ == "__main__":
+    main()

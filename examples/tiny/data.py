@@ -1,0 +1,140 @@
+"""Write the data of the three training stages and the held-out sets as JSON lines, in the published formats.
+
+* `stage1.jsonl`: `{"data_type": "qa", "question": [..], "answers": [..], "docs": [text]}` and
+  `{"data_type": "paraphrase", "question": "", "answers": [paraphrase], "docs": [text]}`.
+* `stage2.jsonl`: `{"question", "docs": [1 or 5 texts], "gold_answer", "pos_index": [i]}`.
+* `stage3.jsonl`: the same with 20 candidates.
+* `heldout_gold.jsonl`, `heldout_20.jsonl`: the same 500 questions with the gold document alone, and among 20
+  candidates; names never seen in training.
+
+In stages 2 and 3 groups of rows draw their documents from one pool (`GROUP`, `POOL`), so that a batch that is such a
+group compresses few distinct texts. A share of stage 1's texts are questions, told again in another wording: the query
+reasoner starts as the compressor, which so has seen questions.
+
+    python examples/tiny/data.py runs/tiny/data --seed 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from world import Entity, World
+
+READ, CANDIDATES = 5, 20
+"""Documents of a question in stage 2, candidates in stage 3."""
+POOL, GROUP = 48, 64
+"""Documents of a pool, and the questions that share it."""
+GROUP_OF_ONE_KIND = 32
+"""Consecutive rows of stage 1 that are all questions and answers, or all paraphrases."""
+QUESTION_SHARE, SHORT_SHARE, SINGLE_SHARE = 0.2, 0.06, 0.2
+"""Shares of questions among paraphrased texts, of short documents in stage 1, of rows with one document in stage 2."""
+GROUP_OF_ONE_KIND = 32
+"""Stage 1: consecutive rows of one kind, whose sequences have similar lengths; a batch is such a group."""
+
+
+def stage1_rows(world: World, count: int, *, paraphrase: float = 0.25) -> Iterator[dict]:
+    """Questions and answers about one document, or a paraphrase of it, in groups of one kind.
+
+    Args:
+        world: Where the documents come from.
+        count: How many rows.
+        paraphrase: Share of groups that are paraphrases, 0 to 1.
+    """
+    for start in range(0, count, GROUP_OF_ONE_KIND):
+        kind = _paraphrase_row if world.rng.random() < paraphrase else _pairs_row
+        for _ in range(min(GROUP_OF_ONE_KIND, count - start)):
+            short = world.rng.random() < SHORT_SHARE
+            (entity,) = world.entities(1, facts=(1, 2)) if short else world.entities(1)
+            yield kind(world, entity)
+
+
+def _pairs_row(world: World, entity: Entity) -> dict:
+    pairs = world.questions(entity)
+    asked, answers = [q for q, _ in pairs], [a for _, a in pairs]
+    return {"data_type": "qa", "question": asked, "answers": answers, "docs": [world.document(entity)]}
+
+
+def _paraphrase_row(world: World, entity: Entity) -> dict:
+    """A document, or sometimes a question, and the same in other words."""
+    if world.rng.random() < QUESTION_SHARE:
+        fact = world.rng.choice(entity.facts)
+        text, again = world.ask(entity, fact), world.ask(entity, fact)
+    else:
+        text, again = world.document(entity), world.tell(entity)
+    return {"data_type": "paraphrase", "question": "", "answers": [again], "docs": [text]}
+
+
+def stage2_rows(world: World, count: int) -> Iterator[dict]:
+    """A question with its document among others of its pool, or alone."""
+    for pool, texts, gold in _asked(world, count):
+        single = world.rng.random() < SINGLE_SHARE
+        yield _row(world, pool, texts, gold, 1 if single else READ)
+
+
+def stage3_rows(world: World, count: int) -> Iterator[dict]:
+    """A question with its candidates."""
+    for pool, texts, gold in _asked(world, count):
+        yield _row(world, pool, texts, gold, CANDIDATES)
+
+
+def _asked(world: World, count: int) -> Iterator[tuple[list[Entity], list[str], int]]:
+    """Pools, their documents, and which document is asked about."""
+    for start in range(0, count, GROUP):
+        pool = world.entities(POOL)
+        texts = [world.document(entity) for entity in pool]
+        for _ in range(min(GROUP, count - start)):
+            yield pool, texts, world.rng.randrange(POOL)
+
+
+def _row(world: World, pool: list[Entity], texts: list[str], gold: int, documents: int) -> dict:
+    """A question about one document of a pool, which stands at a random place among others."""
+    others = world.rng.sample([i for i in range(len(pool)) if i != gold], documents - 1)
+    chosen = world.rng.sample([gold, *others], documents)
+    ((question, answer),) = world.questions(pool[gold], 1)
+    return {
+        "question": question,
+        "docs": [texts[i] for i in chosen],
+        "gold_answer": answer,
+        "pos_index": [chosen.index(gold)],
+    }
+
+
+def gold_only(row: dict) -> dict:
+    """The same question with its gold document alone."""
+    return {**row, "docs": [row["docs"][i] for i in row["pos_index"]], "pos_index": [0]}
+
+
+def write(path: Path, rows: Iterable[dict]) -> None:
+    """Write rows as JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n")
+
+
+def main() -> None:
+    """Write all files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=100, help="seed of the training data; stage n uses 10 * seed + n")
+    parser.add_argument("--heldout-seed", type=int, default=20_001)
+    parser.add_argument("--stage1", type=int, default=60_000, help="rows")
+    parser.add_argument("--stage2", type=int, default=40_000, help="rows")
+    parser.add_argument("--stage3", type=int, default=20_000, help="rows")
+    parser.add_argument("--heldout", type=int, default=500, help="held-out questions")
+    parser.add_argument("--paraphrase", type=float, default=0.25, help="share of paraphrase rows in stage 1")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    first, second, third = (World(10 * args.seed + stage) for stage in (1, 2, 3))
+    write(args.folder / "stage1.jsonl", stage1_rows(first, args.stage1, paraphrase=args.paraphrase))
+    write(args.folder / "stage2.jsonl", stage2_rows(second, args.stage2))
+    write(args.folder / "stage3.jsonl", stage3_rows(third, args.stage3))
+    held_out = list(stage3_rows(World(args.heldout_seed, held_out=True), args.heldout))
+    write(args.folder / "heldout_20.jsonl", held_out)
+    write(args.folder / "heldout_gold.jsonl", map(gold_only, held_out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The world behind `clara-tiny`: seeded, documents of bounded length, one gold document per question, unseen names."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny"
+sys.path.insert(0, str(TINY))
+
+import base  # noqa: E402
+import data  # noqa: E402
+import tokenizer as tiny_tokenizer  # noqa: E402
+import world as tiny_world  # noqa: E402
+from world import World  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer.build_tokenizer(documents=500)
+
+
+def names(rows: list[dict]) -> set[str]:
+    """All invented words in the documents and answers of rows."""
+    text = " ".join(text for row in rows for text in [*row["docs"], row["gold_answer"]])
+    return {word for word in re.findall(r"[A-Z][a-z]+", text) if word.lower() not in tiny_world.KNOWN_WORDS}
+
+
+@pytest.mark.parametrize("rows", [data.stage1_rows, data.stage2_rows, data.stage3_rows])
+def test_the_same_seed_gives_the_same_rows(rows):
+    assert list(rows(World(5), 40)) == list(rows(World(5), 40))
+    assert list(rows(World(5), 40)) != list(rows(World(6), 40))
+
+
+def test_every_answer_stands_in_its_document():
+    for row in data.stage1_rows(World(1), 300):
+        if row["data_type"] == "qa":
+            assert len(row["question"]) == len(row["answers"]) == len(set(row["answers"]))
+            assert all(re.search(rf"\b{answer}\b", row["docs"][0]) for answer in row["answers"])
+
+
+def test_a_paraphrase_states_the_same_values_in_other_words():
+    world = World(2)
+    for entity in world.entities(100):
+        text, again = world.document(entity), world.tell(entity)
+        assert text != again
+        assert all(re.search(rf"\b{fact.value}\b", told) for fact in entity.facts for told in (text, again))
+
+
+@pytest.mark.parametrize("rows", [data.stage2_rows, data.stage3_rows])
+def test_exactly_one_candidate_is_about_the_asked_entity(rows):
+    for row in rows(World(3), 64):
+        (gold,) = row["pos_index"]
+        assert len(set(row["docs"])) == len(row["docs"])
+        asked = [
+            name
+            for name in re.findall(r"the [a-z]+ [A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+|[A-Z][a-z]+", row["question"][1:])
+            if name
+        ]
+        assert len(asked) == 1
+        holding = [i for i, text in enumerate(row["docs"]) if re.search(rf"\b{asked[0]}\b", text, re.IGNORECASE)]
+        assert gold in holding
+        assert re.search(rf"\b{row['gold_answer']}\b", row["docs"][gold])
+        if " " in asked[0]:
+            assert holding == [gold]
+
+
+def test_rows_of_a_stage_3_group_share_a_pool():
+    rows = list(data.stage3_rows(World(4), 2 * data.GROUP))
+    assert all(len(row["docs"]) == data.CANDIDATES for row in rows)
+    for group in (rows[: data.GROUP], rows[data.GROUP :]):
+        assert len(set(itertools.chain.from_iterable(row["docs"] for row in group))) <= data.POOL
+
+
+def test_held_out_names_never_occur_in_training():
+    held_out = names(list(data.stage3_rows(World(7, held_out=True), 64)))
+    training = names(list(data.stage3_rows(World(7), 512)))
+    assert held_out and training
+    assert held_out.isdisjoint(training)
+
+
+def test_two_held_out_seeds_share_almost_no_entity():
+    first, second = ({entity.name for entity in World(seed, held_out=True).entities(500)} for seed in (1, 2))
+    assert len(first & second) <= 15
+
+
+def test_documents_have_the_stated_length(tokenizer):
+    world = World(8, held_out=True)
+    texts = [world.document(entity) for entity in world.entities(500)]
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    assert sum(lengths) / len(lengths) >= 64
+    assert max(lengths) <= 88
+
+
+def test_a_name_has_the_same_tokens_wherever_it_stands(tokenizer):
+    world = World(9)
+    for name in (world.word() for _ in range(100)):
+        ids = tokenizer.encode(name, add_special_tokens=False)
+        assert len(ids) <= 4
+        assert tokenizer.encode(f"the {name}", add_special_tokens=False)[1:] == ids
+        assert tokenizer.encode(f"<assistant>{name}</s>", add_special_tokens=False)[1:-1] == ids
+
+
+@pytest.mark.parametrize("text", ["", " a", "h\u00e9llo \u2603 \n\t x", "\U0001f600", "1847 and 7"])
+def test_any_text_comes_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_the_tokenizer_is_the_same_every_time(tokenizer):
+    assert tiny_tokenizer.build_tokenizer(documents=500).get_vocab() == tokenizer.get_vocab()
+
+
+def test_training_chats_follow_the_chat_template(tokenizer):
+    prompts = json.loads(tiny_tokenizer.PROMPTS.read_text())
+    world = World(10)
+    for progress in (0.0, 1.0):
+        for _ in range(20):
+            text = base.draw_chat(world, prompts, progress).text
+            turns = re.findall(r"<(user|assistant)>(.*?)(?:</s>)?(?=<|$)", text, re.DOTALL)
+            chat = [{"role": role, "content": content} for role, content in turns]
+            assert tokenizer.apply_chat_template(chat, tokenize=False) == text
+
+
+def test_the_chat_template_takes_a_system_message_and_a_generation_prompt(tokenizer):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+    assert (
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        == "<s><system>Be brief.<user>Who?<assistant>"
+    )
+
+
+def test_only_answers_weigh_in_full():
+    chat = base.Chat()
+    base._add_turns(chat, "{memory} {question}", "Kalo was born in Meru.", [("Where was Kalo born?", "Meru")])
+    weights = chat.char_weights()
+    assert chat.text == "<s><user>Kalo was born in Meru. Where was Kalo born?<assistant>Meru</s>"
+    assert "".join(c for c, w in zip(chat.text, weights, strict=True) if w == base.ANSWER) == "Meru</s>"
+    assert "".join(c for c, w in zip(chat.text, weights, strict=True) if w < 0) == "Kalo was born in Meru."
+
+
+def test_an_earlier_padded_call_does_not_reach_training_sequences(tokenizer):
+    chats = [base.Chat(), base.Chat()]
+    base._add_turns(chats[0], "{memory} {question}", "Kalo was born in Meru.", [("Where was Kalo born?", "Meru")])
+    base._add_turns(chats[1], "{memory} {question}", "Kalo died.", [("Who died?", "Kalo")])
+    rng = np.random.default_rng(0)
+    before = [ids.tolist() for ids, _ in base.encode(tokenizer, chats, rng)]
+    tokenizer([chat.text for chat in chats], padding=True)
+    assert [ids.tolist() for ids, _ in base.encode(tokenizer, chats, rng)] == before
