@@ -1,1 +1,42 @@
-"""The model: compresses documents into memory-token latents, ranks them, and answers from them. No framework, no training loop."""
+"""The model: compresses documents into memory-token latents, ranks them, and answers from them.
+
+Names are imported when first used, so ``import clara_model`` loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clara_model.config import ClaraConfig
+    from clara_model.errors import ClaraError
+    from clara_model.inference import Clara
+    from clara_model.latents import Latents
+    from clara_model.model import ClaraModel
+    from clara_model.prompts import Prompt, PromptSet
+
+__version__ = "0.1.0"
+__all__ = ["Clara", "ClaraConfig", "ClaraError", "ClaraModel", "Latents", "Prompt", "PromptSet"]
+
+_HOMES = {
+    "Clara": "inference",
+    "ClaraConfig": "config",
+    "ClaraError": "errors",
+    "ClaraModel": "model",
+    "Latents": "latents",
+    "Prompt": "prompts",
+    "PromptSet": "prompts",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'clara_model' has no attribute {name!r}")
+    return getattr(import_module(f"clara_model.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted([*globals(), *__all__])

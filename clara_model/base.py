@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
+from transformers.utils import logging as transformers_logging
 
 from clara_model.errors import ClaraError
 
@@ -42,8 +48,9 @@ def resolve_base(name: str, folder: Path) -> str:
     last = Path(name).name
     if last not in HUB_NAMES:
         raise ClaraError(f"the checkpoint's base model {name!r} does not exist here; pass base_model= with its name")
-    logger.warning("the checkpoint names its base model by a path that is not here (%s); using %s", name, HUB_NAMES[last])
-    return HUB_NAMES[last]
+    hub_name = HUB_NAMES[last]
+    logger.warning("the checkpoint names its base model by a path that is not here (%s); using %s", name, hub_name)
+    return hub_name
 
 
 def default_device() -> torch.device:
@@ -58,7 +65,8 @@ def default_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        ask = getattr(torch.cpu, "get_capabilities", dict)  # older torch cannot say
+        features: dict[str, Any] = ask() if device.type == "cpu" else {}
         fast = bool(features.get("avx512_bf16") or features.get("amx_tile") or features.get("bf16"))
     return torch.bfloat16 if fast else torch.float32
 
@@ -90,25 +98,73 @@ def load_base(
     device = torch.device(device) if device is not None else default_device()
     attention = attn_implementation or "sdpa"
     _check_attention(attention)
+    quantized = _quantization(quantization, device)
     options: dict[str, Any] = {"revision": revision, "token": token}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=dtype or default_dtype(device),
-            attn_implementation=attention,
-            quantization_config=_quantization(quantization, device),
-            device_map={"": device} if quantization else None,
-            **options,
-        )
-    except (OSError, ValueError) as error:
-        if isinstance(error, ClaraError):
-            raise
-        first = str(error).strip().splitlines()[0]
-        raise ClaraError(f"base model {name!r} could not be loaded: {first}; pass base_model= with a folder") from error
+        with _bars_to_terminals_only():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=dtype or default_dtype(device),
+                attn_implementation=attention,
+                quantization_config=quantized,
+                device_map={"": device} if quantized else None,
+                **options,
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        first = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ClaraError(
+            f"base model {name!r} could not be loaded ({first}); check its name and the network, or pass base_model= "
+            "with a folder that holds it"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ClaraError(f"base model {name!r} has no fast tokenizer (tokenizer.json), which is needed")
-    return (model if quantization else model.to(device)), tokenizer
+    if quantized is None:
+        nn.Module.to(model, device)
+    return model, tokenizer
+
+
+@contextmanager
+def _bars_to_terminals_only() -> Iterator[None]:
+    """No progress bars from transformers inside the block where the output is not a terminal."""
+    if sys.stderr.isatty() or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+class _Without(logging.Filter):
+    """Drops the records that begin with given texts."""
+
+    def __init__(self, *beginnings: str) -> None:
+        super().__init__()
+        self.beginnings = beginnings
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is kept."""
+        return not record.getMessage().startswith(self.beginnings)
+
+
+def resize_embeddings(base: PreTrainedModel, rows: int, mean_of_old: bool = True) -> None:
+    """Resize the input and output embeddings to ``rows``.
+
+    Args:
+        base: changed in place.
+        rows: vocabulary with the added tokens.
+        mean_of_old: draw added rows around the mean of the old ones; False where they are about to be loaded,
+            because the old rows' covariance takes seconds on a 7B model.
+    """
+    drop = _Without("The new embeddings will be initialized", "The new lm_head weights will be initialized")
+    source = logging.getLogger("transformers.modeling_utils")
+    source.addFilter(drop)
+    try:
+        base.resize_token_embeddings(rows, mean_resizing=mean_of_old)
+    finally:
+        source.removeFilter(drop)
 
 
 def _check_attention(attention: str) -> None:
@@ -121,7 +177,7 @@ def _check_attention(attention: str) -> None:
         )
 
 
-def _quantization(quantization: str | None, device: torch.device) -> Any:  # noqa: ANN401 - BitsAndBytesConfig or None
+def _quantization(quantization: str | None, device: torch.device) -> Any:
     if quantization in (None, "no"):
         return None
     if quantization not in ("int8", "int4"):

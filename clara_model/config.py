@@ -1,13 +1,13 @@
 """What a checkpoint is: sizes, LoRA shape, prompts and the base model it stands on.
 
-Reads this project's own ``config.json`` and the fields of the published one (``compr_rate``, ``decoder_model_name`` ..).
+Reads this project's own ``config.json`` and the fields of the published one (``compr_rate``, ``decoder_model_name``).
 Source of the published fields: ml-clara commit 857c3cf, PISCO. Leaves out everything about training.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from clara_model.prompts import PromptSet
 
 FORMAT = "clara-1"
 ROLES = ("compressor", "query_reasoner", "generator")
+PUBLISHED_STAGES = {"stage1": "pretrain", "stage1_2": "instruct", "stage2": "end_to_end"}
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -24,7 +25,7 @@ class ClaraConfig:
     """Everything but the weights of a CLaRa model. Unknown fields are refused; every value is checked."""
 
     base_model: str
-    """Hub name or folder of the base language model; relative paths that start with ``./`` are relative to the checkpoint."""
+    """Hub name or folder of the base language model; a path that starts with ``./`` lies inside the checkpoint."""
     base_revision: str | None = None
     """Revision of the base model on the hub."""
     doc_max_length: int = 256
@@ -61,8 +62,10 @@ class ClaraConfig:
         if not 0.0 <= self.lora_dropout < 1.0:
             raise ClaraError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
         wrong = [role for role in self.roles if role not in ROLES]
-        if wrong or not self.roles:
-            raise ClaraError(f"roles must be some of {', '.join(ROLES)}, got {list(self.roles)}")
+        if wrong or not self.roles or len(set(self.roles)) < len(self.roles):
+            raise ClaraError(f"roles must be some of {', '.join(ROLES)}, each once, got {list(self.roles)}")
+        if self.stage not in PUBLISHED_STAGES.values():
+            raise ClaraError(f"stage must be one of {', '.join(PUBLISHED_STAGES.values())}, got {self.stage!r}")
 
     @property
     def memory_tokens(self) -> int:
@@ -71,7 +74,8 @@ class ClaraConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` reads them back."""
-        return {"format": FORMAT, **asdict(self), "roles": list(self.roles)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"format": FORMAT, **values, "roles": list(self.roles), "prompts": self.prompts.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -87,15 +91,11 @@ class ClaraConfig:
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise ClaraError(f"config.json has unknown fields {', '.join(unknown)}; was it saved by a newer version?")
-        missing = "base_model" not in values
-        if missing:
+        if "base_model" not in values:
             raise ClaraError("config.json does not name its base_model")
         values["roles"] = tuple(values.get("roles", ROLES))
         values["prompts"] = PromptSet.from_dict(values.get("prompts", {}))
         return cls(**values)
-
-
-PUBLISHED_STAGES = {"stage1": "pretrain", "stage1_2": "instruct", "stage2": "end_to_end"}
 
 
 def from_published(values: dict[str, Any], roles: tuple[str, ...], prompts: PromptSet) -> ClaraConfig:
@@ -110,10 +110,9 @@ def from_published(values: dict[str, Any], roles: tuple[str, ...], prompts: Prom
         ClaraError: a needed field is missing, or the checkpoint has a shape this package does not read.
     """
     base_model = values.get("decoder_model_name") or values.get("compr_base_model_name")
-    needed = {"decoder_model_name": base_model, "compr_rate": values.get("compr_rate")}
-    for name, value in needed.items():
-        if value is None:
-            raise ClaraError(f"config.json lacks {name!r}; it is not a published CLaRa or PISCO configuration")
+    if base_model is None or values.get("compr_rate") is None:
+        lacking = "decoder_model_name" if base_model is None else "compr_rate"
+        raise ClaraError(f"config.json lacks {lacking!r}; it is not a published CLaRa or PISCO configuration")
     if values.get("compr_model_name"):
         raise ClaraError(f"a separate compressor model ({values['compr_model_name']!r}) is not supported")
     if not values.get("lora", True):

@@ -1,6 +1,7 @@
-"""The one error type for what a user can put right: a bad checkpoint, latents of another model, a prompt that does not fit.
+"""The one error type for what a user can put right, such as a bad checkpoint or latents of another model.
 
-Plain misuse of an argument raises ``ValueError`` or ``TypeError``; ``ClaraError`` is a ``ValueError`` so one ``except`` serves both.
+Plain misuse of an argument raises ``ValueError`` or ``TypeError``; ``ClaraError`` is a ``ValueError``, so that one
+``except`` serves both.
 """
 
 

@@ -95,7 +95,10 @@ class Latents:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: ``vectors``, ``lengths``, and the fingerprint in its metadata."""
-        tensors = {"vectors": self.vectors.detach().cpu().contiguous(), "lengths": torch.tensor(self.lengths)}
+        tensors = {
+            "vectors": self.vectors.detach().cpu().contiguous(),
+            "lengths": torch.tensor(self.lengths, dtype=torch.long),
+        }
         save_file(tensors, path, metadata={"fingerprint": self.fingerprint})
 
     @classmethod
@@ -105,12 +108,16 @@ class Latents:
         Raises:
             ClaraError: the file is damaged or holds no latents.
         """
+        tensors = {}
         try:
             with safe_open(path, framework="pt") as file:
                 fingerprint = (file.metadata() or {}).get("fingerprint")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                for name in file.keys():
+                    tensors[name] = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise ClaraError(f"{path} cannot be read as latents ({error})") from error
         if fingerprint is None or set(tensors) != {"vectors", "lengths"}:
-            raise ClaraError(f"{path} is a safetensors file but holds no latents; it has {', '.join(sorted(tensors))}")
+            raise ClaraError(
+                f"{path} is a safetensors file but holds no latents; it has {', '.join(sorted(tensors)) or 'nothing'}"
+            )
         return cls(tensors["vectors"], tuple(tensors["lengths"].tolist()), fingerprint)

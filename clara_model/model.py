@@ -8,26 +8,29 @@ caching and locks (`clara_model.inference`), the losses (`clara_model.objectives
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.generation.streamers import BaseStreamer
 
 from clara_model import checkpoints
 from clara_model.adapters import BASE, Roles
-from clara_model.base import load_base, resolve_base
+from clara_model.base import load_base, resize_embeddings, resolve_base
 from clara_model.config import ClaraConfig
 from clara_model.errors import ClaraError
 from clara_model.latents import Latents
 from clara_model.prompts import Prompt, PromptSet
 from clara_model.ranking import cosine_scores
 from clara_model.tokens import Padded, Tokens
+
+logger = logging.getLogger(__name__)
 
 ENCODERS = ("compressor", "query_reasoner")
 MAX_NEW_TOKENS = 128
@@ -41,9 +44,13 @@ class MemoryRows(nn.Module):
         super().__init__()
         self.rows = nn.ParameterDict({role: nn.Parameter(rows_MD.detach().clone()) for role in roles})
 
+    def of(self, role: str) -> nn.Parameter:
+        """One role's rows."""
+        return cast(nn.Parameter, self.rows[role])
+
     def forward(self, role: str, embeds_NTD: Tensor) -> Tensor:
         """``[N, T, D]`` text embeddings with the role's rows behind: ``[N, T + M, D]``."""
-        rows = self.rows[role].to(embeds_NTD.dtype)
+        rows = self.of(role).to(embeds_NTD.dtype)
         return torch.cat([embeds_NTD, rows.expand(len(embeds_NTD), -1, -1)], dim=1)
 
 
@@ -63,25 +70,35 @@ class Generated:
 class ClaraModel(nn.Module):
     """A base model with CLaRa's roles. Loading gives an inference model (no dropout); call ``train()`` to train."""
 
-    def __init__(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: ClaraConfig) -> None:
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        config: ClaraConfig,
+        *,
+        to_be_loaded: bool = False,
+    ) -> None:
         """Fresh roles on a base model: adapters whose output is zero, memory rows as the resized embedding gives them.
 
         Args:
             base: a causal language model of the Llama family (projections named as in `config.LORA_TARGETS`);
-                changed in place: special tokens are added to its embeddings, which shrinks a padded vocabulary.
+                changed in place: special tokens are added to its embeddings, which shrinks a padded vocabulary, and
+                of its generation defaults only the special tokens stay.
             tokenizer: the base model's fast tokenizer with its chat template; changed in place.
             config: sizes, roles and prompts.
+            to_be_loaded: weights follow at once, so nothing is spent on starting values of the added rows.
         """
         super().__init__()
         self.config = config
         self.tokens = Tokens(tokenizer, config)
-        base.resize_token_embeddings(len(self.tokens))
+        resize_embeddings(base, len(self.tokens), mean_of_old=not to_be_loaded)
+        base.generation_config = _only_tokens(base.generation_config)
         self.base = base
         self.roles = Roles(base, config)
-        added = base.get_input_embeddings().weight[self.tokens.memory_ids]
+        added = self._embedding_weight()[self.tokens.memory_ids]
         self.memory = MemoryRows([role for role in config.roles if role in ENCODERS], added.float())
         self.embeddings_changed = False
-        self._fingerprint: str | None = None
+        self._fingerprint: tuple[tuple[int, ...], str] | None = None
         self.set_trainable(())
         self.eval()
 
@@ -131,9 +148,8 @@ class ClaraModel(nn.Module):
             quantization=quantization,
             token=token,
         )
-        if not checkpoint.config.base_model.startswith("./") or base_model:
-            checkpoint.config = replace(checkpoint.config, base_model=base_name)
-        model = cls(base, tokenizer, checkpoint.config)
+        checkpoint.config = replace(checkpoint.config, base_model=base_name)
+        model = cls(base, tokenizer, checkpoint.config, to_be_loaded=True)
         model.load_weights(checkpoint)
         return model.to_float(base.dtype)
 
@@ -147,29 +163,35 @@ class ClaraModel(nn.Module):
         source = str(checkpoint.folder)
         for role, weights in checkpoint.adapters.items():
             self.roles.load(role, weights, source)
-        for name, module in self._embeddings().items():
+        for name, weight in self._embeddings().items():
             if name in checkpoint.embeddings:
-                self._load_embedding(name, module, checkpoint.embeddings[name], source)
-        added = self.base.get_input_embeddings().weight[self.tokens.memory_ids]
-        for role, rows in self.memory.rows.items():
-            values = checkpoint.memory.get(role, added)
+                self._load_embedding(name, weight, checkpoint.embeddings[name], source)
+            elif name == "embed_tokens":
+                raise ClaraError(f"{source} holds no embedding rows of the added tokens; is the download complete?")
+            else:  # an output row that is never meant to win
+                weight[self.tokens.added_ids] = weight[: self.tokens.added_ids[0]].mean(dim=0)
+        added = self._embedding_weight()[self.tokens.memory_ids]
+        for role in self.memory.rows:
+            rows, values = self.memory.of(role), checkpoint.memory.get(role, added)
             if rows.shape != values.shape:
                 raise ClaraError(f"memory rows of the {role} in {source} have shape {tuple(values.shape)}, "
                                  f"this model needs {tuple(rows.shape)}")  # fmt: skip
             rows.copy_(values)
         self._fingerprint = None
 
-    def _embeddings(self) -> dict[str, nn.Module]:
-        """The matrices that hold rows of added tokens: the input embedding and, where it is not tied, the output one."""
-        head = self.base.get_output_embeddings()
-        modules = {"embed_tokens": self.base.get_input_embeddings()}
-        return modules if head.weight is modules["embed_tokens"].weight else modules | {"lm_head": head}
+    def _embedding_weight(self) -> Tensor:
+        return cast(Tensor, self.base.get_input_embeddings().weight)
 
-    def _load_embedding(self, name: str, module: nn.Module, rows: Tensor, source: str) -> None:
+    def _embeddings(self) -> dict[str, Tensor]:
+        """The matrices with rows of added tokens: the input embedding and, where it is not tied, the output one."""
+        weight, head = self._embedding_weight(), cast(Tensor, self.base.get_output_embeddings().weight)
+        return {"embed_tokens": weight} if head is weight else {"embed_tokens": weight, "lm_head": head}
+
+    def _load_embedding(self, name: str, weight: Tensor, rows: Tensor, source: str) -> None:
         """Whole matrix or added rows only; a whole one that differs from the base's is remembered for saving."""
-        weight, added = module.weight, self.tokens.added_ids
+        added = self.tokens.added_ids
         if rows.shape == weight.shape:
-            kept = [i for i in range(len(weight)) if i not in set(added)]
+            kept = sorted(set(range(len(weight))) - set(added))
             self.embeddings_changed |= not torch.equal(weight[kept], rows[kept].to(weight))
             weight.copy_(rows)
         elif rows.shape == (len(added), weight.shape[1]):
@@ -192,10 +214,10 @@ class ClaraModel(nn.Module):
         return checkpoints.Checkpoint(
             self.config,
             {role: {key: p.detach() for key, p in self.roles.parameters(role).items()} for role in self.config.roles},
-            {role: rows.detach() for role, rows in self.memory.rows.items()},
+            {role: self.memory.of(role).detach() for role in self.memory.rows},
             {
-                name: module.weight.detach() if self.embeddings_changed else module.weight.detach()[added]
-                for name, module in self._embeddings().items()
+                name: weight.detach() if self.embeddings_changed else weight.detach()[added]
+                for name, weight in self._embeddings().items()
             },
         )
 
@@ -209,6 +231,11 @@ class ClaraModel(nn.Module):
 
         from huggingface_hub import HfApi
 
+        if Path(self.config.base_model).is_dir():
+            logger.warning(
+                "the checkpoint names a base model that only this machine has (%s); others must pass base_model=",
+                self.config.base_model,
+            )
         api = HfApi(token=token)
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -220,7 +247,7 @@ class ClaraModel(nn.Module):
     def trainable_parameters(self, roles: Sequence[str]) -> dict[str, nn.Parameter]:
         """LoRA weights and memory rows of some roles, by name."""
         named = {f"{role}.{key}": p for role in roles for key, p in self.roles.parameters(role).items()}
-        return named | {f"memory.{role}": self.memory.rows[role] for role in roles if role in self.memory.rows}
+        return named | {f"memory.{role}": self.memory.of(role) for role in roles if role in self.memory.rows}
 
     def set_trainable(self, roles: Sequence[str]) -> None:
         """Let exactly these roles train (LoRA weights and memory rows); the base and all else is frozen."""
@@ -235,27 +262,30 @@ class ClaraModel(nn.Module):
 
     def add_role(self, role: str, copy_of: str | None = None) -> None:
         """Add a role, fresh or as a copy of another (stage 3: the query reasoner starts as the compressor)."""
+        if copy_of is not None and copy_of not in self.config.roles:
+            raise ClaraError(f"this checkpoint has no {copy_of} to copy; it has {', '.join(self.config.roles)}")
+        config = replace(self.config, roles=(*self.config.roles, role))
+        example = next(iter(self.roles.parameters(self.config.roles[0]).values()))
         self.roles.add(role)
-        self.config = replace(self.config, roles=(*self.config.roles, role))
-        source = self.roles.parameters(copy_of or self.config.roles[0])
-        example = next(iter(source.values()))
         for parameter in self.roles.parameters(role).values():
             parameter.data = parameter.data.to(example.device, example.dtype)
         if copy_of is not None:
             self.roles.copy(copy_of, role)
         if role in ENCODERS:
-            like = self.memory.rows[copy_of] if copy_of in self.memory.rows else self.memory.rows[ENCODERS[0]]
-            self.memory.rows[role] = nn.Parameter(like.detach().clone(), requires_grad=False)
-        self.roles.config = self.tokens.config = self.config
+            has_rows = copy_of is not None and copy_of in self.memory.rows
+            rows = self.memory.of(cast(str, copy_of)) if has_rows else self._embedding_weight()[self.tokens.memory_ids]
+            self.memory.rows[role] = nn.Parameter(rows.detach().clone().to(example.dtype), requires_grad=False)
+        self.config = self.roles.config = self.tokens.config = config
+        self.train(self.training)  # the new role's dropout follows the others
 
     def train(self, mode: bool = True) -> Self:
         """Training mode; the dropout of frozen roles stays off, so a frozen compressor's latents do not move."""
         super().train(mode)
         if mode:
-            self._fingerprint = None
+            self._fingerprint = None  # weights are about to move, and some optimisers do it unseen
             for layer in self.roles.layers().values():
-                for role, dropout in layer.lora_dropout.items():
-                    dropout.train(role in self.trainable_roles)
+                for role in self.roles.names:
+                    layer.lora_dropout[role].train(role in self.trainable_roles)
         return self
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
@@ -274,26 +304,30 @@ class ClaraModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the base's embedding lies, and inputs go."""
-        return self.base.get_input_embeddings().weight.device
+        return self._embedding_weight().device
 
     @property
     def fingerprint(self) -> str:
         """Of everything that shapes a document's latents: compressor, its rows, sizes, and a sample of the base.
 
-        Weights are hashed as bfloat16, so a checkpoint keeps its fingerprint across float types.
+        Weights are hashed as bfloat16, so a checkpoint has one fingerprint in bfloat16, float32 and float64. Computed
+        again only when the compressor's weights have moved.
         """
-        if self._fingerprint is None:
-            self._fingerprint = self._hash()
-        return self._fingerprint
+        if "compressor" not in self.config.roles:
+            raise ClaraError(f"this checkpoint has no compressor; it has {', '.join(self.config.roles)}")
+        compressor = self.trainable_parameters(["compressor"])
+        versions = tuple(parameter._version for parameter in [self._embedding_weight(), *compressor.values()])
+        if self._fingerprint is None or self._fingerprint[0] != versions:
+            self._fingerprint = versions, self._hash(compressor)
+        return self._fingerprint[1]
 
-    def _hash(self) -> str:
+    def _hash(self, compressor: dict[str, nn.Parameter]) -> str:
         config = self.config
         digest = hashlib.sha256(f"{config.doc_max_length}/{config.compression_rate}/{config.lora_alpha}".encode())
-        embedding = self.base.get_input_embeddings().weight
+        embedding = self._embedding_weight()
         sample = [embedding[:64], embedding[self.tokens.added_ids]]
         sample += [p for name, p in self.base.named_parameters() if name.endswith("norm.weight")]
-        parameters = self.trainable_parameters(["compressor"])
-        for tensor in [*sample, *(parameters[name] for name in sorted(parameters))]:
+        for tensor in [*sample, *(compressor[name] for name in sorted(compressor))]:
             digest.update(tensor.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -301,7 +335,7 @@ class ClaraModel(nn.Module):
         """Last hidden states after the final norm, ``[N, T, D]``; the vocabulary's logits are not computed."""
         mask = None if bool(mask_NT.all()) else mask_NT
         out = self.base.get_decoder()(inputs_embeds=embeds_NTD, attention_mask=mask, use_cache=False)
-        return out.last_hidden_state
+        return cast(Tensor, out.last_hidden_state)
 
     def encode(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
         """One encoder pass.
@@ -349,8 +383,8 @@ class ClaraModel(nn.Module):
         """Refuse latents that another checkpoint made."""
         if latents.fingerprint != self.fingerprint:
             raise ClaraError(
-                f"these latents were made by another checkpoint ({latents.fingerprint}, this one is {self.fingerprint}); "
-                "compress the documents again with this one"
+                f"these latents were made by another checkpoint ({latents.fingerprint}, this one is "
+                f"{self.fingerprint}); compress the documents again with this one"
             )
 
     # -- generate ----------------------------------------------------------------------------------------------
@@ -359,8 +393,9 @@ class ClaraModel(nn.Module):
         """Prompt embeddings ``[B, T, D]`` with the latents written into the memory tokens' places, in order."""
         ids = ids_BT.to(self.device)
         embeds = self.base.get_input_embeddings()(ids)
-        blocks = blocks_kMD if isinstance(blocks_kMD, Tensor) else torch.cat(list(blocks_kMD))
-        values = blocks.reshape(-1, embeds.shape[-1]).to(embeds)
+        if not isinstance(blocks_kMD, Tensor):
+            blocks_kMD = torch.cat(list(blocks_kMD)) if len(blocks_kMD) else embeds.new_empty(0)
+        values = blocks_kMD.reshape(-1, embeds.shape[-1]).to(embeds)
         slots = torch.isin(ids, torch.tensor(self.tokens.memory_ids, device=ids.device))
         assert int(slots.sum()) == len(values), f"{int(slots.sum())} slots for {len(values)} latents"
         return embeds.masked_scatter(slots.unsqueeze(-1), values)
@@ -374,7 +409,7 @@ class ClaraModel(nn.Module):
         stop: Sequence[str] = (),
         streamer: BaseStreamer | None = None,
         role: str = "generator",
-        **sampling: Any,  # noqa: ANN401 - passed on to transformers
+        **sampling: Any,
     ) -> Generated:
         """Generate from tokenised prompts whose slots are filled with latents.
 
@@ -391,30 +426,41 @@ class ClaraModel(nn.Module):
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         tokenizer = self.tokens.tokenizer
         ids, mask = self.tokens.pad(prompts)
-        options = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id, **sampling}
+        options: dict[str, Any] = {
+            "do_sample": False,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": self.base.generation_config.eos_token_id,
+            **sampling,
+        }
+        ends = options["eos_token_id"]
         if stop:
             options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
-        if not options["do_sample"]:
-            options = {"temperature": None, "top_p": None, "top_k": None, **options}
+        generate = cast(Callable[..., Tensor], self.base.generate)
         with torch.no_grad(), self.roles.acting_as(role):
-            new_ids = self.base.generate(
-                inputs_embeds=self.fill_slots(ids, blocks) if blocks else self.base.get_input_embeddings()(ids.to(self.device)),
+            new_ids = generate(
+                inputs_embeds=self.fill_slots(ids, blocks),
                 attention_mask=mask.to(self.device),
                 max_new_tokens=max_new_tokens,
                 streamer=streamer,
                 **options,
             )
-        return self._generated(new_ids, [len(p) for p in prompts], stop)
+        end_ids = {ends} if isinstance(ends, int) else set(ends or ())
+        return self._generated(new_ids, [len(p) for p in prompts], end_ids, stop)
 
-    def _generated(self, new_ids: Tensor, prompt_tokens: list[int], stop: Sequence[str]) -> Generated:
-        ends = self.base.generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends or [])
+    def _generated(
+        self, new_ids: Tensor, prompt_tokens: list[int], end_ids: set[int], stop: Sequence[str]
+    ) -> Generated:
+        tokenizer = self.tokens.tokenizer
         texts, counts, reasons = [], [], []
         for row in new_ids.tolist():
-            end = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
-            text = self.tokens.tokenizer.decode(row[:end], skip_special_tokens=True)
+            end = next((i + 1 for i, token in enumerate(row) if token in end_ids), len(row))
+            ended = end > 0 and row[end - 1] in end_ids
+            text = str(tokenizer.decode(row[:end], skip_special_tokens=True))
             cuts = [text.find(s) for s in stop if s in text]
-            ended = (end > 0 and row[end - 1] in ends) or bool(cuts)
+            if cuts and not ended:
+                ended = True
+                while end and row[end - 1] == tokenizer.pad_token_id:  # a stop string leaves no end token behind
+                    end -= 1
             texts.append(text[: min(cuts)] if cuts else text)
             counts.append(end)
             reasons.append("stop" if ended else "length")
@@ -426,7 +472,7 @@ class ClaraModel(nn.Module):
         latents: Sequence[Latents],
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
-        **options: Any,  # noqa: ANN401 - see generate_ids
+        **options: Any,
     ) -> Generated:
         """Answer questions from latents.
 
@@ -459,7 +505,7 @@ class ClaraModel(nn.Module):
         max_new_tokens: int = MAX_NEW_TOKENS,
         *,
         instruction: int | str | None = None,
-        **options: Any,  # noqa: ANN401
+        **options: Any,
     ) -> list[str]:
         """Paraphrase each row of documents from their latents.
 
@@ -475,7 +521,10 @@ class ClaraModel(nn.Module):
         prompt = self.config.prompts.paraphrase
         if isinstance(instruction, str):
             prompt, instruction = Prompt(system=prompt.system, user=(instruction,)), 0
-        indices = [random.choice(range(len(prompt.user))) if instruction is None else instruction for _ in rows]  # noqa: S311
+        last = len(prompt.user) - 1
+        if instruction is not None and not 0 <= instruction <= last:
+            raise ValueError(f"instruction must be between 0 and {last}, or a wording of your own, got {instruction}")
+        indices = [random.choice(range(last + 1)) if instruction is None else instruction for _ in rows]
         ids = [self.tokens.prompt_ids(prompt, len(row), wording=i) for row, i in zip(rows, indices, strict=True)]
         return self.generate_ids(ids, [r.vectors for r in rows], max_new_tokens=max_new_tokens, **options).texts
 
@@ -484,7 +533,7 @@ class ClaraModel(nn.Module):
         questions: Sequence[str],
         documents: Sequence[Sequence[str]],
         max_new_tokens: int = MAX_NEW_TOKENS,
-        **options: Any,  # noqa: ANN401
+        **options: Any,
     ) -> list[str]:
         """Answer each question from all of its documents, in the given order, compressed."""
         latents = [self.compress(row) for row in _rows(documents)]
@@ -497,7 +546,7 @@ class ClaraModel(nn.Module):
         max_new_tokens: int = MAX_NEW_TOKENS,
         *,
         generation_top_k: int | None = None,
-        **options: Any,  # noqa: ANN401
+        **options: Any,
     ) -> tuple[list[str], Tensor]:
         """Rank each question's candidates and answer from the best.
 
@@ -517,28 +566,40 @@ class ClaraModel(nn.Module):
         rows, queries = [self.compress(row) for row in _rows(documents)], self.encode_queries(questions)
         if len(rows) != len(queries):
             raise ValueError(f"need candidates for each question, got {len(rows)} rows for {len(queries)} questions")
-        picks = [
-            self.score(queries[[i]], row)[0].topk(min(k, len(row))).indices.tolist() for i, row in enumerate(rows)
-        ]
+        picks = [self.score(queries[[i]], row)[0].topk(min(k, len(row))).indices.tolist() for i, row in enumerate(rows)]
         chosen = [row[pick] for row, pick in zip(rows, picks, strict=True)]
         texts = self.generate(questions, chosen, max_new_tokens=max_new_tokens, **options).texts
         width = max(len(pick) for pick in picks)
         return texts, torch.tensor([pick + [-1] * (width - len(pick)) for pick in picks])
 
-    def generate_plain(self, prompts: Sequence[Sequence[int]], **options: Any) -> Generated:  # noqa: ANN401
+    def generate_plain(self, prompts: Sequence[Sequence[int]], **options: Any) -> Generated:
         """The base model alone, from prompts of plain ids without slots; options as for `generate_ids`."""
         return self.generate_ids(prompts, [], role=BASE, **options)
 
 
-def _texts(texts: Sequence[str], what: str) -> list[str]:
+def _only_tokens(defaults: GenerationConfig | None) -> GenerationConfig:
+    """A base model's special tokens without its sampling habits, which must not leak into greedy answers."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return GenerationConfig(**{name: getattr(defaults, name, None) for name in names})
+
+
+def _texts(texts: Iterable[str], what: str) -> list[str]:
     if isinstance(texts, str):
         raise TypeError(f"expected a list of {what}s, got one string; put it in a list")
-    if len(texts) == 0:
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"expected a list of {what}s, got {type(texts).__name__}")
+    listed = list(texts)
+    if not listed:
         raise ValueError(f"expected at least one {what}, got none")
-    return list(texts)
+    for number, text in enumerate(listed, start=1):
+        if not isinstance(text, str):
+            raise TypeError(f"{what} {number} of {len(listed)} must be a string, got {type(text).__name__}")
+    return listed
 
 
 def _rows(documents: Sequence[Sequence[str]]) -> list[list[str]]:
-    if isinstance(documents, str):
-        raise TypeError("documents must be a list of lists of strings, one list for each question; got a string")
+    if isinstance(documents, str) or not isinstance(documents, Iterable):
+        raise TypeError(
+            f"documents must be a list of lists of strings, one list for each question; got {type(documents).__name__}"
+        )
     return [_texts(row, "document") for row in documents]

@@ -1,8 +1,8 @@
 """What each training stage computes: one forward pass from a batch of ids to its losses.
 
 Shapes: ``U`` distinct documents of the batch, ``B`` questions, ``K`` candidates, ``k`` selected, ``M`` memory tokens,
-``T`` ids, ``D`` hidden size. Source: paper sections 3.1 (SCP: next token + 0.1 x alignment), 3.2 (instruct), 3.3 (end to
-end through the straight-through top-k). Loops, optimisers and data are the ``trainers`` package's.
+``T`` ids, ``D`` hidden size. Source: paper sections 3.1 (SCP: next token + 0.1 x alignment), 3.2 (instruct), 3.3 (end
+to end through the straight-through top-k). Loops, optimisers and data are the ``trainers`` package's.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ class TrainingModel(nn.Module):
             ``scores`` ``[B, K]`` and, in ``end_to_end``, ``topk`` ``[B, k]``; all but ``loss`` detached.
         """
         if self.objective.stage in ("pretrain", "instruct"):
-            return self._answer_all(document_ids, document_mask, document_index, prompt_ids, prompt_mask, labels, label_tokens)
+            return self._answer_all(
+                document_ids, document_mask, document_index, prompt_ids, prompt_mask, labels, label_tokens
+            )
         with torch.no_grad():
             latents, _ = self.model.encode("compressor", document_ids, document_mask)
         queries, _ = self.model.encode("query_reasoner", _given(question_ids), _given(question_mask))

@@ -1,7 +1,7 @@
 """The chat prompts of each stage, with ``{memory}`` and ``{question}`` where documents and question go.
 
 The wording here is this project's own. A published checkpoint was trained with its own wording: `PromptSet.from_file`
-reads it from a JSON file, or from the string constants of the checkpoint's modeling file, which is parsed and never run.
+reads it from a JSON file, or from the string constants of the checkpoint's modeling file, which is parsed, never run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,16 @@ class Prompt:
         for text in self.user:
             if text.count("{memory}") != 1:
                 raise ClaraError(f"a prompt's user wording must hold {{memory}} exactly once, got {text!r}")
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Read ``{"system": str, "user": [str, ..]}``; one wording may be given as a string."""
+        user = values.get("user") if isinstance(values, dict) else None
+        wordings = [user] if isinstance(user, str) else user
+        system = values.get("system", "") if isinstance(values, dict) else ""
+        if not isinstance(wordings, list) or not all(isinstance(text, str) for text in [system, *wordings]):
+            raise ClaraError(f'a prompt must have the form {{"system": "..", "user": ["..", ..]}}, got {values!r}')
+        return cls(system=system, user=tuple(wordings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +85,12 @@ class PromptSet:
         unknown = sorted(set(values) - set(KINDS))
         if unknown:
             raise ClaraError(f"unknown prompts {', '.join(unknown)}; known are {', '.join(KINDS)}")
-        return cls(**{kind: Prompt(system=p.get("system", ""), user=tuple(p["user"])) for kind, p in values.items()})
+        return cls(**{kind: Prompt.from_dict(prompt) for kind, prompt in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; `from_dict` reads them back."""
+        prompts = {kind: getattr(self, kind) for kind in KINDS}
+        return {kind: {"system": prompt.system, "user": list(prompt.user)} for kind, prompt in prompts.items()}
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -86,12 +102,14 @@ class PromptSet:
         path = Path(path)
         if not path.is_file():
             raise ClaraError(f"prompts file {path} does not exist")
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8")
             values = from_source(text) if path.suffix == ".py" else json.loads(text)
-            return cls.from_dict(values)
-        except (json.JSONDecodeError, SyntaxError, KeyError, TypeError, AttributeError) as error:
+        except (json.JSONDecodeError, SyntaxError, ValueError) as error:
             raise ClaraError(f"{path} holds no readable prompts ({error})") from error
+        if not isinstance(values, dict):
+            raise ClaraError(f"{path} must hold a JSON object of prompts, got {type(values).__name__}")
+        return cls.from_dict(values)
 
 
 def from_source(source: str) -> dict[str, Any]:
@@ -101,7 +119,9 @@ def from_source(source: str) -> dict[str, Any]:
     function ``prompt_system`` followed by ``prompt_user``, told apart by what they ask for.
     """
     found: dict[str, Any] = {}
-    tree = ast.parse(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the published file holds an invalid escape, which is not the reader's concern
+        tree = ast.parse(source)
     instructions = [texts for texts in _string_lists(tree) if all(_place(text, "memory") for text in texts)]
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef):
@@ -110,11 +130,11 @@ def from_source(source: str) -> dict[str, Any]:
         system, user = constants.get("prompt_system"), constants.get("prompt_user", "")
         if system is None:
             continue
-        if "question" in user:
+        if _place(user, "memory") and _place(user, "question"):
             found.setdefault("answer", {"system": system, "user": [user]})
         elif "paraphrase" in system and instructions:
             found.setdefault("paraphrase", {"system": system, "user": instructions[0]})
-        elif user.count("{memory}") == 1:
+        elif _place(user, "memory"):
             found.setdefault("question_answering", {"system": system, "user": [user]})
     if "answer" not in found:
         raise ClaraError("the modeling file holds no answer prompt; pass prompts= with a prompts file")

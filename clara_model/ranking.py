@@ -52,7 +52,7 @@ def straight_through_topk(scores_BK: Tensor, k: int, temperature: float = 0.02) 
     free = 1.0 - (hard.cumsum(dim=1) - hard)
     logits = scores_BK.unsqueeze(1) / max(temperature, 1e-6) + torch.log(free + TAKEN)
     soft = logits.softmax(dim=-1)
-    return hard + soft - soft.detach(), indices
+    return hard + (soft - soft.detach()), indices
 
 
 def positives_mask(pos_index: list[list[int]], candidates: int) -> Tensor:

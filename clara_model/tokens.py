@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,12 +91,15 @@ class Tokens:
         if tokenizer.bos_token is not None and tokenizer.eos_token is not None:
             return
         extra = [str(token) for token in tokenizer.extra_special_tokens or []]
-        if "qwen" not in self.config.base_model.lower() or len(extra) < 2:
+        known_as = f"{self.config.base_model} {type(tokenizer).__name__}".lower()
+        if "qwen" not in known_as or len(extra) < 2:
             raise ClaraError(f"the tokenizer of base model {self.config.base_model!r} names no bos or no eos token")
         tokenizer.bos_token, tokenizer.eos_token = extra[0], extra[1]
 
     def _id(self, token: str) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(token))
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        assert isinstance(found, int)
+        return found
 
     def __len__(self) -> int:
         """Vocabulary size with the added tokens; embeddings are resized to it."""
@@ -137,7 +140,10 @@ class Tokens:
 
     def documents(self, texts: Sequence[str], max_length: int | None = None) -> Padded:
         """Encoder ids of many texts, left-padded to the longest of them."""
-        rows = [self.document_ids(text, max_length) for text in texts]
+        return self.padded([self.document_ids(text, max_length) for text in texts])
+
+    def padded(self, rows: Sequence[list[int]]) -> Padded:
+        """Rows of `document_ids`, left-padded to the longest of them."""
         eos, frame = self.tokenizer.eos_token_id, len(self.memory_ids)
         lengths = tuple(len(row) - frame - 2 - (row[-frame - 1] == eos) for row in rows)
         ids, mask = self.pad(rows)
@@ -180,38 +186,46 @@ class Tokens:
 
     def text_prompt_ids(self, prompt: Prompt, memory: str, question: str | None = None) -> list[int]:
         """Ids of the same prompt with plain text in the slots' place, for the base model reading text."""
-        return self._prompt(prompt, memory, question, 0, memory_is_text=True)
+        question = clean_text(question, "question") if question is not None else None
+        return self._prompt(prompt, clean_text(memory), question, 0, memory_is_text=True)
 
     def _shortened(self, prompt: Prompt, documents: int, question: str, wording: int, room: int) -> list[int]:
         """The prompt with the longest start of the question that fits; ``room`` is where the search begins."""
         encoding = self._plain.encode(question, add_special_tokens=False)
-        keep, total = min(room, len(encoding.ids)), len(encoding.ids)
+        total = len(encoding.ids)
+        keep = min(room, total)
         while True:
             cut = encoding.offsets[keep - 1][1] if keep else 0
             ids = self._prompt(prompt, self.slots(documents), question[:cut], wording)
             if len(ids) <= self.config.max_prompt_length:
                 logger.warning("the question was shortened from %d to %d tokens to fit the prompt", total, keep)
                 return ids
-            keep -= max(1, len(ids) - self.config.max_prompt_length)
+            keep = max(0, keep - max(1, len(ids) - self.config.max_prompt_length))
 
     def _prompt(
         self, prompt: Prompt, memory: str, question: str | None, wording: int, memory_is_text: bool = False
     ) -> list[int]:
-        user = prompt.user[wording]
-        data = {"question": question} | ({"memory": memory} if memory_is_text else {})
-        data = {name: text for name, text in data.items() if text is not None}
-        safe = {name: text for name, text in data.items() if not self.holds_marker(text)}
-        if not memory_is_text:
-            safe["memory"] = memory
-        unsafe = {name: text for name, text in data.items() if name not in safe}
-        open_places = {name: _OPEN.format(name) for name in unsafe}
-        rendered = self.render(prompt.system, _fill(user, safe | open_places))
+        data = {} if question is None else {"question": question}
+        frame = {} if memory_is_text else {"memory": memory}
+        return self._rendered_ids(prompt, wording, data | ({"memory": memory} if memory_is_text else {}), frame)
+
+    def _rendered_ids(
+        self, prompt: Prompt, wording: int, data: dict[str, str], frame: dict[str, str], answer: str | None = None
+    ) -> list[int]:
+        """Ids of one exchange; ``data`` (and the answer) is user text, ``frame`` may hold special tokens."""
+        every = data if answer is None else data | {"answer": answer}
+        unsafe = {name: text for name, text in every.items() if self.holds_marker(text)}
+        shown = every | {name: _OPEN.format(name) for name in unsafe}
+        places = {name: shown[name] for name in data} | frame
+        rendered = self.render(prompt.system, _fill(prompt.user[wording], places), shown.get("answer"))
         return self._ids_with(rendered, unsafe)
 
     def _ids_with(self, rendered: str, unsafe: dict[str, str]) -> list[int]:
         """Ids of a rendered prompt in which some places are still open, those filled as plain text."""
         for name, text in unsafe.items():
-            before, _, after = rendered.partition(_OPEN.format(name))
+            before, place, after = rendered.partition(_OPEN.format(name))
+            if not place:
+                continue
             rest = {n: t for n, t in unsafe.items() if n != name}
             return [*self._ids_with(before, rest), *self.plain_ids(text), *self._ids_with(after, rest)]
         return self._frame_ids(rendered)
@@ -222,20 +236,43 @@ class Tokens:
         A template that refuses a system message gets it at the top of the user's turn.
         """
         user = user.replace(":\\ ", ": ")  # published prompts are rendered so
-        turns = [{"role": "user", "content": user}]
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": user})
         if answer is not None:
             turns.append({"role": "assistant", "content": answer})
-        if not system:
-            return self._template(turns, answer is None)
+        return self._template(turns, answer is None)
+
+    def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a conversation as the base model's template renders it, ready for the answer; contents are plain text.
+
+        Args:
+            messages: turns with ``role`` (``system``, ``user``, ``assistant``) and ``content``.
+
+        Raises:
+            ClaraError: the template refuses the conversation.
+        """
+        turns, unsafe = [], {}
+        for index, message in enumerate(messages):
+            content = clean_text(message["content"], "message content")
+            if self.holds_marker(content):
+                unsafe[str(index)], content = content, _OPEN.format(index)
+            turns.append({"role": message["role"], "content": content})
         try:
-            return self._template([{"role": "system", "content": system}, *turns], answer is None)
+            return self._ids_with(self._template(turns, True), unsafe)
         except TemplateError as error:
-            if "System role not supported" not in str(error):
-                raise
-            turns[0]["content"] = f"{system}\n{user}"
-            return self._template(turns, answer is None)
+            raise ClaraError(f"the base model's chat template refuses these messages: {error}") from error
 
     def _template(self, messages: list[dict[str, str]], generation: bool) -> str:
+        try:
+            return self._rendered(messages, generation)
+        except TemplateError as error:
+            if "System role not supported" not in str(error) or len(messages) < 2:
+                raise
+        system, first, *rest = messages
+        merged = {"role": first["role"], "content": f"{system['content']}\n{first['content']}"}
+        return self._rendered([merged, *rest], generation)
+
+    def _rendered(self, messages: list[dict[str, str]], generation: bool) -> str:
         return str(
             self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=generation, enable_thinking=False
@@ -245,7 +282,13 @@ class Tokens:
     # -- training ----------------------------------------------------------------------------------------------
 
     def example(
-        self, prompt: Prompt, documents: int, answer: str, max_length: int, question: str | None = None, wording: int = 0
+        self,
+        prompt: Prompt,
+        documents: int,
+        answer: str,
+        max_length: int,
+        question: str | None = None,
+        wording: int = 0,
     ) -> Example:
         """Prompt and answer as the template renders them; only what follows the prompt has labels.
 
@@ -256,16 +299,20 @@ class Tokens:
             max_length: ids kept; the answer's end is cut first.
             question: for the answer prompt.
             wording: index into ``prompt.user``.
+
+        Raises:
+            ClaraError: ``max_length`` cuts into the slots.
         """
         answer = clean_text(answer, "answer")
         question = clean_text(question, "question") if question is not None else None
-        head = self._prompt(prompt, self.slots(documents), question, wording)
-        if self.holds_marker(answer) or (question is not None and self.holds_marker(question)):
-            tail = [*self.plain_ids(answer), self.tokenizer.eos_token_id]
-            ids = head + tail
-        else:
-            safe = {"memory": self.slots(documents)} | ({"question": question} if question is not None else {})
-            ids = self._frame_ids(self.render(prompt.system, _fill(prompt.user[wording], safe), answer))
+        slots, data = {"memory": self.slots(documents)}, {} if question is None else {"question": question}
+        head = self._rendered_ids(prompt, wording, data, slots)
+        ids = self._rendered_ids(prompt, wording, data, slots, answer)
+        if documents and self._id("<SEP>") in ids[max_length:]:
+            raise ClaraError(
+                f"a training prompt with the slots of {documents} documents has {len(head)} tokens and loses slots "
+                f"when cut to {max_length}; use fewer documents or a longer maximum"
+            )
         labels = [-100] * min(len(head), len(ids)) + ids[len(head) :]
         return Example(ids[:max_length], labels[:max_length])
 

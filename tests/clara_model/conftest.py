@@ -1,0 +1,21 @@
+"""Loaded models that many tests share; a test that changes one takes a deep copy or the ``model`` fixture."""
+
+from pathlib import Path
+
+import pytest
+import small_model
+import torch
+
+from clara_model.model import ClaraModel
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny_clara_folder: Path) -> ClaraModel:
+    """The small random model, shared: not to be changed."""
+    return ClaraModel.from_pretrained(tiny_clara_folder, dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def other(base_folder: Path) -> ClaraModel:
+    """Another checkpoint on the same base, shared: not to be changed."""
+    return small_model.build_model(base_folder, seed=2)

@@ -1,0 +1,75 @@
+"""On a CUDA device: float32, bfloat16 and flash attention against the processor's float32, and gradients under checkpointing."""
+
+import pytest
+import small_model
+import torch
+from transformers.utils import is_flash_attn_2_available
+
+from clara_model.model import ClaraModel
+from clara_model.objectives import Objective, TrainingModel
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference over the norm of what is expected."""
+    found, expected = found.double().cpu(), expected.double().cpu()
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "attention", "tolerance"),
+    [
+        (torch.float32, "sdpa", 1e-3),
+        (torch.bfloat16, "sdpa", 3e-2),
+        pytest.param(
+            torch.bfloat16,
+            "flash_attention_2",
+            3e-2,
+            marks=pytest.mark.skipif(not is_flash_attn_2_available(), reason="needs flash-attn"),
+        ),
+    ],
+)
+def test_latents_agree_with_the_processor(tiny_clara_folder, model, dtype, attention, tolerance):
+    on_gpu = ClaraModel.from_pretrained(tiny_clara_folder, dtype=dtype, device="cuda", attn_implementation=attention)
+    expected = model.compress(small_model.TEXTS).vectors
+    assert relative(on_gpu.compress(small_model.TEXTS).vectors, expected) < tolerance
+
+
+def test_answers_in_float32_are_the_processors(tiny_clara_folder, model):
+    on_gpu = ClaraModel.from_pretrained(tiny_clara_folder, dtype=torch.float32, device="cuda")
+    candidates = [small_model.TEXTS] * len(small_model.QUESTIONS)
+    expected = model.generate_from_questions(small_model.QUESTIONS, candidates, 8)
+    found = on_gpu.generate_from_questions(small_model.QUESTIONS, candidates, 8)
+    assert found[0] == expected[0]
+    assert found[1].tolist() == expected[1].tolist()
+
+
+def stage3_gradients(model: ClaraModel, checkpointing: bool) -> dict[str, torch.Tensor]:
+    """Gradients of one end-to-end step."""
+    training = TrainingModel(model, Objective(stage="end_to_end", top_k=2)).train()
+    if checkpointing:
+        training.gradient_checkpointing_enable()
+    documents = model.tokens.documents(small_model.TEXTS)
+    questions = model.tokens.documents(small_model.QUESTIONS)
+    prompt = model.config.prompts.answer
+    examples = [model.tokens.example(prompt, 2, "Larkhaven", 512, question) for question in small_model.QUESTIONS]
+    ids, mask = model.tokens.pad([example.ids for example in examples])
+    labels, _ = model.tokens.pad([example.labels for example in examples], -100)
+    index = torch.arange(len(small_model.TEXTS)).expand(len(examples), -1)
+    tensors = [documents.ids, documents.mask, index, ids, mask, labels, questions.ids, questions.mask]
+    training(*[tensor.to(model.device) for tensor in tensors])["loss"].backward()
+    return {name: p.grad.cpu() for name, p in training.named_parameters() if p.grad is not None}
+
+
+def test_gradients_are_the_same_with_checkpointing_and_on_the_processor(base_folder):
+    def fresh() -> ClaraModel:
+        return small_model.build_model(base_folder, lora_dropout=0.0)
+
+    expected = stage3_gradients(fresh(), checkpointing=False)
+    plain = stage3_gradients(fresh().to("cuda"), checkpointing=False)
+    recomputed = stage3_gradients(fresh().to("cuda"), checkpointing=True)
+    assert expected.keys() == plain.keys() == recomputed.keys()
+    for name in expected:
+        assert relative(recomputed[name], plain[name]) < 1e-5, name
+        assert relative(plain[name], expected[name]) < 5e-3, name
