@@ -27,8 +27,6 @@ READ, CANDIDATES = 5, 20
 """Documents of a question in stage 2, candidates in stage 3."""
 POOL, GROUP = 48, 64
 """Documents of a pool, and the questions that share it."""
-GROUP_OF_ONE_KIND = 32
-"""Consecutive rows of stage 1 that are all questions and answers, or all paraphrases."""
 QUESTION_SHARE, SHORT_SHARE, SINGLE_SHARE = 0.2, 0.06, 0.2
 """Shares of questions among paraphrased texts, of short documents in stage 1, of rows with one document in stage 2."""
 GROUP_OF_ONE_KIND = 32

@@ -1,0 +1,100 @@
+"""Make the bundled folder of clara-tiny: base, adapters and tokenizer in bfloat16, the card, and the demo's questions.
+
+    python examples/tiny/package.py runs/tiny/stage3 runs/tiny/base --figures runs/tiny/figures.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from measure import BARS, SEED
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from world import Entity, World
+
+from clara_model.checkpoints import write
+from clara_model.model import ClaraModel
+
+BUNDLED = Path(__file__).resolve().parents[2] / "clara_model" / "bundled"
+DEMO_SEED, DEMO_DOCUMENTS, DEMO_QUESTIONS = 30_000, 24, 4
+MEGABYTE = 1_000_000
+
+
+def bundle(checkpoint: Path, base: Path, target: Path) -> None:
+    """Write the model's files to ``target``, which is emptied first."""
+    shutil.rmtree(target, ignore_errors=True)
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(target / "base")
+    AutoTokenizer.from_pretrained(base).save_pretrained(target / "base")
+    model = ClaraModel.from_pretrained(checkpoint, base_model=base, dtype=torch.bfloat16, device="cpu")
+    state = model.state()
+    state.config = replace(state.config, base_model="./base")
+    write(state, target)
+
+
+def card(figures: dict[str, float], commands: str, size: int) -> str:
+    """The model card, every number in it measured."""
+    rows = "\n".join(
+        f"| {name} | {value:.3f} | {'>= ' + str(BARS[name]) if name in BARS else ''} |"
+        for name, value in figures.items()
+    )
+    return f"""# clara-tiny
+
+A CLaRa model small enough to ship inside the package ({size / MEGABYTE:.1f} MB), trained from nothing on invented people,
+places and works. It answers short questions about such documents and knows nothing else; it shows and tests the whole
+path offline. Made by:
+
+```sh
+{commands}
+```
+
+Figures on {figures["questions"]:.0f} held-out questions (greedy, seed {SEED}, no name in them occurs in training), printed by
+`python examples/tiny/measure.py`:
+
+| figure | measured | bar |
+|---|---|---|
+{rows}
+
+Licence: Apache-2.0, weights and data alike.
+"""
+
+
+def demo_set() -> dict[str, list[dict[str, str]]]:
+    """Held-out documents, and questions about some of them."""
+    world = World(DEMO_SEED, held_out=True)
+    entities = world.entities(DEMO_DOCUMENTS)
+    documents = [{"title": _title(entity), "text": world.document(entity)} for entity in entities]
+    questions = []
+    for entity in world.rng.sample(entities, DEMO_QUESTIONS):
+        ((question, answer),) = world.questions(entity, 1)
+        questions.append({"question": question, "answer": answer})
+    return {"documents": documents, "questions": questions}
+
+
+def _title(entity: Entity) -> str:
+    return entity.name[0].upper() + entity.name[1:]
+
+
+def main() -> None:
+    """Bundle, and write the card when there are figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("base", type=Path)
+    parser.add_argument("--figures", type=Path, help="JSON that measure.py wrote; makes the card")
+    args = parser.parse_args()
+    target = BUNDLED / "clara-tiny"
+    if args.figures:
+        size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+        text = card(json.loads(args.figures.read_text()), "python examples/tiny/train.py", size)
+        (target / "README.md").write_text(text, encoding="utf-8")
+        return
+    bundle(args.checkpoint, args.base, target)
+    text = json.dumps(demo_set(), indent=1, ensure_ascii=False) + "\n"
+    (BUNDLED / "demo.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The bundled model's card, checked again on a sample of the held-out questions, and loaded by name as a user does."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY = Path(__file__).parents[2] / "examples" / "tiny"
+sys.path.insert(0, str(TINY))
+
+import measure  # noqa: E402
+
+from clara_model import Clara, ClaraModel  # noqa: E402
+from clara_model.checkpoints import BUNDLED  # noqa: E402
+
+SAMPLE = 50
+MARGIN = 0.1
+"""A sample of 50 may fall short of the figure on 500 by this much (two standard errors at 0.9 are 0.085)."""
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, float]:
+    """All figures of the card on the sample."""
+    model = ClaraModel.from_pretrained("clara-tiny", dtype=torch.float32, device="cpu")
+    return measure.figures(model, measure.held_out(SAMPLE))
+
+
+@pytest.mark.parametrize("name", measure.BARS)
+def test_the_cards_figures_hold_on_a_sample(figures, name):
+    card = (BUNDLED / "clara-tiny" / "README.md").read_text(encoding="utf-8")
+    (line,) = [line for line in card.splitlines() if line.startswith(f"| {name} |")]
+    stated = float(line.split("|")[2])
+    assert figures[name] >= stated - MARGIN, (name, figures[name], stated)
+
+
+def test_the_compression_rate_is_at_least_8(figures):
+    assert figures["tokens_per_memory_token"] >= 8
+
+
+def test_it_is_small_enough_to_ship():
+    files = [path for path in BUNDLED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 12_000_000
+
+
+def test_it_answers_the_demo_by_name():
+    demo = json.loads((BUNDLED / "demo.json").read_text(encoding="utf-8"))
+    texts = [document["text"] for document in demo["documents"]]
+    with Clara.load("clara-tiny") as clara:
+        answers = [clara.answer(entry["question"], texts, max_new_tokens=16) for entry in demo["questions"]]
+    right = sum(answer.text == entry["answer"] for answer, entry in zip(answers, demo["questions"], strict=True))
+    assert right >= len(answers) / 2
+    assert all(answer.usage.slots < answer.usage.text_tokens for answer in answers)
