@@ -1,1 +1,1 @@
-"""Trainers of CLaRa checkpoints: the three stages, their data and their command lines. Knows `clara_model`, no framework."""
+"""Trainers of CLaRa checkpoints: the three stages, their data and commands. Knows `clara_model`, no framework."""

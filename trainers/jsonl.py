@@ -1,0 +1,50 @@
+"""Writing JSON lines, plain or gzipped: the file appears whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from clara_model.errors import ClaraError
+
+
+def check_output(path: Path, *, overwrite: bool = False) -> None:
+    """Find out before the work whether the file can be written after it.
+
+    Raises:
+        ClaraError: its name does not end in .jsonl or .jsonl.gz, its folder does not exist, or it is there already.
+    """
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ClaraError(f"the output must end in .jsonl or .jsonl.gz, got {path}")
+    if not path.parent.is_dir():
+        raise ClaraError(f"the folder of the output does not exist: {path.parent}")
+    if path.exists() and not overwrite:
+        raise ClaraError(f"{path} exists already; delete it or name another --out")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows beside the file's place and move them there when all are written; returns how many. No rows, no file.
+
+    The bytes depend on the rows alone: a gzipped file holds no time and no name.
+    """
+    part = path.with_name(f"{path.name}.part")
+    number = 0
+    try:
+        with part.open("wb") as raw:
+            packed = gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else None
+            with io.TextIOWrapper(packed or raw, encoding="utf-8", errors="replace", newline="\n") as file:
+                for number, row in enumerate(rows, start=1):  # noqa: B007 - the count
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if number:
+            os.replace(part, path)
+        else:
+            part.unlink()
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return number

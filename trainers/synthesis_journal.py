@@ -1,0 +1,195 @@
+"""The journal of a synthesis run: every reply and every finished passage, one JSON line each, appended, never changed.
+
+A run that is killed at any moment goes on from its journal: a reply that is there is not asked for again, a passage
+that is finished is not looked at again. Lines are written with one system call, so a killed process leaves at most one
+torn line, the last, which is cut off when the journal is opened. Not covered: a machine that loses power may lose the
+last seconds. Replies of finished passages are not kept in memory, so it grows with the passages, not the requests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from clara_model.errors import ClaraError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing stops a second run on the same journal
+    fcntl = None  # type: ignore[assignment]
+
+_HEADER = {"journal": "clara-data synthesize", "version": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came back for one request."""
+
+    text: str
+    cut_off: bool = False
+    """The model ran into the limit on new tokens."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Spent:
+    """Answered requests and their tokens, as the endpoint counts them."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def add(self, reply: Reply) -> None:
+        """Count one reply."""
+        self.requests += 1
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What became of one passage."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+    """Why there is nothing, by what is missing: ``passage``, ``complex`` or ``paraphrase``."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Pairs written, refused by the judge and repeated; replies that could not be read; rounds."""
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to a count."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
+
+class Journal:
+    """An open journal; one process at a time."""
+
+    def __init__(self, path: Path, settings: str) -> None:
+        """Open or make the journal and read what it holds.
+
+        Args:
+            path: the file; its folder must exist.
+            settings: a digest of what decides how a passage is worked on; passages that were finished under another
+                one are worked on again, with the replies that fit.
+
+        Raises:
+            ClaraError: the file is not a journal, is damaged, or another process has it open.
+        """
+        self.path, self.settings = path, settings
+        self.spent = Spent()
+        self._replies: dict[str, dict[str, Reply]] = {}
+        self._finished: dict[str, int] = {}
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            self._lock()
+            self._read()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.fsync(self._file)
+        os.close(self._file)
+
+    def reply(self, passage: str, key: str) -> Reply | None:
+        """The reply to a request that has been asked before."""
+        return self._replies.get(passage, {}).get(key)
+
+    def add_reply(self, passage: str, key: str, reply: Reply) -> None:
+        """Keep a reply for good."""
+        tokens = [reply.prompt_tokens, reply.completion_tokens]
+        self._append({"passage": passage, "key": key, "reply": reply.text, "cut_off": reply.cut_off, "tokens": tokens})
+        self._replies.setdefault(passage, {})[key] = reply
+        self.spent.add(reply)
+
+    def is_finished(self, passage: str) -> bool:
+        """Whether the passage has its outcome."""
+        return passage in self._finished
+
+    def finish(self, passage: str, outcome: Outcome) -> None:
+        """Keep a passage's outcome for good."""
+        values = {"rows": outcome.rows, "dropped": outcome.dropped, "counts": outcome.counts}
+        start = self._append({"finished": passage, "settings": self.settings, **values})
+        self._finished[passage] = start
+        self._replies.pop(passage, None)
+
+    def outcome(self, passage: str) -> Outcome:
+        """The outcome of a finished passage, read from the file."""
+        with self.path.open("rb") as file:
+            file.seek(self._finished[passage])
+            values = json.loads(file.readline())
+        return Outcome(rows=values["rows"], dropped=values["dropped"], counts=values["counts"])
+
+    # -- the file ----------------------------------------------------------------------------------------------
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ClaraError(f"{self.path} is in use by another run; wait for it or give another --journal") from None
+
+    def _append(self, values: dict[str, Any]) -> int:
+        """Write one line; returns where it starts."""
+        line = json.dumps(values, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        start = os.lseek(self._file, 0, os.SEEK_END)
+        if os.write(self._file, line) != len(line):
+            os.ftruncate(self._file, start)
+            raise OSError(f"{self.path} could not be written to its end; is the disk full? Run again to go on")
+        return start
+
+    def _read(self) -> None:
+        end = 0
+        for number, (start, line) in enumerate(self._lines(), start=1):
+            try:
+                self._take(json.loads(line), start, number)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ClaraError(self._what_is_wrong(number)) from error
+            end = start + len(line)
+        os.ftruncate(self._file, end)  # a line torn by a kill
+        if end == 0:
+            self._append(_HEADER)
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Whole lines and where they start."""
+        start = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield start, line
+                elif start == 0 and not json.dumps(_HEADER).encode().startswith(line):
+                    raise ClaraError(self._what_is_wrong(1))
+                start += len(line)
+
+    def _what_is_wrong(self, number: int) -> str:
+        if number == 1:
+            return f"{self.path} is not a journal of this command; give another --journal"
+        return f"{self.path}:{number} is damaged; delete the line and run again"
+
+    def _take(self, values: dict[str, Any], start: int, number: int) -> None:
+        if number == 1:
+            if values != _HEADER:
+                raise ValueError(values)
+        elif "finished" in values:
+            if values["settings"] == self.settings:
+                self._finished[values["finished"]] = start
+                self._replies.pop(values["finished"], None)
+        else:
+            prompt_tokens, completion_tokens = values["tokens"]
+            reply = Reply(
+                text=values["reply"],
+                cut_off=values["cut_off"],
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+            )
+            self.spent.add(reply)
+            self._replies.setdefault(values["passage"], {})[values["key"]] = reply
