@@ -36,6 +36,8 @@ RUNS = Path(__file__).resolve().parents[2] / "runs" / "tiny" / "base"
 HELD_OUT_SEED = 20_000
 ANSWER, PARAPHRASE, ASKED, TOLD = 1.0, 0.15, 0.1, 0.1
 """Loss weights of tokens: an answer's, a paraphrase's, a packed question's, those of a document's sampled tokens."""
+ALIKE = 0.6
+"""Share of contexts with several documents in which all are about the same kind of thing."""
 TOLD_SHARE = 0.1
 """Share of a document's tokens that are trained on at all."""
 
@@ -46,7 +48,7 @@ class BaseConfig:
 
     seed: int = 1
     """Seed of the weights and of the training world."""
-    steps: int = 2800
+    steps: int = 5000
     """Optimizer steps; the learning rate decays to zero at the last."""
     tokens: int = 4096
     """Padded tokens per step."""
@@ -99,10 +101,15 @@ class Chat:
 
 
 def draw_documents(world: World, progress: float) -> list[Entity]:
-    """Entities of one context: mostly one; a share that grows with `progress` (0 to 1) has 2 to 5."""
+    """Entities of one context: one until that is learned, then more and more often 2 to 5, which must be told apart.
+
+    Args:
+        world: where they come from.
+        progress: of the run, 0 to 1.
+    """
     rng = world.rng
-    if rng.random() < 0.02 + 0.48 * min(1.0, progress / 0.4):
-        return world.entities(rng.randint(2, 5))
+    if rng.random() < 0.02 + 0.73 * min(1.0, max(0.0, progress - 0.3) / 0.2):
+        return world.entities(rng.randint(2, 5), alike=rng.random() < ALIKE)
     short = rng.random() < 0.06
     return world.entities(1, facts=(1, 2)) if short else world.entities(1)
 

@@ -29,6 +29,8 @@ POOL, GROUP = 48, 64
 """Documents of a pool, and the questions that share it."""
 QUESTION_SHARE, SHORT_SHARE, SINGLE_SHARE = 0.2, 0.06, 0.2
 """Shares of questions among paraphrased texts, of short documents in stage 1, of rows with one document in stage 2."""
+ALIKE = 0.6
+"""Stage 2: share of pools in which all documents are about people, or places, or works: only names tell them apart."""
 GROUP_OF_ONE_KIND = 32
 """Stage 1: consecutive rows of one kind, whose sequences have similar lengths; a batch is such a group."""
 
@@ -67,7 +69,7 @@ def _paraphrase_row(world: World, entity: Entity) -> dict:
 
 def stage2_rows(world: World, count: int) -> Iterator[dict]:
     """A question with its document among others of its pool, or alone."""
-    for pool, texts, gold in _asked(world, count):
+    for pool, texts, gold in _asked(world, count, alike=ALIKE):
         single = world.rng.random() < SINGLE_SHARE
         yield _row(world, pool, texts, gold, 1 if single else READ)
 
@@ -78,10 +80,10 @@ def stage3_rows(world: World, count: int) -> Iterator[dict]:
         yield _row(world, pool, texts, gold, CANDIDATES)
 
 
-def _asked(world: World, count: int) -> Iterator[tuple[list[Entity], list[str], int]]:
-    """Pools, their documents, and which document is asked about."""
+def _asked(world: World, count: int, alike: float = 0.0) -> Iterator[tuple[list[Entity], list[str], int]]:
+    """Pools, their documents, and which document is asked about; a share of the pools is of one kind of thing."""
     for start in range(0, count, GROUP):
-        pool = world.entities(POOL)
+        pool = world.entities(POOL, alike=world.rng.random() < alike)
         texts = [world.document(entity) for entity in pool]
         for _ in range(min(GROUP, count - start)):
             yield pool, texts, world.rng.randrange(POOL)

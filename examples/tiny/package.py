@@ -1,6 +1,6 @@
 """Make the bundled folder of clara-tiny: base, adapters and tokenizer in bfloat16, the card, and the demo's questions.
 
-    python examples/tiny/package.py runs/tiny/stage3 runs/tiny/base --figures runs/tiny/figures.json
+python examples/tiny/package.py runs/tiny/stage3 runs/tiny/base --figures runs/tiny/figures.json
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ def card(figures: dict[str, float], commands: str, size: int) -> str:
     )
     return f"""# clara-tiny
 
-A CLaRa model small enough to ship inside the package ({size / MEGABYTE:.1f} MB), trained from nothing on invented people,
-places and works. It answers short questions about such documents and knows nothing else; it shows and tests the whole
-path offline. Made by:
+A CLaRa model small enough to ship inside the package ({size / MEGABYTE:.1f} MB), trained from nothing on invented
+people, places and works. It answers short questions about such documents and knows nothing else; it shows and tests the
+whole path offline. Made by:
 
 ```sh
 {commands}
 ```
 
-Figures on {figures["questions"]:.0f} held-out questions (greedy, seed {SEED}, no name in them occurs in training), printed by
-`python examples/tiny/measure.py`:
+Figures on {figures["questions"]:.0f} held-out questions (greedy, seed {SEED}, no name in them occurs in training),
+printed by `python examples/tiny/measure.py`:
 
 | figure | measured | bar |
 |---|---|---|

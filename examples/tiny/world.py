@@ -26,6 +26,8 @@ RESERVED_ONE_IN = 8
 SHARE = 0.2
 """Chance that a name of a new entity is one that an earlier entity has (same surname, same town, ...)."""
 
+NAMED = 0.75
+"""Chance that a later sentence names its subject again; otherwise it says she, he or it."""
 LENGTHS = (62, 84)
 """Bounds on the estimated number of tokens of a full document."""
 
@@ -374,25 +376,29 @@ class World:
         coda = rng.choice(["", *codas])
         return rng.choice(ONSETS) + rng.choice(VOWELS) + coda
 
-    def entities(self, count: int, *, facts: Sequence[int] = (4, 4, 5, 5, 5, 6)) -> list[Entity]:
+    def entities(self, count: int, *, facts: Sequence[int] = (4, 4, 5, 5, 5, 6), alike: bool = False) -> list[Entity]:
         """Entities with different names that sometimes share a surname, a town or another value.
 
         Args:
             count: How many.
             facts: The numbers of facts to draw from.
+            alike: All people, all places or all works, so that only their names tell them apart.
         """
+        kind = self._kind() if alike else None
         seen: dict[str, list[str]] = {}
         found: list[Entity] = []
         names: set[str] = set()
         while len(found) < count:
-            entity = self._entity(seen, self.rng.choice(facts))
+            entity = self._entity(kind or self._kind(), seen, self.rng.choice(facts))
             if entity.name not in names:
                 names.add(entity.name)
                 found.append(entity)
         return found
 
-    def _entity(self, seen: dict[str, list[str]], facts: int) -> Entity:
-        kind = self.rng.choices(("person", "place", "work"), (2, 1, 1))[0]
+    def _kind(self) -> str:
+        return self.rng.choices(("person", "place", "work"), (2, 1, 1))[0]
+
+    def _entity(self, kind: str, seen: dict[str, list[str]], facts: int) -> Entity:
         name, short, pronoun = self._name(kind, seen)
         relations = self.rng.sample(RELATIONS[kind], facts)
         taken = set(name.split())
@@ -414,7 +420,7 @@ class World:
             name = self.word()
             return name, name, ("it", "it", "its")
         name, work = self.word(), self.rng.choice(WORK_KINDS)
-        return f"the {work} {name}", f"the {work}", ("it", "it", "its")
+        return f"the {work} {name}", name, ("it", "it", "its")
 
     def _value(self, kind: str, seen: dict[str, list[str]]) -> str:
         if kind in CLOSED:
@@ -453,7 +459,7 @@ class World:
     def _sentence(self, entity: Entity, fact: Fact, *, opening: bool) -> str:
         if opening:
             subject = object_ = entity.name
-        elif self.rng.random() < 0.4:
+        elif self.rng.random() < NAMED:
             subject = object_ = entity.short
         else:
             subject, object_ = entity.pronoun[:2]
