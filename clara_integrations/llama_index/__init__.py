@@ -1,0 +1,12 @@
+"""CLaRa for LlamaIndex: rerank, answer and embed from latents, and the base model as an ordinary LLM.
+
+Importing this loads neither torch nor a model; a component loads its model when it first needs it.
+"""
+
+from clara_integrations.llama_index.embedding import ClaraEmbedding
+from clara_integrations.llama_index.llm import ClaraLLM
+from clara_integrations.llama_index.query_engine import ClaraQueryEngine
+from clara_integrations.llama_index.rerank import ClaraRerank
+from clara_integrations.llama_index.synthesizer import ClaraAnswerEvent, ClaraSynthesizer
+
+__all__ = ["ClaraAnswerEvent", "ClaraEmbedding", "ClaraLLM", "ClaraQueryEngine", "ClaraRerank", "ClaraSynthesizer"]

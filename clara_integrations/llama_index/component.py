@@ -1,0 +1,126 @@
+"""What the components have in common: which checkpoint, how it is loaded, and the model once it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
+from llama_index.core.schema import BaseComponent
+
+from clara_integrations.shared import DEFAULT_MODEL, ModelHolder, read_stream
+
+if TYPE_CHECKING:
+    from clara_model.inference import AnswerStream, Clara
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+Quantization = Literal["int8", "int4"]
+
+
+class Loading(TypedDict, total=False):
+    """The fields that say how a model is loaded; components share a model if these are the same."""
+
+    subfolder: str | None
+    revision: str | None
+    base_model: str | None
+    prompts: str | None
+    device: str | None
+    dtype: Dtype | None
+    attn_implementation: Attention | None
+    quantization: Quantization | None
+    batch_size: int | None
+    cache_bytes: int | None
+
+
+class ClaraComponent(BaseComponent):
+    """The fields that name a checkpoint, and the model: loaded when first needed, shared, let go by `close`.
+
+    Components that name the same checkpoint share one copy of it, its lock and its cache of latents. A component of a
+    `Clara` that you loaded yourself works like any other but cannot be serialized. A token for private repositories is
+    the hub's own business: log in with ``hf auth login`` or set ``HF_TOKEN``.
+
+    The model itself is ``clara``: ``ClaraLLM(model="clara-tiny").clara.answer("Who ..?", texts)``
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    model: Any = Field(
+        default=DEFAULT_MODEL, frozen=True, description="A checkpoint's folder, bundled or hub name, or a `Clara`."
+    )
+    subfolder: str | None = Field(default=None, frozen=True, description="Inside it, e.g. `compression-16`.")
+    revision: str | None = Field(default=None, frozen=True, description="Of the hub repository.")
+    base_model: str | None = Field(
+        default=None, frozen=True, description="Instead of the base model that the checkpoint names."
+    )
+    prompts: str | None = Field(default=None, frozen=True, description="A prompts file, instead of the checkpoint's.")
+    device: str | None = Field(default=None, frozen=True, description="E.g. `cuda:0`, `cpu`; a GPU where there is one.")
+    dtype: Dtype | None = Field(
+        default=None, frozen=True, description="Where not given, bfloat16 if the device has it in hardware."
+    )
+    attn_implementation: Attention | None = Field(default=None, frozen=True, description="`sdpa` where not given.")
+    quantization: Quantization | None = Field(default=None, frozen=True, description="Of the base model (GPU only).")
+    batch_size: int | None = Field(
+        default=None, gt=0, frozen=True, description="Texts in one batch at most; by their length alone if not given."
+    )
+    cache_bytes: int | None = Field(
+        default=None, ge=0, frozen=True, description="Bound of the shared cache of latents; 0 keeps none."
+    )
+
+    _holder: ModelHolder = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Remember what to load."""
+        super().model_post_init(context)
+        self._holder = ModelHolder(self.model, {name: getattr(self, name) for name in Loading.__annotations__})
+
+    @field_validator("model", "base_model", "prompts", mode="before")
+    @classmethod
+    def _plain_name(cls, name: Any) -> Any:
+        return os.fspath(name) if isinstance(name, os.PathLike) else name
+
+    @field_validator("device", "dtype", mode="before")
+    @classmethod
+    def _plain_value(cls, value: Any) -> Any:
+        return None if value is None else str(value).removeprefix("torch.")
+
+    @field_serializer("model")
+    def _saved_name(self, _: Any) -> str:
+        return self._holder.saved_name
+
+    def __getstate__(self) -> dict[str, Any]:
+        assert self._holder.saved_name  # the base class would drop what cannot be pickled and load the default instead
+        return super().__getstate__()
+
+    @property
+    def clara(self) -> Clara:
+        """The model, loaded now if it is not yet."""
+        return self._holder.get()
+
+    @property
+    def checkpoint(self) -> str:
+        """The checkpoint's name, for events and logs."""
+        return self._holder.name
+
+    def close(self) -> None:
+        """Let go of the model: the last component's close frees its memory; the next use loads it again."""
+        self._holder.close()
+
+
+def pieces(stream: AnswerStream, then: Callable[[], None] | None = None) -> Generator[str, None, None]:
+    """The pieces of a stream, which ends when nobody reads them any more; ``then`` is called after the last."""
+    with stream:
+        yield from stream
+    if then is not None:
+        then()
+
+
+async def apieces(stream: AnswerStream, then: Callable[[], None] | None = None) -> AsyncGenerator[str, None]:
+    """`pieces` beside the event loop."""
+    async with aclosing(read_stream(stream)) as found:
+        async for piece in found:
+            yield piece
+    if then is not None:
+        then()

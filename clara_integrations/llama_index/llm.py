@@ -1,0 +1,179 @@
+"""`ClaraLLM`: the base model of a checkpoint as an ordinary LlamaIndex LLM, on plain text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.base.llms.generic_utils import (
+    astream_completion_response_to_chat_response,
+    completion_response_to_chat_response,
+    stream_completion_response_to_chat_response,
+)
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+    TextBlock,
+)
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
+from llama_index.core.llms import CustomLLM
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+
+from clara_integrations.llama_index.component import ClaraComponent, apieces, pieces
+from clara_integrations.shared import check_generation
+
+if TYPE_CHECKING:
+    from clara_model.inference import Answer, AnswerStream
+
+Turns = list[dict[str, str]]
+
+_ROLES = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+}
+
+
+class ClaraLLM(ClaraComponent, CustomLLM):
+    """The base model alone: no latents, no roles; for chat engines, stock synthesizers and whatever else takes an LLM.
+
+    It shares the weights with the `ClaraRerank` and `ClaraSynthesizer` of the same checkpoint. A prompt to `complete`
+    is one user's turn: every call goes through the base model's chat template.
+
+    ```python
+    from llama_index.core import Settings
+
+    from clara_integrations.llama_index import ClaraLLM
+
+    Settings.llm = ClaraLLM(model="clara-tiny", max_new_tokens=16)
+    print(Settings.llm.complete("Where was Tomas Brink born?"))
+    ```
+    """
+
+    max_new_tokens: int = Field(default=256, gt=0, description="New tokens of one response at most.")
+    generate_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="`stop`, `temperature` and the other sampling arguments of `Clara.plain`."
+    )
+    context_window: int | None = Field(
+        default=None, gt=0, description="Tokens of prompt and response together; the base model's own where not given."
+    )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name under which the component is serialized."""
+        return "ClaraLLM"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What LlamaIndex plans prompts with; without ``context_window`` it loads the model."""
+        window = self.context_window or getattr(self.clara.model.base.config, "max_position_embeddings", None)
+        return LLMMetadata(
+            context_window=window or DEFAULT_CONTEXT_WINDOW,
+            num_output=self.max_new_tokens,
+            is_chat_model=True,
+            model_name=self.checkpoint,
+        )
+
+    def generation(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of one generation: ``options`` win over the component's own."""
+        return check_generation({"max_new_tokens": self.max_new_tokens, **self.generate_kwargs, **options})
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Answer one user's turn, after the ``system_prompt`` unless the prompt is ``formatted`` already."""
+        return self._write(self._turn(prompt, formatted), kwargs)
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """`complete` beside the event loop."""
+        return await asyncio.to_thread(self._write, self._turn(prompt, formatted), kwargs)
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """`complete` piece by piece; what follows the last piece is the usage."""
+        return self._written(self._stream(self._turn(prompt, formatted), kwargs))
+
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """`stream_complete` beside the event loop."""
+        return self._awritten(await asyncio.to_thread(self._stream, self._turn(prompt, formatted), kwargs))
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Answer a conversation of system, user and assistant turns."""
+        return completion_response_to_chat_response(self._write(_turns(messages), kwargs))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """`chat` beside the event loop."""
+        return completion_response_to_chat_response(await asyncio.to_thread(self._write, _turns(messages), kwargs))
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """`chat` piece by piece; what follows the last piece is the usage."""
+        return stream_completion_response_to_chat_response(self._written(self._stream(_turns(messages), kwargs)))
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """`stream_chat` beside the event loop."""
+        stream = await asyncio.to_thread(self._stream, _turns(messages), kwargs)
+        return astream_completion_response_to_chat_response(self._awritten(stream))
+
+    def _turn(self, prompt: str, formatted: bool) -> Turns:
+        system = [] if formatted or not self.system_prompt else [{"role": "system", "content": self.system_prompt}]
+        return [*system, {"role": "user", "content": prompt}]
+
+    def _write(self, turns: Turns, options: Mapping[str, Any]) -> CompletionResponse:
+        return _response(self.clara.plain(turns, **self.generation(options)))
+
+    def _stream(self, turns: Turns, options: Mapping[str, Any]) -> AnswerStream:
+        return self.clara.stream_plain(turns, **self.generation(options))
+
+    @staticmethod
+    def _written(stream: AnswerStream) -> CompletionResponseGen:
+        text = ""
+        for piece in pieces(stream):
+            text += piece
+            yield CompletionResponse(text=text, delta=piece)
+        yield _response(stream.answer)
+
+    @staticmethod
+    async def _awritten(stream: AnswerStream) -> CompletionResponseAsyncGen:
+        text = ""
+        async for piece in apieces(stream):
+            text += piece
+            yield CompletionResponse(text=text, delta=piece)
+        yield _response(stream.answer)
+
+
+def _response(answer: Answer) -> CompletionResponse:
+    """A whole answer; its usage is where token counting looks for it, and where it enters no later prompt."""
+    used = {"prompt_tokens": answer.usage.prompt_tokens, "completion_tokens": answer.usage.completion_tokens}
+    usage = {**used, "total_tokens": sum(used.values())}
+    return CompletionResponse(text=answer.text, delta="", raw={"usage": usage, "finish_reason": answer.finish_reason})
+
+
+def _turns(messages: Sequence[ChatMessage]) -> Turns:
+    turns = []
+    for message in messages:
+        if message.role not in _ROLES:
+            raise ValueError(
+                f"the base model's conversation has system, user and assistant turns, got one of {message.role.value!r}"
+            )
+        other = [type(block).__name__ for block in message.blocks if not isinstance(block, TextBlock)]
+        if other:
+            raise ValueError(f"the base model reads text only, got {', '.join(other)}")
+        turns.append({"role": _ROLES[message.role], "content": message.content or ""})
+    return turns

@@ -1,0 +1,98 @@
+"""`ClaraQueryEngine`: retrieve with anything, rerank and answer from latents, in one line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.indices.base import BaseIndex
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.schema import MetadataMode
+
+from clara_integrations.llama_index.component import Loading
+from clara_integrations.llama_index.rerank import ClaraRerank
+from clara_integrations.llama_index.synthesizer import ClaraSynthesizer
+from clara_integrations.shared import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from clara_model.inference import Clara
+
+
+class ClaraQueryEngine(RetrieverQueryEngine):
+    """A `RetrieverQueryEngine` with a `ClaraRerank` and a `ClaraSynthesizer` that share one model.
+
+    What is ranked is what is read: both see a node's text with the metadata that LlamaIndex shows to a language model,
+    so each document is compressed once.
+
+    ```python
+    from llama_index.core import Document, VectorStoreIndex
+
+    from clara_integrations.llama_index import ClaraEmbedding, ClaraQueryEngine
+
+    documents = [Document(text="Tomas Brink was born in Eastmoor."), Document(text="Anna Veller was born in Norhaven.")]
+    index = VectorStoreIndex.from_documents(documents, embed_model=ClaraEmbedding(model="clara-tiny"))
+    engine = ClaraQueryEngine.from_index(index, model="clara-tiny", top_n=1)
+    print(engine.query("Where was Tomas Brink born?"))
+    ```
+    """
+
+    @classmethod
+    def from_retriever(
+        cls,
+        retriever: BaseRetriever,
+        model: str | os.PathLike[str] | Clara = DEFAULT_MODEL,
+        *,
+        top_n: int | None = None,
+        streaming: bool = False,
+        max_new_tokens: int = 128,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        node_postprocessors: Sequence[BaseNodePostprocessor] = (),
+        callback_manager: CallbackManager | None = None,
+        **loading: Unpack[Loading],
+    ) -> Self:
+        """Rerank what a retriever finds and answer from the best.
+
+        Args:
+            retriever: the first stage; it should find several times ``top_n`` nodes.
+            model: a checkpoint's folder, bundled or hub name, or a loaded `Clara`.
+            top_n: documents to answer from, the checkpoint's own number where not given.
+            streaming: whether answers come piece by piece.
+            max_new_tokens: at most so many new tokens.
+            generate_kwargs: ``stop`` and the sampling arguments of `Clara.answer`.
+            node_postprocessors: applied to the retrieved nodes before they are ranked.
+            callback_manager: for the engine and its parts.
+            **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Loading`.
+        """
+        rerank = ClaraRerank(model=model, top_n=top_n, metadata_mode=MetadataMode.LLM, **loading)
+        synthesizer = ClaraSynthesizer(
+            model,
+            streaming=streaming,
+            max_new_tokens=max_new_tokens,
+            generate_kwargs=generate_kwargs,
+            callback_manager=callback_manager,
+            **loading,
+        )
+        return cls(retriever, synthesizer, [*node_postprocessors, rerank], callback_manager)
+
+    @classmethod
+    def from_index(
+        cls,
+        index: BaseIndex[Any],
+        model: str | os.PathLike[str] | Clara = DEFAULT_MODEL,
+        *,
+        similarity_top_k: int = 20,
+        **options: Any,
+    ) -> Self:
+        """`from_retriever` with the index's own retriever.
+
+        Args:
+            index: any index that has a retriever.
+            model: as for `from_retriever`.
+            similarity_top_k: nodes that the first stage finds.
+            **options: as for `from_retriever`.
+        """
+        return cls.from_retriever(index.as_retriever(similarity_top_k=similarity_top_k), model, **options)

@@ -1,0 +1,93 @@
+"""`ClaraRerank`: a LlamaIndex node postprocessor that ranks nodes by their latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+
+from clara_integrations.llama_index.component import ClaraComponent
+from clara_integrations.shared import best_copies, check_query
+
+dispatcher = get_dispatcher(__name__)
+
+RETRIEVAL_SCORE = "retrieval_score"
+"""Metadata key of the score that a node came with, as LlamaIndex's own rerankers name it."""
+
+
+class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
+    """Ranks nodes by the cosine of their latents with the question's, and keeps the best.
+
+    The nodes that come back are new and their scores are Python floats; the nodes given are left as they were. Of nodes
+    with one id the best-scored copy counts. The latents stay in the model's cache, so a `ClaraSynthesizer` of the same
+    checkpoint does not make them again.
+
+    ```python
+    from llama_index.core.schema import NodeWithScore, TextNode
+
+    from clara_integrations.llama_index import ClaraRerank
+
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("Tomas Brink is a cartographer.", "Eastmoor is old.")]
+    rerank = ClaraRerank(model="clara-tiny", top_n=1)
+    print(rerank.postprocess_nodes(nodes, query_str="Who is Tomas Brink?"))
+    ```
+    """
+
+    top_n: int | None = Field(
+        default=None, gt=0, description="Nodes to keep; where not given, as many as the checkpoint answers from."
+    )
+    keep_retrieval_score: bool = Field(
+        default=False,
+        description="Whether to keep the score that a node came with in its metadata (which no prompt or vector sees).",
+    )
+    metadata_mode: MetadataMode = Field(
+        default=MetadataMode.EMBED,
+        description="Which metadata is ranked with the text; `llm` where nodes hide other keys from prompts than from "
+        "vectors and what is ranked should be what the synthesizer reads.",
+    )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name under which the component is serialized."""
+        return "ClaraRerank"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if query_bundle is None:
+            raise ValueError("Query bundle must be provided.")
+        if not nodes:
+            return []
+        question = check_query(query_bundle.query_str)
+        top_n = self.top_n or self.clara.model.config.top_k
+        dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.checkpoint))
+        payload: dict[str, Any] = {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: self.checkpoint,
+            EventPayload.QUERY_STR: question,
+            EventPayload.TOP_K: top_n,
+        }
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            distinct = best_copies(nodes, lambda node: str(node.node_id), lambda node: node.score)
+            texts = [node.node.get_content(metadata_mode=self.metadata_mode) for node in distinct]
+            ranking = self.clara.rank(question, texts, top_n)
+            reranked = [self._scored(distinct[one.index], one.score) for one in ranking]
+            event.on_end(payload={EventPayload.NODES: reranked})
+        dispatcher.event(ReRankEndEvent(nodes=reranked))
+        return reranked
+
+    def _scored(self, source: NodeWithScore, score: float) -> NodeWithScore:
+        node = source.node
+        if self.keep_retrieval_score:
+            hidden = {
+                name: list(dict.fromkeys([*getattr(node, name), RETRIEVAL_SCORE]))
+                for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
+            }
+            kept = None if source.score is None else float(source.score)
+            node = node.model_copy(update={**hidden, "metadata": {**node.metadata, RETRIEVAL_SCORE: kept}})
+        return NodeWithScore(node=node, score=float(score))

@@ -1,0 +1,211 @@
+"""ClaraSynthesizer: the answers of `Clara.answer`, as responses, streams and events of LlamaIndex."""
+
+import asyncio
+import gc
+import threading
+import time
+
+import pytest
+from edge_cases import EDGE_CASES
+from llama_index.core import Settings
+from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.schema import MetadataMode, QueryBundle
+from llama_index_kit import LOADING, debugging, edge_nodes, encoded, recorded, text_nodes
+from pydantic import BaseModel
+from small_model import QUESTIONS, TEXTS
+
+from clara_integrations.llama_index import ClaraSynthesizer
+from clara_model.inference import Clara
+
+QUESTION, NODES = QUESTIONS[0], text_nodes(TEXTS[:3])
+FEW = {"max_new_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def clara(tiny_clara_folder):
+    """Held while the tests run, so that every component shares it."""
+    return Clara.load(tiny_clara_folder, **LOADING)
+
+
+@pytest.fixture
+def make(clara, tiny_clara_folder):
+    return lambda **options: ClaraSynthesizer(tiny_clara_folder, **{**FEW, **LOADING, **options})
+
+
+@pytest.fixture(scope="module")
+def expected(clara):
+    texts = [node.node.get_content(MetadataMode.LLM) for node in NODES]
+    return clara.answer(QUESTION, texts, 3, rerank=False, **FEW)
+
+
+def test_it_answers_from_all_nodes_in_their_order(make, expected):
+    response = make().synthesize(QUESTION, NODES)
+    assert type(response) is Response
+    assert response.response == expected.text != ""
+    assert make().synthesize(QUESTION, NODES[::-1]).response != expected.text
+    assert expected.usage.slots == 12
+
+
+def test_sources_and_metadata_are_the_base_classs(make):
+    more = text_nodes(TEXTS[3:])
+    response = make().synthesize(QueryBundle(QUESTION), NODES, additional_source_nodes=more)
+    assert response.source_nodes == [*NODES, *more]
+    assert response.metadata == {node.node_id: node.metadata for node in [*NODES, *more]}
+
+
+def test_a_stream_has_one_piece_for_each_token(make, clara, expected):
+    response = make(streaming=True).synthesize(QUESTION, NODES)
+    assert type(response) is StreamingResponse
+    assert response.source_nodes == NODES
+    pieces = list(response.response_gen)
+    assert "".join(pieces) == expected.text
+    texts = [node.node.get_content(MetadataMode.LLM) for node in NODES]
+    assert pieces == list(clara.stream(QUESTION, texts, 3, rerank=False, **FEW))
+    assert len(pieces) > 4
+    assert str(make(streaming=True).synthesize(QUESTION, NODES)) == expected.text
+
+
+def test_async_gives_the_same(make, expected):
+    async def ask():
+        plain = await make().asynthesize(QUESTION, NODES)
+        streamed = await make(streaming=True).asynthesize(QUESTION, NODES)
+        assert type(streamed) is AsyncStreamingResponse
+        return plain, streamed, [piece async for piece in streamed.response_gen]
+
+    plain, streamed, pieces = asyncio.run(ask())
+    assert plain.response == "".join(pieces) == expected.text
+    assert len(pieces) > 4
+    assert streamed.source_nodes == plain.source_nodes == NODES
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_async_leaves_the_loop_free(make, expected, monkeypatch, streaming):
+    gate, turn = threading.Event(), Clara.answer
+
+    def waiting(self, *args, **options):
+        assert gate.wait(30), "the loop was blocked"
+        return turn(self, *args, **options)
+
+    async def ask():
+        response = await make(streaming=streaming).asynthesize(QUESTION, NODES)
+        return "".join([piece async for piece in response.response_gen]) if streaming else response.response
+
+    async def both(lock):
+        task = asyncio.create_task(ask())
+        await asyncio.sleep(0.05)
+        gate.set()
+        lock.set()
+        return await task
+
+    monkeypatch.setattr(Clara, "answer", waiting)
+    released, held = threading.Event(), threading.Event()
+    lock = make().llm.clara.engine.loaded.lock
+
+    def hold():  # a stream waits for the model's lock in a thread of its own
+        with lock:
+            held.set()
+            assert released.wait(30), "the loop was blocked"
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(30)
+    assert asyncio.run(both(released)) == expected.text
+    holder.join()
+
+
+def test_a_stream_that_nobody_reads_ends(make):
+    response = make(streaming=True, max_new_tokens=400).synthesize(QUESTION, NODES)
+    next(response.response_gen)
+    response.response_gen.close()
+    make(streaming=True, max_new_tokens=400).synthesize(QUESTION, NODES)  # never read at all
+    gc.collect()
+    deadline = time.monotonic() + 60
+    while any(thread.name == "clara-stream" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_events_are_the_base_classs_and_one_of_its_own(make, expected):
+    for streaming in (False, True):
+        manager, handler = debugging()
+        synthesizer = make(streaming=streaming, callback_manager=manager)
+        with recorded() as events:
+            response = synthesizer.synthesize(QUESTION, NODES)
+            str(response)
+        order = ["SynthesizeEndEvent", "ClaraAnswerEvent"]
+        assert events.names() == ["SynthesizeStartEvent", *(order if streaming else order[::-1])]
+        (answered,) = [event for event in events.events if type(event).__name__ == "ClaraAnswerEvent"]
+        usage = expected.usage
+        assert (answered.text_tokens, answered.slots) == (usage.text_tokens, usage.slots)
+        assert (answered.prompt_tokens, answered.completion_tokens) == (usage.prompt_tokens, usage.completion_tokens)
+        assert (answered.finish_reason, answered.model_name) == (expected.finish_reason, synthesizer.llm.model)
+        ((begun, ended),) = handler.get_event_pairs(CBEventType.SYNTHESIZE)
+        assert begun.payload[EventPayload.QUERY_STR] == QUESTION
+        assert ended.payload[EventPayload.RESPONSE] is response
+
+
+def test_no_nodes_is_an_empty_response_without_the_model():
+    assert ClaraSynthesizer("nowhere").synthesize(QUESTION, []).response == "Empty Response"
+    other = ClaraSynthesizer("nowhere", streaming=True, empty_response="Nothing.")
+    assert list(other.synthesize(QUESTION, []).response_gen) == ["Nothing."]
+    assert list(other.get_response(QUESTION, [])) == ["Nothing."]
+    assert asyncio.run(ClaraSynthesizer("nowhere").aget_response(QUESTION, [])) == "Empty Response"
+
+    async def pieces(given):
+        return [piece async for piece in given]
+
+    async def ask():
+        whole = await other.asynthesize(QUESTION, [])
+        return await pieces(whole.response_gen) + await pieces(await other.aget_response(QUESTION, []))
+
+    assert asyncio.run(ask()) == ["Nothing.", "Nothing."]
+
+
+def test_it_needs_no_llm_and_loads_nothing_when_made(monkeypatch):
+    monkeypatch.delenv("IS_TESTING", raising=False)
+    monkeypatch.setattr(Settings, "_llm", None)
+    assert not ClaraSynthesizer("nowhere").llm._holder.loaded
+    assert Settings._llm is None
+
+
+def test_structured_output_and_prompt_templates_are_refused():
+    class Wanted(BaseModel):
+        name: str
+
+    with pytest.raises(ValueError, match="output_cls=Wanted"):
+        ClaraSynthesizer("nowhere", output_cls=Wanted)
+    synthesizer = ClaraSynthesizer("nowhere")
+    assert synthesizer.get_prompts() == {}
+    with pytest.raises(ValueError, match="text_qa_template"):
+        synthesizer.update_prompts({"text_qa_template": None})
+
+
+def test_generation_options(make, clara, expected):
+    texts = [node.node.get_content(MetadataMode.LLM) for node in NODES]
+    sampling = {"temperature": 0.8, "seed": 3}
+    sampled = clara.answer(QUESTION, texts, 3, rerank=False, **FEW, **sampling).text
+    assert make(generate_kwargs=sampling).synthesize(QUESTION, NODES).response == sampled != expected.text
+    assert make().synthesize(QUESTION, NODES, **sampling).response == sampled
+    for options, error in (({"top_k": 3}, ValueError), ({"nonsense": 3}, TypeError)):
+        with pytest.raises(error, match=next(iter(options))):
+            make().synthesize(QUESTION, NODES, **options)
+
+
+# a synthesizer has no top_k: it answers from the nodes that it is given
+@pytest.mark.parametrize("case", [case for case in EDGE_CASES if case.top_k is None], ids=lambda case: case.name)
+def test_edge_cases(case, make, monkeypatch):
+    synthesizer = make(max_new_tokens=1)
+    if case.expect == "error":
+        with pytest.raises(ValueError, match="blank"):
+            synthesizer.synthesize(case.query, edge_nodes(case))
+        return
+    with encoded(monkeypatch) as counts:
+        response = synthesizer.synthesize(case.query, edge_nodes(case))
+    assert counts["query_reasoner"] == 0
+    if case.expect == "empty":
+        assert response.response == "Empty Response"
+        assert counts["compressor"] == 0
+    else:
+        assert isinstance(response.response, str)
+        assert [node.node_id for node in response.source_nodes] == [doc.id for doc in case.documents]

@@ -1,0 +1,109 @@
+"""What both frameworks' components stand on: the holder of a model, the checks, streams in asyncio."""
+
+import asyncio
+import copy
+import inspect
+import pickle
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+
+import pytest
+from small_model import QUESTIONS, TEXTS
+
+from clara_integrations import shared
+from clara_integrations.shared import LOAD_OPTIONS, ModelHolder, best_copies, check_top, in_batches, read_stream
+from clara_model.inference import Clara
+from clara_model.loader import loaded_models
+
+OPTIONS = {"dtype": "float32", "device": "cpu"}
+
+
+def test_the_options_are_those_of_load_and_the_constants_are_in_step():
+    from clara_model.embedding import DIMENSIONS
+
+    names = list(inspect.signature(Clara.load).parameters)
+    assert set(LOAD_OPTIONS) == set(names) - {"name"}
+    assert shared.DEFAULT_MODEL == inspect.signature(Clara.load).parameters["name"].default
+    assert shared.DEFAULT_DIMENSIONS == DIMENSIONS
+
+
+@pytest.fixture
+def own_folder(tiny_clara_folder, tmp_path):
+    """A checkpoint that no other test has loaded."""
+    return shutil.copytree(tiny_clara_folder, tmp_path / "checkpoint")
+
+
+def test_many_threads_that_ask_a_holder_get_one_model(own_folder):
+    holder = ModelHolder(own_folder, OPTIONS)
+    assert not holder.loaded
+    with ThreadPoolExecutor(16) as pool:
+        found = set(pool.map(lambda _: holder.get(), range(16)))
+    assert len(found) == 1 and holder.loaded
+    holder.close()
+    assert str(own_folder) not in loaded_models()
+
+
+def test_copies_and_pickles_of_a_holder_load_for_themselves(own_folder):
+    holder = ModelHolder(own_folder, OPTIONS)
+    model = holder.get().model
+    for made in (copy.copy(holder), copy.deepcopy(holder), pickle.loads(pickle.dumps(holder))):
+        assert not made.loaded
+        assert made.get().model is model
+        made.close()
+    assert holder.get().model is model
+    del model
+    holder.close()
+    assert str(own_folder) not in loaded_models()
+
+
+def test_the_best_copy_counts_where_the_first_one_stood():
+    items = [("a", None, 0), ("b", 0.1, 1), ("a", -5.0, 2), ("a", -5.0, 3), ("b", None, 4)]
+    found = best_copies(items, lambda item: item[0], lambda item: item[1])
+    assert [item[2] for item in found] == [2, 1]
+
+
+def test_batches():
+    assert list(in_batches([1, 2, 3], 2)) == [[1, 2], [3]]
+    assert list(in_batches([1, 2, 3], None)) == [[1, 2, 3]]
+    assert list(in_batches([], None)) == list(in_batches([], 2)) == []
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", None])
+def test_a_number_of_documents_is_a_whole_number(value):
+    with pytest.raises(TypeError, match="top_n must be a whole number"):
+        check_top(value, "top_n")
+
+
+def test_reading_a_stream_and_leaving_one_early(tiny_clara_folder):
+    with Clara.load(tiny_clara_folder, **OPTIONS) as clara:
+
+        async def read():
+            stream = clara.stream(QUESTIONS[0], TEXTS, max_new_tokens=8)
+            whole = [piece async for piece in read_stream(stream)]
+            assert "".join(whole) == stream.answer.text
+            endless = clara.stream(QUESTIONS[0], TEXTS, max_new_tokens=1500)
+            async with aclosing(read_stream(endless)) as pieces:
+                assert await anext(pieces) == whole[0]
+            waiting = asyncio.create_task(anext(read_stream(clara.stream(QUESTIONS[0], TEXTS, max_new_tokens=1500))))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+        asyncio.run(read())
+        for thread in threading.enumerate():
+            if thread.name.startswith("clara-"):
+                thread.join(timeout=30)
+                assert not thread.is_alive()
+
+
+def test_what_fails_while_a_stream_is_read_is_raised_to_its_reader(tiny_clara_folder):
+    with Clara.load(tiny_clara_folder, **OPTIONS) as clara:
+
+        async def read():
+            stream = clara.stream(QUESTIONS[0], [text * 50 for text in TEXTS] * 200, 900, rerank=False)
+            return [piece async for piece in read_stream(stream)]
+
+        with pytest.raises(ValueError, match="slots"):
+            asyncio.run(read())
