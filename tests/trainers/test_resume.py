@@ -1,0 +1,156 @@
+"""Stopped runs: resumed ones equal those left alone, bit for bit; a half-written checkpoint is never chosen."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import training_rows
+import yaml
+from safetensors.torch import load_file
+
+from clara_model import checkpoints
+from clara_model.errors import ClaraError
+from trainers import saving
+from trainers.arguments import TrainConfig
+from trainers.run import train
+
+HERE = Path(__file__).parent
+
+
+def settings(base: Path, rows: Path, folder: Path, **values: object) -> dict[str, object]:
+    """Two epochs of three steps, dropout on, a checkpoint every second step."""
+    values = {"max_epochs": 2, "save_steps": 2, "max_ckpt_num": 2, **values}
+    config = training_rows.config("pretrain", folder, pretrain=base, dataset=rows, **values)
+    return {"stage": "pretrain", **{name: config.to_dict()[name] for name in config.given if name != "given"}}
+
+
+def run(values: dict[str, object], **more: object) -> Path:
+    values = {**values, **more}
+    return train(TrainConfig.for_stage(str(values.pop("stage")), **values))
+
+
+def run_until_killed(values: dict[str, object], folder: Path, what: str, step: int) -> None:
+    """In a process of its own, which dies by SIGKILL."""
+    path = folder / f"{what}{step}.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "killed_run.py"), str(path), what, str(step)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def figures(folder: Path) -> list[tuple[float, ...]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    names = ("step", "loss", "grad_norm", "learning_rate", "lm_loss", "alignment_loss")
+    return [tuple(line[name] for name in names) for line in lines if "loss" in line]
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    assert figures(first) == figures(second)
+    one, other = (load_file(folder / "adapters.safetensors") for folder in (first, second))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def left_alone(base_folder: Path, stage1_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(settings(base_folder, stage1_file, tmp_path_factory.mktemp("alone")))
+
+
+@pytest.mark.parametrize(("what", "step", "newest"), [("step", 5, 4), ("save", 4, 2)])
+def test_a_killed_run_resumes_bit_identically(
+    what: str, step: int, newest: int, left_alone: Path, base_folder: Path, stage1_file: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    values = settings(base_folder, stage1_file, folder)
+    run_until_killed(values, tmp_path, what, step)
+    chosen = saving.newest_checkpoint(folder)
+    assert chosen is not None and chosen.name == f"checkpoint-{newest}"
+    if what == "save":
+        assert (folder / saving.PARTIAL / "checkpoint-4").is_dir(), "it died in the middle"
+        assert not (folder / "checkpoint-4").exists()
+    run(values, load_checkpoint=True)
+    assert_same_run(left_alone, folder)
+    assert not (folder / saving.PARTIAL).exists()
+    assert [f.name for f in saving.whole_checkpoints(folder)] == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_every_checkpoint_resumes_bit_identically(
+    left_alone: Path, base_folder: Path, stage1_file: Path, tmp_path: Path
+):
+    """From the middle of an epoch and from its end, in one process."""
+    values = settings(base_folder, stage1_file, tmp_path, save_steps=1, max_ckpt_num=6)
+    run(values)
+    assert_same_run(left_alone, tmp_path)
+    for step in (1, 3, 5):
+        for later in range(step + 1, 7):
+            shutil.rmtree(tmp_path / f"checkpoint-{later}")
+        run(values, load_checkpoint=True)
+        assert_same_run(left_alone, tmp_path)
+
+
+def test_an_earlier_runs_folder_is_not_overwritten_by_accident(left_alone: Path, base_folder: Path, stage1_file: Path):
+    with pytest.raises(ClaraError, match=r"checkpoint-6 of an earlier run; pass --load_checkpoint"):
+        run(settings(base_folder, stage1_file, left_alone))
+
+
+def test_nothing_to_resume_from_starts_at_the_beginning(
+    left_alone: Path, base_folder: Path, stage1_file: Path, tmp_path: Path
+):
+    run(settings(base_folder, stage1_file, tmp_path), load_checkpoint=True)
+    assert_same_run(left_alone, tmp_path)
+
+
+def test_checkpoints_may_lie_elsewhere(base_folder: Path, stage1_file: Path, tmp_path: Path):
+    run(settings(base_folder, stage1_file, tmp_path / "model", ckpt_path=str(tmp_path / "way")))
+    assert (tmp_path / "model" / "adapters.safetensors").is_file()
+    assert [f.name for f in saving.whole_checkpoints(tmp_path / "way")] == ["checkpoint-4", "checkpoint-6"]
+    assert not saving.whole_checkpoints(tmp_path / "model")
+
+
+@pytest.mark.parametrize("place", ["adapters", "optimizer"])
+def test_a_full_disk_is_one_error_and_loses_nothing(
+    place: str, base_folder: Path, stage1_file: Path, left_alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    values = settings(base_folder, stage1_file, tmp_path)
+    write, save, calls = checkpoints.write, torch.save, []
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def writing(state: checkpoints.Checkpoint, folder: Path) -> None:
+        calls.append(folder)
+        full() if place == "adapters" and len(calls) == 2 else write(state, folder)
+
+    def saving_tensors(state: object, path: object, **more: object) -> None:
+        if place == "optimizer" and "checkpoint-4" in str(path):  # what torch raises on a full disk
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+        save(state, path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write", writing)
+        patch.setattr(torch, "save", saving_tensors)
+        with pytest.raises(
+            ClaraError, match=r"checkpoint 4 could not be written .*; \d+ MiB are free.*checkpoint-2: make room"
+        ):
+            run(values)
+    assert [f.name for f in saving.whole_checkpoints(tmp_path)] == ["checkpoint-2"]
+    assert not (tmp_path / saving.PARTIAL).exists()
+    run(values, load_checkpoint=True)
+    assert_same_run(left_alone, tmp_path)
+
+
+def test_another_number_of_processes_is_refused(left_alone: Path, tmp_path: Path):
+    saving.check_processes(left_alone / "checkpoint-6", 1)
+    with pytest.raises(ClaraError, match="was written by 1 processes, this run has 2; go on with 1"):
+        saving.check_processes(left_alone / "checkpoint-6", 2)
+    for rank in (0, 1):
+        (tmp_path / f"rng_state_{rank}.pth").touch()
+    saving.check_processes(tmp_path, 2)
+    with pytest.raises(ClaraError, match="was written by 2 processes, this run has 1"):
+        saving.check_processes(tmp_path, 1)

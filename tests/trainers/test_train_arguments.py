@@ -1,0 +1,148 @@
+"""Settings: published names and defaults, contradictions with their fix, YAML, the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from clara_model.errors import ClaraError
+from trainers.arguments import STAGE_DEFAULTS, TrainConfig, read_yaml
+from trainers.cli import build_parser, main
+
+PRETRAIN = {"pretrain": "base", "dataset": "a.jsonl"}
+LATER = {"pretrain_checkpoint": "before", "dataset": "a.jsonl"}
+
+
+def test_defaults_by_stage():
+    first = TrainConfig.for_stage("pretrain", **PRETRAIN)
+    assert (first.compress_rate, first.doc_max_length, first.zero_stage, first.lr_warmup_ratio) == (32, 256, 2, 0.03)
+    assert (first.learning_rate, first.max_len, first.train_batch_size, first.mse_loss) == (1e-4, 2048, 128, True)
+    last = TrainConfig.for_stage("end_to_end", **LATER)
+    assert (last.learning_rate, last.max_len, last.train_batch_size, last.mse_loss) == (5e-6, 1024, 32, False)
+    assert (last.generation_top_k, last.lr_scheduler, last.l2, last.max_norm) == (5, "constant", 0.0, 1.0)
+    assert last.adam_betas == (0.9, 0.95) and last.seed == 42
+
+
+@pytest.mark.parametrize(("name", "own"), [("stage1", "pretrain"), ("stage1_2", "instruct"), ("stage2", "end_to_end")])
+def test_published_stage_names(name: str, own: str):
+    assert TrainConfig.for_stage(name, **PRETRAIN, pretrain_checkpoint="c").stage == own
+
+
+def test_contrastive_warm_up_by_its_published_name():
+    config = TrainConfig.for_stage("stage2_pretrain_retrieval", **LATER)
+    assert config.stage == "end_to_end" and config.objective_stage == "pretrain_retrieval"
+
+
+@pytest.mark.parametrize("rate", [1, 2, 4, 16, 32, 64, 128, 256])
+def test_any_rate_from_1_to_256(rate: int):
+    assert TrainConfig.for_stage("pretrain", **PRETRAIN, compress_rate=rate).compress_rate == rate
+
+
+WRONG = [
+    ("pretrain", {"dataset": "a"}, "needs a base model; pass --pretrain"),
+    ("pretrain", {"pretrain": "b"}, "no training data was given; pass --dataset"),
+    ("instruct", {"dataset": "a"}, "starts from a pretrain checkpoint; pass --pretrain_checkpoint"),
+    ("stage9", PRETRAIN, "stage must be one of pretrain, instruct"),
+    ("pretrain", {**PRETRAIN, "learning_rat": 1}, "unknown setting 'learning_rat'"),
+    ("pretrain", {**PRETRAIN, "learning_rate": 0}, "learning_rate must be more than 0, got 0"),
+    ("pretrain", {**PRETRAIN, "learning_rate": "fast"}, "must be of type float, got 'fast'"),
+    ("pretrain", {**PRETRAIN, "max_epochs": 0}, "max_epochs must be more than 0"),
+    ("pretrain", {**PRETRAIN, "l2": -1}, "l2 must be at least 0"),
+    ("pretrain", {**PRETRAIN, "zero_stage": 4}, "zero_stage must be 0, 1, 2 or 3, got 4"),
+    ("pretrain", {**PRETRAIN, "save_steps": 0}, "save_steps must be at least 1, or -2"),
+    ("pretrain", {**PRETRAIN, "compress_rate": 257, "doc_max_length": 512}, "at most 256"),
+    ("pretrain", {**PRETRAIN, "compress_rate": 64, "doc_max_length": 32}, r"at most doc_max_length \(32\), got 64"),
+    ("pretrain", {**PRETRAIN, "lr_scheduler": "square"}, "lr_scheduler must be one of cosine"),
+    ("pretrain", {**PRETRAIN, "adam_betas": [0.9]}, "adam_betas must be two numbers"),
+    ("pretrain", {**PRETRAIN, "dataset_probs": [0.5, 0.5]}, "one weight for each of the 1 data sets, got 2"),
+    (
+        "pretrain",
+        {**PRETRAIN, "keep_generator": True},
+        "keep_generator does nothing in stage pretrain, only in instruct",
+    ),
+    ("pretrain", {**PRETRAIN, "temperature": 0.1}, "temperature does nothing in stage pretrain"),
+    (
+        "end_to_end",
+        {**LATER, "mse_loss": True},
+        "mse_loss does nothing in stage end_to_end, only in pretrain and instruct",
+    ),
+    ("pretrain", {**PRETRAIN, "mse_loss": False, "mse_weight": 0.2}, "mse_weight does nothing without mse_loss"),
+    ("pretrain", {**PRETRAIN, "do_eval_gen": True}, "pass --eval_dataset"),
+    ("pretrain", {**PRETRAIN, "eval_steps": 10}, "eval_steps does nothing without an evaluation set"),
+    ("pretrain", {**PRETRAIN, "shuffle_group": 4, "shuffle": False}, "shuffle_group does nothing with --shuffle False"),
+    (
+        "pretrain",
+        {**PRETRAIN, "train_batch_size": 4, "micro_train_batch_size": 8},
+        r"\(8\) must be at most train_batch",
+    ),
+    ("pretrain", {**PRETRAIN, "flash_attn": True}, "pass --bf16 too"),
+    ("pretrain", {**PRETRAIN, "use_wandb": "True", "use_tensorboard": "t"}, "choose one"),
+    ("pretrain", {**PRETRAIN, "wandb_project": "p"}, "does nothing without use_wandb"),
+    ("pretrain", {**PRETRAIN, "compress_rate": 1, "max_len": 256}, "cannot hold 1 documents of 256 memory tokens each"),
+]
+
+
+@pytest.mark.parametrize(("stage", "values", "message"), WRONG)
+def test_what_cannot_be_meant_is_refused_with_the_fix(stage: str, values: dict, message: str):
+    with pytest.raises(ClaraError, match=message):
+        TrainConfig.for_stage(stage, **values)
+
+
+def test_the_published_scripts_flags_are_taken():
+    """The flags of the published end-to-end script, with their values."""
+    line = (
+        "--max_len 1024 --dataset d.jsonl --pretrain base --pretrain_checkpoint before --train_batch_size 32 "
+        "--micro_train_batch_size 2 --ckpt_path out --max_samples 500 --save_path out --save_steps -2 "
+        "--logging_steps 1 --eval_steps 100 --zero_stage 2 --max_epochs 1 --bf16 --flash_attn --learning_rate "
+        "5e-6 --stage stage2 --lr_scheduler constant --generation_top_k 5 --qa_loss --do_eval_gen "
+        "--eval_dataset e.jsonl --doc_max_length 256 --compress_rate 32 --gradient_checkpointing --l2 0 "
+        "--adam_betas 0.9 0.95 --local_rank 0 "
+    )
+    values = vars(build_parser().parse_args(line.split()))
+    values.pop("local_rank")
+    config = TrainConfig.for_stage(values.pop("stage"), **values)
+    assert config.stage == "end_to_end" and config.bf16 and config.save_steps == -2 and config.qa_loss
+    assert config.dataset == ("d.jsonl",) and config.learning_rate == 5e-6
+
+
+def test_flags_take_words_and_lists():
+    parse = build_parser().parse_args
+    assert vars(parse(["--shuffle", "False", "--base_model", "b"])) == {"shuffle": False, "pretrain": "b"}
+    config = TrainConfig.for_stage("pretrain", pretrain="b", dataset="a.jsonl,b.jsonl", dataset_probs="0.3,0.7")
+    assert config.dataset == ("a.jsonl", "b.jsonl") and config.dataset_probs == (0.3, 0.7)
+
+
+def test_help_shows_every_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    for name in TrainConfig.for_stage("pretrain", **PRETRAIN).to_dict():
+        assert f"--{name}" in shown
+    for words in ("optimisation:", "checkpoints on the way:", "0.0001 / 0.0001 / 5e-06 by stage"):
+        assert words in " ".join(shown.split())
+
+
+def test_yaml_holds_the_same_names_and_the_command_line_wins(tmp_path: Path, capsys):
+    (tmp_path / "run.yaml").write_text("stage: stage1\npretrain: base\ndataset: [a.jsonl]\nlearning_rate: 1e-3\n")
+    values = read_yaml(tmp_path / "run.yaml")
+    assert TrainConfig.for_stage(values.pop("stage"), **values).learning_rate == 1e-3
+    with pytest.raises(SystemExit) as stop:
+        main(["--config", str(tmp_path / "run.yaml"), "--learning_rate", "-1"])
+    assert stop.value.code == 2 and "learning_rate must be more than 0, got -1" in capsys.readouterr().err
+
+
+def test_settings_survive_yaml():
+    config = TrainConfig.for_stage("instruct", **LATER, seed=3)
+    values = config.to_dict()
+    again = TrainConfig.for_stage(values.pop("stage"), **{k: v for k, v in values.items() if k in ("seed", *LATER)})
+    assert again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(("text", "message"), [("- a\n", "must hold a mapping"), ("a: [\n", "no valid YAML")])
+def test_unreadable_yaml_is_one_sentence(tmp_path: Path, text: str, message: str):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ClaraError, match=message):
+        read_yaml(tmp_path / "run.yaml")
+
+
+def test_every_stage_has_the_same_defaults_to_fill_in():
+    assert len({frozenset(values) for values in STAGE_DEFAULTS.values()}) == 1

@@ -1,0 +1,51 @@
+"""A few rows of each stage, and settings for runs that take a second on the small random model."""
+
+import json
+import random
+from pathlib import Path
+
+from trainers.arguments import TrainConfig
+
+NAMES = ["Ada Kell", "Tomas Reyl", "Mei Lin", "Oskar Brandt", "Priya Nair", "Ilse Moor"]
+PLACES = ["Larkhaven", "Osmere", "Tolvik", "Cold Harbour"]
+
+
+def documents(count: int, seed: int = 0) -> list[str]:
+    """Sentences, each with a number of its own."""
+    chance = random.Random(seed)
+    return [f"{chance.choice(NAMES)} came to {chance.choice(PLACES)} in {1700 + n}." for n in range(count)]
+
+
+def stage1_rows(count: int = 24) -> list[dict]:
+    """Pairs and paraphrases in turn."""
+    rows = []
+    for n, text in enumerate(documents(count)):
+        if n % 2:
+            rows.append({"data_type": "paraphrase", "answers": ["That is: " + text], "docs": [text]})
+        else:
+            pairs = {"question": ["Who came?", "When?"], "answers": [text.split(" came")[0], text[-5:-1]]}
+            rows.append({"data_type": "qa", **pairs, "docs": [text]})
+    return rows
+
+
+def question_rows(count: int = 16, candidates: int = 5) -> list[dict]:
+    """One question with candidates, the gold one anywhere among them."""
+    texts, chance, rows = documents(count * candidates, seed=1), random.Random(2), []
+    for n in range(count):
+        docs = texts[n * candidates : (n + 1) * candidates]
+        gold = chance.randrange(candidates)
+        row = {"question": f"When did {docs[gold].split(' came')[0]} come?", "docs": docs}
+        rows.append({**row, "answer": docs[gold][-5:-1], "pos_index": [gold]})
+    return rows
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def config(stage: str, save_path: Path, **values: object) -> TrainConfig:
+    """Settings of a quick run."""
+    fresh = {"compress_rate": 8, "doc_max_length": 32, "lora_rank": 4} if "pretrain" in values else {}
+    defaults = {"train_batch_size": 8, "micro_train_batch_size": 4, "learning_rate": 1e-2, "use_cpu": True}
+    return TrainConfig.for_stage(stage, **{**fresh, **defaults, "save_path": save_path, **values})

@@ -1,0 +1,113 @@
+"""Scores of answers (exact match, F1, cover exact match) and of rankings (recall and precision at k).
+
+At parity with the published evaluation, quirks included: ``True`` and ``False`` count as yes and no, and a yes or no
+that does not match scores no F1. Source: recorded numbers in ``goldens/cases/common/metrics.json``.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_BOOLEANS = {"True": "yes", "False": "no"}
+_WHOLE = ("yes", "no", "noanswer")
+RECALL_AT = (1, 3, 5)
+
+
+@dataclass(frozen=True)
+class AnswerScores:
+    """Scores of one answer, each in [0, 1]."""
+
+    em: float
+    f1: float
+    cover_em: float
+
+
+def normalize(text: str) -> str:
+    """Lower case, without punctuation, articles and extra spaces."""
+    text = _BOOLEANS.get(text, text)
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, truth: str) -> bool:
+    """Whether the two are the same once normalised."""
+    return normalize(prediction) == normalize(truth)
+
+
+def cover_exact_match(prediction: str, truth: str) -> bool:
+    """Whether every word of the truth is in the prediction."""
+    return set(normalize(truth).split()) <= set(normalize(prediction).split())
+
+
+def f1(prediction: str, truth: str) -> float:
+    """Harmonic mean of word precision and recall; 0 where either side is empty."""
+    said, true = normalize(prediction), normalize(truth)
+    if said != true and (said in _WHOLE or true in _WHOLE):
+        return 0.0
+    said_words, true_words = said.split(), true.split()
+    common = sum((Counter(said_words) & Counter(true_words)).values())
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(said_words), common / len(true_words)
+    return 2 * precision * recall / (precision + recall)
+
+
+def score_answer(prediction: str, truths: Sequence[str]) -> AnswerScores:
+    """The best of each score over the accepted answers."""
+    if not truths:
+        raise ValueError("an answer needs at least one accepted answer to be scored against, got none")
+    return AnswerScores(
+        em=float(max(exact_match(prediction, truth) for truth in truths)),
+        f1=max(f1(prediction, truth) for truth in truths),
+        cover_em=float(max(cover_exact_match(prediction, truth) for truth in truths)),
+    )
+
+
+def recall_at(ranking: Sequence[int], positives: Sequence[int], k: int) -> float:
+    """Share of the positives among the first ``k``; 0 where there are none."""
+    wanted = set(positives)
+    return len(wanted & set(ranking[:k])) / len(wanted) if wanted else 0.0
+
+
+def precision_at(ranking: Sequence[int], positives: Sequence[int], k: int) -> float:
+    """Positives among the first ``k``, divided by ``k`` even where fewer are ranked."""
+    return len(set(positives) & set(ranking[:k])) / k
+
+
+def mean_scores(scores: Sequence[AnswerScores]) -> dict[str, float]:
+    """Means by name: ``em``, ``f1``, ``cover_em``."""
+    count = max(1, len(scores))
+    return {name: sum(getattr(score, name) for score in scores) / count for name in ("em", "f1", "cover_em")}
+
+
+def ranking_means(rankings: Sequence[Sequence[int]], positives: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Mean ``recall@k`` and ``precision@k`` over the questions that have a positive; empty where none has."""
+    pairs = [(ranking, wanted) for ranking, wanted in zip(rankings, positives, strict=True) if wanted]
+    if not pairs:
+        return {}
+    means = {f"recall@{k}": sum(recall_at(r, w, k) for r, w in pairs) / len(pairs) for k in RECALL_AT}
+    return means | {f"precision@{k}": sum(precision_at(r, w, k) for r, w in pairs) / len(pairs) for k in RECALL_AT}
+
+
+def recall_sums(scores_BK: Tensor, positives_BK: Tensor) -> Tensor:
+    """Sums over a batch for running means while training, without leaving the device.
+
+    Args:
+        scores_BK: ``[B, K]``, ``-inf`` at candidates that are not there.
+        positives_BK: 1 at the positives.
+
+    Returns:
+        ``[4]``: the summed recall at 1, 3 and 5, and the number of questions with a positive.
+    """
+    wanted = positives_BK.sum(dim=1)
+    ordered = positives_BK.gather(1, scores_BK.argsort(dim=1, descending=True))
+    sums = [(ordered[:, :k].sum(dim=1) / wanted.clamp_min(1)).sum() for k in RECALL_AT]
+    return torch.stack([*sums, (wanted > 0).sum().to(sums[0].dtype)])

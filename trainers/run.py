@@ -1,0 +1,247 @@
+"""A training run from its settings: data, model, trainer, finished checkpoint. `train` is the Python way in."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from clara_model.errors import ClaraError
+from clara_model.objectives import Objective, TrainingModel
+from clara_model.tokens import Tokens
+from trainers import saving, zero
+from trainers.arguments import TrainConfig
+from trainers.collate import Collator
+from trainers.data import Row, read_rows
+from trainers.evaluate import EvaluationConfig
+from trainers.order import TrainingOrder
+from trainers.stages import starting_model
+from trainers.trainer import ClaraTrainer
+from trainers.watching import Progress, Record, reporters
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How a step's rows are split."""
+
+    micro: int
+    """Rows of one forward pass."""
+    accumulation: int
+    """Forward passes of one process in one step."""
+    steps: int
+    """Optimisation steps of the run."""
+
+
+def train(config: TrainConfig) -> Path:
+    """Train one stage.
+
+    Args:
+        config: of the run; see `TrainConfig.for_stage`.
+
+    Returns:
+        ``save_path``, which holds the trained checkpoint, ready to load.
+
+    Raises:
+        ClaraError: settings, data or a checkpoint are not usable, the loss is not finite, or a checkpoint cannot be
+            written; one sentence with the fix.
+    """
+    save_path = Path(config.save_path)
+    resume = _resume_from(config, config.checkpoints_path)
+    order = training_order(config)
+    batches = split_batches(config, len(order))
+    args = training_arguments(config, batches)
+    with zero.not_split_at_load(args):
+        model = starting_model(config, args.device)
+    trainer = ClaraTrainer(
+        model=TrainingModel(model, objective(config)),
+        args=args,
+        epochs=config.max_epochs,
+        train_dataset=order,
+        eval_dataset=_evaluation_set(config),
+        answering=EvaluationConfig(top_k=config.generation_top_k) if config.do_eval_gen else None,
+        data_collator=collator(config, model.tokens),
+        callbacks=[Progress(), Record(save_path), *reporters(config)],
+    )
+    model.train()
+    if config.gradient_checkpointing:
+        trainer.clara.gradient_checkpointing_enable()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.save_model(str(save_path))
+    return save_path
+
+
+def training_order(config: TrainConfig) -> TrainingOrder:
+    """The run's rows in the order they are trained in."""
+    return TrainingOrder(
+        _rows(config, config.dataset),
+        epochs=config.max_epochs,
+        seed=config.seed,
+        shuffle=config.shuffle,
+        group=config.shuffle_group,
+        weights=config.dataset_probs,
+        limit=config.max_samples,
+    )
+
+
+def _evaluation_set(config: TrainConfig) -> TrainingOrder | None:
+    if not config.eval_dataset:
+        return None
+    return TrainingOrder(_rows(config, config.eval_dataset), shuffle=False, limit=config.max_samples)
+
+
+def objective(config: TrainConfig) -> Objective:
+    """What the run minimises."""
+    return Objective(
+        stage=config.objective_stage,
+        alignment_weight=config.mse_weight if config.mse_loss else 0.0,
+        top_k=config.generation_top_k,
+        temperature=config.temperature,
+    )
+
+
+def collator(config: TrainConfig, tokens: Tokens) -> Collator:
+    """The run's collator."""
+    return Collator(
+        tokens,
+        config.objective_stage,
+        top_k=config.generation_top_k,
+        max_length=config.max_len,
+        candidates=config.stage2_retrieval_top_n,
+        joined_pairs=config.qa_loss,
+        seed=config.seed,
+    )
+
+
+def _rows(config: TrainConfig, names: Sequence[str]) -> list[Sequence[Row]]:
+    return [read_rows([name], prefer_gold=config.stage == "end_to_end") for name in names]
+
+
+def _resume_from(config: TrainConfig, folder: Path) -> Path | None:
+    newest = saving.newest_checkpoint(folder)
+    if config.load_checkpoint:
+        if newest is None:
+            logger.info("no checkpoint in %s yet; starting from the beginning", folder)
+        else:
+            saving.check_processes(newest, process_count())
+        return newest
+    if newest is not None:
+        raise ClaraError(
+            f"{folder} holds {newest.name} of an earlier run; pass --load_checkpoint to go on from it, "
+            "or another save_path"
+        )
+    return None
+
+
+def split_batches(config: TrainConfig, items: int, processes: int | None = None) -> Batches:
+    """Micro-batches and accumulation for this many processes.
+
+    Raises:
+        ClaraError: the batch cannot be split evenly.
+    """
+    processes = process_count() if processes is None else processes
+    share, rest = divmod(config.train_batch_size, processes)
+    if rest or not share:
+        raise ClaraError(
+            f"train_batch_size {config.train_batch_size} cannot be split over {processes} processes; "
+            f"use a multiple of {processes}"
+        )
+    micro = config.micro_train_batch_size or share
+    if "micro_train_batch_size" not in config.given:
+        micro = max(size for size in range(1, min(micro, share) + 1) if share % size == 0)
+    if share % micro:
+        raise ClaraError(
+            f"train_batch_size {config.train_batch_size} over {processes} processes is {share} rows for each, which is "
+            f"no multiple of micro_train_batch_size {micro}; change one of them"
+        )
+    accumulation = share // micro
+    steps = math.ceil(math.ceil(items / (micro * processes)) / accumulation)
+    return Batches(micro, accumulation, min(steps, config.max_steps) if config.max_steps else steps)
+
+
+def training_arguments(config: TrainConfig, batches: Batches) -> transformers.TrainingArguments:
+    """The settings in `transformers`' words; sets up the process group of a run of several processes."""
+    use_cpu = config.use_cpu or not transformers.utils.is_torch_cuda_available()
+    processes = process_count()
+    if processes > 1:
+        zero.prepare(use_cpu)
+    args = transformers.TrainingArguments(
+        output_dir=str(config.checkpoints_path),
+        per_device_train_batch_size=batches.micro,
+        gradient_accumulation_steps=batches.accumulation,
+        num_train_epochs=1,
+        max_steps=batches.steps if config.max_steps else -1,
+        **_schedule(config, batches),
+        **_intervals(config, batches),
+        optim="adamw_torch" if processes > 1 else "adamw_torch_fused",
+        weight_decay=config.l2,
+        adam_beta1=config.adam_betas[0],
+        adam_beta2=config.adam_betas[1],
+        max_grad_norm=config.max_norm,
+        seed=config.seed,
+        bf16=config.bf16,
+        use_cpu=use_cpu,
+        deepspeed=_deepspeed(config, batches, processes) if processes > 1 else None,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        dataloader_num_workers=config.dataloader_workers,
+        dataloader_multiprocessing_context="fork" if config.dataloader_workers else None,
+        dataloader_pin_memory=not use_cpu,
+        report_to=[],
+        run_name=config.wandb_run_name or None,
+        disable_tqdm=True,
+    )
+    _ = args.device  # starts the process group
+    args._n_gpu = min(args._n_gpu, 1)  # one process uses one GPU
+    return args
+
+
+def process_count() -> int:
+    """Processes of the run, as the launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _deepspeed(config: TrainConfig, batches: Batches, processes: int) -> dict[str, Any]:
+    return zero.configuration(
+        stage=config.zero_stage,
+        micro=batches.micro,
+        accumulation=batches.accumulation,
+        processes=processes,
+        max_norm=config.max_norm,
+        bf16=config.bf16,
+    )
+
+
+def _schedule(config: TrainConfig, batches: Batches) -> dict[str, Any]:
+    warmup = math.ceil(batches.steps * config.lr_warmup_ratio)
+    scheduler = config.lr_scheduler
+    if scheduler == "constant" and warmup:
+        scheduler = "constant_with_warmup"
+    return {
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": scheduler,
+        "lr_scheduler_kwargs": {"min_lr": 0.1 * config.learning_rate} if scheduler == "cosine_with_min_lr" else {},
+        "warmup_steps": warmup,
+    }
+
+
+def _intervals(config: TrainConfig, batches: Batches) -> dict[str, Any]:
+    """When to save, evaluate and log."""
+    epoch = max(1, math.ceil(batches.steps / config.max_epochs))
+    save_steps = epoch if config.save_steps == -2 else config.save_steps
+    return {
+        "save_strategy": "no" if save_steps == -1 else "steps",
+        "save_steps": save_steps if save_steps > 0 else 500,
+        "save_total_limit": config.max_ckpt_num,
+        "eval_strategy": "steps" if config.eval_dataset else "no",
+        "eval_steps": epoch if config.eval_steps == -1 else config.eval_steps,
+        "logging_strategy": "steps",
+        "logging_steps": config.logging_steps,
+    }

@@ -1,0 +1,120 @@
+"""Where each stage starts: the model before its first step.
+
+``pretrain``: fresh roles on a base model. ``instruct``: a pretrained compressor and a fresh generator (published
+behaviour; ``keep_generator`` goes on with the trained one). ``end_to_end``: the query reasoner starts as a copy of the
+compressor, memory rows included; the compressor is frozen.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+
+from clara_model.base import load_base
+from clara_model.config import ClaraConfig
+from clara_model.errors import ClaraError
+from clara_model.model import ClaraModel
+from clara_model.prompts import PromptSet
+from trainers.arguments import TrainConfig
+from trainers.contradictions import check_slots
+
+logger = logging.getLogger(__name__)
+
+PROMPT_ROOM = 512
+"""Prompt tokens beside the slots in a new checkpoint's ``max_prompt_length``."""
+
+
+def starting_model(config: TrainConfig, device: torch.device | str | None = None) -> ClaraModel:
+    """The model a run starts from; the same for the same seed.
+
+    Args:
+        config: of the run.
+        device: where it is put; the processor or a GPU as `clara_model.base.default_device` says where not given.
+
+    Raises:
+        ClaraError: the base model or checkpoint cannot be loaded, or does not fit the settings.
+    """
+    torch.manual_seed(config.seed)
+    model = _from_checkpoint(config, device) if config.pretrain_checkpoint else _from_base(config, device)
+    check_slots(config, model.config.memory_tokens)
+    if config.stage == "instruct" and not config.keep_generator:
+        model.roles.reset("generator")
+    if config.stage == "end_to_end" and "query_reasoner" not in model.config.roles:
+        model.add_role("query_reasoner", copy_of="compressor")
+    model.config = _config_after(config, model.config)
+    model.tokens.config = model.roles.config = model.config
+    _set_dropout(model, config.lora_dropout)
+    return model
+
+
+def dtype_of(config: TrainConfig) -> torch.dtype:
+    """Of the frozen base."""
+    return torch.bfloat16 if config.bf16 else torch.float32
+
+
+def _attention(config: TrainConfig) -> str:
+    return "flash_attention_2" if config.flash_attn else "sdpa"
+
+
+def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraModel:
+    base, tokenizer = load_base(
+        config.pretrain, dtype=dtype_of(config), device=device, attn_implementation=_attention(config)
+    )
+    values = ClaraConfig(
+        base_model=config.pretrain,
+        doc_max_length=config.doc_max_length,
+        compression_rate=config.compress_rate,
+        roles=("compressor", "generator"),
+        lora_rank=config.lora_rank,
+        lora_alpha=config.lora_alpha or 2 * config.lora_rank,
+        lora_dropout=config.lora_dropout,
+        prompts=PromptSet.from_file(config.prompts) if config.prompts else PromptSet(),
+    )
+    torch.manual_seed(config.seed)
+    return ClaraModel(base, tokenizer, values).to_float(torch.float32)
+
+
+def _from_checkpoint(config: TrainConfig, device: torch.device | str | None) -> ClaraModel:
+    model = ClaraModel.from_pretrained(
+        config.pretrain_checkpoint,
+        base_model=config.pretrain or None,
+        prompts=config.prompts or None,
+        dtype=dtype_of(config),
+        device=device,
+        attn_implementation=_attention(config),
+    )
+    found = {
+        "compress_rate": model.config.compression_rate,
+        "doc_max_length": model.config.doc_max_length,
+        "lora_rank": model.config.lora_rank,
+        "lora_alpha": model.config.lora_alpha,
+    }
+    for name, value in found.items():
+        if name in config.given and getattr(config, name) not in (value, 0):
+            raise ClaraError(
+                f"{name} {getattr(config, name)} was asked for, but checkpoint {config.pretrain_checkpoint} was made "
+                f"with {value}; leave {name} out"
+            )
+    torch.manual_seed(config.seed)
+    return model.to_float(torch.float32)
+
+
+def _config_after(config: TrainConfig, values: ClaraConfig) -> ClaraConfig:
+    """The configuration the trained checkpoint is saved with."""
+    slots = config.generation_top_k * (values.memory_tokens + 1)
+    return replace(
+        values,
+        top_k=config.generation_top_k,
+        max_prompt_length=max(values.max_prompt_length, slots + PROMPT_ROOM),
+        lora_dropout=config.lora_dropout,
+        stage=config.stage,
+    )
+
+
+def _set_dropout(model: ClaraModel, rate: float) -> None:
+    """Give every adapter the run's dropout, whatever the checkpoint was made with."""
+    for layer in model.roles.layers().values():
+        for role in layer.lora_dropout:
+            layer.lora_dropout[role] = torch.nn.Dropout(rate) if rate > 0 else torch.nn.Identity()

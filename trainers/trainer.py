@@ -1,0 +1,302 @@
+"""`ClaraTrainer`: `transformers.Trainer` with CLaRa's losses, running means, and checkpoints of what trains alone.
+
+Gradient accumulation is exact: the next-token loss is summed and divided by the labels of the whole step, over all
+processes; the alignment and the contrastive loss are means of their micro-batches. Leaves out where a stage starts
+(`trainers.stages`) and how a run is set up (`trainers.run`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from clara_model import checkpoints
+from clara_model.errors import ClaraError
+from clara_model.objectives import TrainingModel
+from trainers import saving, zero
+from trainers.data import single_questions
+from trainers.evaluate import EvaluationConfig
+from trainers.evaluate import evaluate as answer
+from trainers.metrics import RECALL_AT, recall_sums
+from trainers.order import TrainingOrder
+
+LOSSES = ("lm_loss", "alignment_loss", "retrieval_loss")
+
+
+class Means:
+    """Running sums since the last log line, kept on the device until they are read."""
+
+    def __init__(self, device: torch.device) -> None:
+        """All zero."""
+        self.device = device
+        self.clear()
+
+    def clear(self) -> None:
+        """Start anew."""
+        self.losses = torch.zeros(len(LOSSES), device=self.device)
+        self.recalls = torch.zeros(len(RECALL_AT) + 1, device=self.device)
+        self.tokens = torch.zeros(1, device=self.device, dtype=torch.float64)
+        self.started = time.perf_counter()
+
+    def add(self, outputs: dict[str, Tensor], inputs: dict[str, Tensor], share: float) -> None:
+        """One micro-batch; ``share`` is its part of a step."""
+        for place, name in enumerate(LOSSES):
+            if name in outputs:
+                self.losses[place] += share * outputs[name].float()
+        if "scores" in outputs and "positives" in inputs:
+            self.recalls += recall_sums(outputs["scores"], inputs["positives"]).float()
+        for name in ("document_mask", "question_mask", "prompt_mask"):
+            if name in inputs:
+                self.tokens += inputs[name].sum()
+
+
+class ClaraTrainer(transformers.Trainer):
+    """Trains a `TrainingModel` on a `TrainingOrder`."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        *,
+        model: TrainingModel,
+        args: transformers.TrainingArguments,
+        epochs: int = 1,
+        answering: EvaluationConfig | None = None,
+        **more: Any,
+    ) -> None:
+        """As `transformers.Trainer`.
+
+        Args:
+            model: what is trained.
+            args: `transformers`' settings; ``output_dir`` receives the checkpoints.
+            epochs: how many the training order holds, for the log.
+            answering: evaluate by generating answers too.
+            **more: data sets, collator, callbacks.
+        """
+        super().__init__(model=model, args=args, **more)
+        self.remove_callback(transformers.trainer_callback.PrinterCallback)
+        self.model_accepts_loss_kwargs = True  # so that the labels of a whole step are counted
+        self.epochs, self.answering = epochs, answering
+        self.save_path = Path(str(args.output_dir))
+        self.means = Means(args.device)
+        self._embeddings = {name: rows.cpu().clone() for name, rows in model.model.state().embeddings.items()}
+        self._writing = False
+
+    @property
+    def clara(self) -> TrainingModel:
+        """The model, unwrapped."""
+        model = self.model
+        assert isinstance(model, TrainingModel)
+        return model
+
+    # -- batches and losses --------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        """The order is the data set's own."""
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        assert isinstance(dataset, TrainingOrder)
+        return SequentialSampler(dataset)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The loss of one micro-batch as its part of the whole step."""
+        inputs = dict(inputs)
+        rows = inputs.pop("rows")
+        parts = self.current_gradient_accumulation_steps if model.training else 1
+        if num_items_in_batch is not None and model.training:
+            inputs["label_tokens"] = num_items_in_batch / (parts * self.accelerator.num_processes)
+        outputs = model(**inputs)
+        loss = outputs["loss"] / parts
+        if model.training:
+            self._check_finite(loss, rows)
+            self.means.add(outputs, inputs, 1 / parts)
+        return (loss, outputs) if return_outputs else loss
+
+    def _check_finite(self, loss: Tensor, rows: Tensor) -> None:
+        if math.isfinite(loss.item()):
+            return
+        good = saving.newest_checkpoint(self.save_path)
+        dataset = self.train_dataset
+        named = [str(int(row)) for row in rows]
+        if isinstance(dataset, TrainingOrder):
+            named = [dataset.rows[int(row)].source or str(int(row)) for row in rows]
+        raise ClaraError(
+            f"the loss is {loss.item()} at step {self.state.global_step + 1}, in the batch of rows {', '.join(named)}; "
+            + (f"the last good checkpoint is {good}" if good else "there is no checkpoint yet")
+            + "; lower learning_rate, or look at these rows"
+        )
+
+    # -- log and evaluation --------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the running means to a training log line, and write it down."""
+        if "learning_rate" in logs:
+            logs |= self._read_means()
+        logs["epoch"] = round((self.state.epoch or 0.0) * self.epochs, 4)
+        self.state.log_history.append({**logs, "step": self.state.global_step})
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+
+    def _read_means(self) -> dict[str, float]:
+        steps = max(1, self.state.global_step - getattr(self, "_means_step", self._initial_global_step))
+        self._means_step = self.state.global_step
+        means = self.means
+        losses = self.accelerator.reduce(means.losses, "mean").tolist()
+        recalls = self.accelerator.reduce(means.recalls, "sum").tolist()
+        tokens = self.accelerator.reduce(means.tokens, "sum").item()
+        found = {name: value / steps for name, value in zip(LOSSES, losses, strict=True) if value != 0}
+        if recalls[-1]:
+            found |= {f"recall@{k}": recalls[place] / recalls[-1] for place, k in enumerate(RECALL_AT)}
+        found["tokens_per_second"] = round(tokens / (time.perf_counter() - means.started), 1)
+        means.clear()
+        return found
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Losses of the evaluation rows and, where asked for, EM, F1, cover-EM and recall of generated answers."""
+        dataset = eval_dataset or self.eval_dataset
+        assert isinstance(dataset, TrainingOrder)
+        found = self._evaluation_losses(dataset)
+        if self.answering is not None:
+            found |= self._evaluation_answers(dataset)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _shares_evaluation(self) -> bool:
+        """Whether each process takes its part of the rows; ZeRO-3 needs all to make the same passes."""
+        return self.accelerator.num_processes > 1 and not is_deepspeed_zero3_enabled()
+
+    def _mine(self, items: list[Any]) -> list[Any]:
+        return items[self.args.process_index :: self.args.world_size] if self._shares_evaluation() else items
+
+    @torch.no_grad()
+    def _evaluation_losses(self, dataset: TrainingOrder) -> dict[str, float]:
+        model, size = self.clara, self.args.per_device_train_batch_size
+        model.eval()
+        sums = torch.zeros(len(LOSSES) + 1, device=self.args.device, dtype=torch.float64)
+        places = list(range(len(dataset)))
+        for batch in self._mine([places[start : start + size] for start in range(0, len(places), size)]):
+            collate: Any = self.data_collator
+            inputs = self._prepare_inputs(collate([dataset[place] for place in batch]))
+            inputs.pop("rows")
+            with self.compute_loss_context_manager(), self.accelerator.autocast():
+                outputs = model(**inputs)
+            values = [outputs[name] if name in outputs else outputs["loss"].new_zeros(()) for name in LOSSES]
+            sums += torch.stack([*(len(batch) * value.double() for value in values), sums.new_tensor(len(batch))])
+        model.train()
+        if self._shares_evaluation():
+            sums = self.accelerator.reduce(sums, "sum")
+        *losses, count = sums.tolist()
+        return {name: value / max(1, count) for name, value in zip(LOSSES, losses, strict=True) if value}
+
+    def _evaluation_answers(self, dataset: TrainingOrder) -> dict[str, float]:
+        rows = self._mine(single_questions(dataset.rows))
+        report = answer(self.clara.model, rows, self.answering) if rows else None
+        names = ["em", "f1", "cover_em", *(f"recall@{k}" for k in RECALL_AT)]
+        ranked = sum(bool(row.positives) for row in rows)
+        weights = [len(rows)] * 3 + [ranked] * len(RECALL_AT)
+        found = report.metrics if report else {}
+        sums = torch.tensor(
+            [[found.get(name, 0.0) * weight, weight] for name, weight in zip(names, weights, strict=True)],
+            device=self.args.device,
+            dtype=torch.float64,
+        )
+        if self._shares_evaluation():
+            sums = self.accelerator.reduce(sums, "sum")
+        return {name: total / weight for name, (total, weight) in zip(names, sums.tolist(), strict=True) if weight}
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.save_path / saving.PARTIAL) if self._writing else str(self.save_path)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write under a temporary name, then rename; older ones beyond ``save_total_limit`` are dropped."""
+        step = self.state.global_step
+        if self.args.should_save:
+            saving.clear_partial(self.save_path)
+        self.accelerator.wait_for_everyone()
+        self._writing = True
+        try:
+            with saving.explained(self.save_path, f"checkpoint {step}"):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    saving.publish(self.save_path, step, self.args.save_total_limit or 1)
+        finally:
+            self._writing = False
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a loadable checkpoint: roles, memory rows, rows of added tokens."""
+        state = self.checkpoint()
+        if self.args.should_save:
+            folder = Path(str(output_dir or self.args.output_dir))
+            with nullcontext() if self._writing else saving.explained(self.save_path, "the trained checkpoint"):
+                checkpoints.write(state, folder)
+
+    def checkpoint(self) -> checkpoints.Checkpoint:
+        """The model's weights as they are saved; every process must ask for them."""
+        model = self.clara.model
+        parameters = model.trainable_parameters(model.config.roles)
+        with zero.gathered(list(parameters.values())):
+            weights = {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
+        adapters: dict[str, dict[str, Tensor]] = {role: {} for role in model.config.roles}
+        memory = {}
+        for name, weight in weights.items():
+            head, _, rest = name.partition(".")
+            if head == "memory":
+                memory[rest] = weight
+            else:
+                adapters[head][rest] = weight
+        return checkpoints.Checkpoint(model.config, adapters, memory, dict(self._embeddings))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.clara.model.load_weights(checkpoints.read(Path(resume_from_checkpoint)))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The parent's, without the frozen base in DeepSpeed's own file."""
+        if not self.is_deepspeed_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        engine: Any = self.model_wrapped
+        engine.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        self.accelerator.wait_for_everyone()
+        for script in Path(output_dir).glob("zero_to_*.py"):  # DeepSpeed's helpers; a checkpoint holds no programs
+            script.unlink(missing_ok=True)
+        if self.args.should_save and self.lr_scheduler is not None:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        """The parent's; DeepSpeed's checkpoint is read here, since it lacks the frozen base."""
+        if resume_from_checkpoint is None or not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        engine: Any = self.model_wrapped
+        engine.load_checkpoint(
+            resume_from_checkpoint,
+            load_module_strict=False,
+            load_optimizer_states=True,
+            load_lr_scheduler_states=True,
+        )
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared

@@ -1,0 +1,178 @@
+"""What a run shows while it goes and leaves behind: progress bar or log lines, ``log.jsonl``, ``loss_curve.png``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from clara_model.errors import ClaraError
+
+if TYPE_CHECKING:
+    from trainers.arguments import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+SHOWN = {
+    "loss": "loss",
+    "alignment_loss": "align",
+    "recall@1": "r@1",
+    "recall@3": "r@3",
+    "recall@5": "r@5",
+    "tokens_per_second": "tok/s",
+}
+
+
+def short(logs: dict[str, float]) -> str:
+    """The figures worth a look, in one line."""
+    shown = [f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in logs]
+    return " ".join(shown + [f"{key} {value:.4g}" for key, value in logs.items() if key.startswith("eval_")])
+
+
+class Progress(TrainerCallback):
+    """A progress bar on a terminal, log lines elsewhere."""
+
+    def __init__(self) -> None:
+        """Nothing is shown before training begins."""
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Open the bar."""
+        if state.is_world_process_zero and sys.stderr.isatty():
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the last figures."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        if self.bar is not None and "loss" in logs:
+            self.bar.set_postfix_str(short(logs))
+        else:
+            logger.info("step %d/%d %s", state.global_step, state.max_steps, short(logs))
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class Record(TrainerCallback):
+    """``log.jsonl`` and ``loss_curve.png`` in ``save_path``, from the run's whole history, also after a resume."""
+
+    def __init__(self, save_path: Path) -> None:
+        """Files appear with the first log line."""
+        self.save_path = save_path
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Add the last line; what an interrupted run wrote past its checkpoint is dropped."""
+        if not state.is_world_process_zero:
+            return
+        path = self.save_path / "log.jsonl"
+        if not getattr(self, "_begun", False):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(line) + "\n" for line in state.log_history[:-1]), encoding="utf-8")
+            self._begun = True
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(state.log_history[-1]) + "\n")
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Draw the curve."""
+        if state.is_world_process_zero and any("loss" in line for line in state.log_history):
+            draw(state.log_history, self.save_path / "loss_curve.png")
+
+
+def draw(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Losses, and recall where there is any, over the steps."""
+    import matplotlib.pyplot as plt
+
+    panels = [("loss", "alignment_loss", "eval_loss"), ("recall@1", "recall@3", "recall@5")]
+    found = [[name for name in names if any(name in line for line in history)] for names in panels]
+    found = [names for names in found if names]
+    figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 3.5), squeeze=False)
+    for axis, names in zip(axes[0], found, strict=True):
+        for name in names:
+            points = [(line["step"], line[name]) for line in history if name in line]
+            axis.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None, markersize=3)
+        axis.set_xlabel("step")
+        axis.legend()
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def reporters(config: TrainConfig) -> list[TrainerCallback]:
+    """Tensorboard or Weights & Biases, as asked for.
+
+    Raises:
+        ClaraError: what was asked for is not installed.
+    """
+    from transformers.integrations import TensorBoardCallback, WandbCallback
+    from transformers.integrations.integration_utils import is_tensorboard_available, is_wandb_available
+
+    if config.use_tensorboard:
+        if not is_tensorboard_available():
+            raise ClaraError("use_tensorboard needs tensorboard; install clara-integrations[train]")
+        callback = TensorBoardCallback()
+        callback.logging_dir = os.path.join(
+            config.use_tensorboard, config.wandb_run_name or Path(config.save_path).name
+        )
+        return [callback]
+    if config.use_wandb:
+        if not is_wandb_available():
+            raise ClaraError("use_wandb needs wandb; pip install wandb, or use --use_tensorboard FOLDER")
+        os.environ.setdefault("WANDB_PROJECT", config.wandb_project)
+        if config.use_wandb.lower() != "true":
+            os.environ["WANDB_API_KEY"] = config.use_wandb
+        return [WandbCallback()]
+    return []

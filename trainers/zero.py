@@ -1,0 +1,87 @@
+"""DeepSpeed beneath the trainer: its configuration, starting it without compilers, gathering what ZeRO-3 has split.
+
+What has a surprising default is written out: an unset ``gradient_clipping`` means 1.0, an optimizer that DeepSpeed
+picks is compiled on first use, and starting on the processor builds a shared-memory op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from clara_model.errors import ClaraError
+
+if TYPE_CHECKING:
+    import transformers
+
+
+def configuration(
+    *, stage: int, micro: int, accumulation: int, processes: int, max_norm: float, bf16: bool
+) -> dict[str, Any]:
+    """DeepSpeed's own settings.
+
+    Args:
+        stage: 0 to 3: what is split between processes (nothing, optimizer state, gradients too, weights too).
+        micro: rows of one forward pass of one process.
+        accumulation: forward passes in a step.
+        processes: of the run.
+        max_norm: gradients are clipped to it; 0 for not.
+        bf16: hold weights in bfloat16, with float32 copies of what trains.
+    """
+    return {
+        "train_batch_size": micro * accumulation * processes,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": max_norm,
+        "bf16": {"enabled": bf16},
+        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31 - 1,
+    }
+
+
+def prepare(use_cpu: bool) -> None:
+    """Before the process group starts: on the processor, do without the op that needs a compiler.
+
+    Raises:
+        ClaraError: DeepSpeed is not installed.
+    """
+    try:
+        import deepspeed.ops
+    except ImportError as error:
+        raise ClaraError("several processes need DeepSpeed; install clara-integrations[train]") from error
+    if use_cpu:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@contextmanager
+def not_split_at_load(args: transformers.TrainingArguments) -> Iterator[None]:
+    """Load whole weights inside the block: a ZeRO-3 run would split them before roles and rows are added."""
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+    config = getattr(args, "hf_deepspeed_config", None)
+    if config is None:
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(config)
+
+
+@contextmanager
+def gathered(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Whole parameters inside the block where ZeRO-3 has split them; every process must enter."""
+    split = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not split:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(split):
+        yield
