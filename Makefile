@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip
 PACKAGES := clara_model trainers clara_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit format clean
+.PHONY: demo test lint types unit slow format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -29,6 +29,11 @@ types: $(VENV)/.installed-dev
 unit: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES= \
 	  $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# What takes minutes: several processes under DeepSpeed.
+slow: $(VENV)/.installed-dev
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= \
+	  $(BIN)/python -m pytest -m 'slow and not gpu and not network' $(PYTEST_ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
