@@ -1,4 +1,4 @@
-"""On a CUDA device: float32, bfloat16 and flash attention against the processor's float32, and gradients under checkpointing."""
+"""On a CUDA device: float32, bfloat16 and flash attention against float32 on the processor; gradients with checkpointing."""
 
 import pytest
 import small_model

@@ -121,7 +121,7 @@ def blocks(language, text):
 class StockRanker:
     """Stands for a ranker that would be downloaded."""
 
-    def __init__(self, top_k: int) -> None:
+    def __init__(self, *, top_k: int) -> None:
         self.top_k = top_k
 
     @component.output_types(documents=list[Document])

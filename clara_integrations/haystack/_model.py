@@ -1,0 +1,144 @@
+"""What the Haystack components have in common: the arguments that name a model, its lifecycle, documents to texts.
+
+Leaves out what each component does with the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+from haystack import Document, default_from_dict, default_to_dict
+from haystack.utils import ComponentDevice, Secret
+
+from clara_integrations.shared import ModelHolder, check_top
+
+if TYPE_CHECKING:
+    from clara_model.inference import Clara
+
+TOKEN = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False)
+_PLAIN = (str, int, float, bool, type(None))
+
+
+class ClaraComponent:
+    """A component that holds a model: loads it on `warm_up`, lets go of it on `close`, saves its arguments.
+
+    A subclass calls `_hold` in its constructor and names its own arguments in `_arguments`.
+    """
+
+    def _hold(
+        self,
+        model: str | os.PathLike[str] | Clara,
+        *,
+        subfolder: str | None,
+        revision: str | None,
+        dtype: str | None,
+        device: ComponentDevice | None,
+        token: Secret | None,
+        model_kwargs: dict[str, Any] | None,
+        batch_size: int | None = None,
+    ) -> None:
+        """Keep the arguments under their own names, checked; nothing is loaded and no secret is read."""
+        if device is not None and ComponentDevice.resolve_device(device).has_multiple_devices:
+            raise ValueError("device must be a single device, but got a device map")
+        if dtype is not None and not isinstance(dtype, str):
+            raise TypeError(f"dtype must be a string such as 'bfloat16', but got {dtype!r}")
+        if batch_size is not None:
+            check_top(batch_size, "batch_size")
+        plain = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in (model_kwargs or {}).items()}
+        for name, value in plain.items():
+            if not isinstance(value, _PLAIN):
+                raise TypeError(f"model_kwargs: {name} must be a plain value, but got {type(value).__name__}")
+        self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        self.subfolder = subfolder
+        self.revision = revision
+        self.dtype = dtype
+        self.device = device
+        self.token = token
+        self.batch_size = batch_size
+        self.model_kwargs = plain
+        options = {"subfolder": subfolder, "revision": revision, "dtype": dtype, "batch_size": batch_size}
+        twice = sorted({*options, "device", "token"} & set(plain))
+        if twice:
+            raise ValueError(f"model_kwargs must not hold {', '.join(twice)}, which the component takes by name")
+        self._holder = ModelHolder(self.model, {**options, **plain})
+
+    # -- lifecycle ---------------------------------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """Load the model, or share the copy that another component has loaded. Calling it again costs nothing."""
+        _ = self.clara
+
+    async def warm_up_async(self) -> None:
+        """`warm_up` beside the event loop."""
+        if not self._holder.loaded:
+            await asyncio.to_thread(self.warm_up)
+
+    def close(self) -> None:
+        """Let go of the model; the last component that does so frees its memory, and the next use loads it again."""
+        self._holder.close()
+
+    async def close_async(self) -> None:
+        """`close` beside the event loop."""
+        await asyncio.to_thread(self.close)
+
+    @property
+    def clara(self) -> Clara:
+        """The model, loaded now if it is not yet."""
+        if self._holder.loaded or not isinstance(self.model, str):
+            return self._holder.get()
+        token = self.token.resolve_value() if self.token is not None else None
+        return self._holder.get(device=ComponentDevice.resolve_device(self.device).to_torch_str(), token=token)
+
+    # -- saving ------------------------------------------------------------------------------------------------
+
+    def _arguments(self) -> dict[str, Any]:
+        """The component's own constructor arguments, as plain values: all but those of `to_dict`."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """The component as plain values.
+
+        Raises:
+            ValueError: it was given a model or a token that cannot be saved.
+        """
+        return default_to_dict(
+            self,
+            model=self._holder.saved_name,
+            **self._arguments(),
+            subfolder=self.subfolder,
+            revision=self.revision,
+            dtype=self.dtype,
+            device=self.device,
+            token=self.token,
+            model_kwargs=dict(self.model_kwargs),
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The component that `to_dict` saved."""
+        return default_from_dict(cls, data)
+
+
+def check_documents(documents: object, user: str) -> list[Document]:
+    """A list of documents.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
+        raise TypeError(f"{user} expects a list of Documents, but got {_kind(documents)}")
+    return documents
+
+
+def text_of(document: Document, meta_fields: list[str], separator: str) -> str:
+    """What of a document is read: the named metadata that it has, then its content."""
+    meta = [str(document.meta[name]) for name in meta_fields if document.meta.get(name) is not None]
+    return separator.join([*meta, document.content or ""])
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, list):
+        return f"a list with {next(type(item).__name__ for item in value if not isinstance(item, Document))}"
+    return type(value).__name__

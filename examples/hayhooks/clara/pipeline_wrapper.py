@@ -1,0 +1,40 @@
+"""`examples/haystack_pipeline.yaml` over HTTP.
+
+    hayhooks run --pipelines-dir examples/hayhooks --additional-python-path examples
+    curl -s localhost:1416/clara/run -H 'content-type: application/json' -d '{"question": "Where was ...?"}'
+
+The documents are the bundled ones, or the files and folders in CLARA_DOCS (separated by colons); another pipeline is
+named by CLARA_PIPELINE. Requests share one copy of the model.
+"""
+
+import os
+from pathlib import Path
+
+import haystack_pipeline
+from hayhooks import BasePipelineWrapper
+from haystack import Pipeline
+
+SAVED = Path(haystack_pipeline.__file__).with_suffix(".yaml")
+
+
+class PipelineWrapper(BasePipelineWrapper):
+    """Made once when the server starts."""
+
+    def setup(self) -> None:
+        """Load the pipeline, and put the documents where it looks for them."""
+        saved = Path(os.environ.get("CLARA_PIPELINE", SAVED)).read_text()
+        self.pipeline = Pipeline.loads(saved, allowed_modules=["clara_integrations"])
+        docs = os.environ.get("CLARA_DOCS")
+        documents = haystack_pipeline.read(docs.split(os.pathsep) if docs else None, self.pipeline)
+        haystack_pipeline.index(documents, self.pipeline)
+        self.pipeline.warm_up()
+
+    def run_api(self, question: str) -> dict:
+        """Answer a question from the documents."""
+        result = self.pipeline.run(haystack_pipeline.inputs(self.pipeline, question))
+        answer = result["answers"]["answers"][0]
+        return {
+            "answer": answer.data,
+            "documents": [{"id": document.id, "score": document.score} for document in answer.documents],
+            "usage": answer.meta["usage"],
+        }
