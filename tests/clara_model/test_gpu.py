@@ -1,4 +1,4 @@
-"""On a CUDA device: float32, bfloat16 and flash attention against float32 on the processor; gradients with checkpointing."""
+"""On a CUDA device: float32, bfloat16, flash attention and checkpointed gradients against the processor."""
 
 import pytest
 import small_model
