@@ -1,4 +1,4 @@
-"""Every Python and `clara` snippet of the README runs as it stands, the published checkpoint up to the missing network."""
+"""Every Python and `clara` snippet of the README runs as it stands, published checkpoints up to the missing network."""
 
 import re
 import shlex
