@@ -32,7 +32,7 @@ from world import Entity, World
 
 logger = logging.getLogger("base")
 
-RUNS = Path(__file__).resolve().parents[2] / "runs" / "tiny" / "base"
+RUNS = Path.home() / ".cache" / "clara-tiny" / "base"
 HELD_OUT_SEED = 20_000
 ANSWER, PARAPHRASE, ASKED, TOLD = 1.0, 0.15, 0.1, 0.1
 """Loss weights of tokens: an answer's, a paraphrase's, a packed question's, those of a document's sampled tokens."""

@@ -11,7 +11,7 @@ In stages 2 and 3 groups of rows draw their documents from one pool (`GROUP`, `P
 group compresses few distinct texts. A share of stage 1's texts are questions, told again in another wording: the query
 reasoner starts as the compressor, which so has seen questions.
 
-    python examples/tiny/data.py runs/tiny/data --seed 100
+    python examples/tiny/data.py DATA_FOLDER --seed 100
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Make the bundled folder of clara-tiny: base, adapters and tokenizer in bfloat16, the card, and the demo's questions.
 
-python examples/tiny/package.py runs/tiny/stage3 runs/tiny/base --figures runs/tiny/figures.json
+python examples/tiny/package.py CHECKPOINT BASE [--figures figures.json]
 """
 
 from __future__ import annotations

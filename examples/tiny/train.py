@@ -2,8 +2,9 @@
 
     python examples/tiny/train.py
 
-Everything but the bundle goes to ``runs/tiny``. A step whose result is there is not done again; remove the folder to
-start over. Takes a few hours on two processor cores.
+Everything but the bundle goes to ``~/.cache/clara-tiny``, so a run that was stopped goes on from another checkout too.
+A step whose result is there is not done again; remove the folder to start over. It takes
+some hours on two processor cores.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("examples/tiny")
-RUNS = Path("runs/tiny")
-ROWS = ["--stage1", "80000", "--stage2", "64000", "--stage3", "25600"]
+RUNS = Path.home() / ".cache" / "clara-tiny"
+ROWS = ["--stage1", "48000", "--stage2", "64000", "--stage3", "25600"]
+STARTS = {
+    "stage1": ("--pretrain", "base"),
+    "stage2": ("--pretrain_checkpoint", "stage1"),
+    "stage3": ("--pretrain_checkpoint", "stage2"),
+}
 
 
 def run(*arguments: str | Path) -> None:
@@ -26,19 +32,20 @@ def run(*arguments: str | Path) -> None:
 
 def done(path: Path) -> bool:
     """Whether a step's last file is there."""
-    return (ROOT / path).is_file()
+    return path.is_file()
 
 
 def main() -> None:
     """All steps in order."""
     if not done(RUNS / "base" / "finished"):
         run(HERE / "base.py")
-        (ROOT / RUNS / "base" / "finished").touch()
+        (RUNS / "base" / "finished").touch()
     if not done(RUNS / "data" / "heldout_20.jsonl"):
         run(HERE / "data.py", RUNS / "data", *ROWS)
-    for stage in ("stage1", "stage2", "stage3"):
+    for stage, (flag, start) in STARTS.items():
         if not done(RUNS / stage / "config.json"):
-            run("-m", "trainers.cli", "--config", HERE / f"{stage}.yaml", "--load_checkpoint")
+            paths = [flag, RUNS / start, "--dataset", RUNS / "data" / f"{stage}.jsonl", "--save_path", RUNS / stage]
+            run("-m", "trainers.cli", "--config", HERE / f"{stage}.yaml", "--load_checkpoint", *paths)
     run(HERE / "package.py", RUNS / "stage3", RUNS / "base")
     run(HERE / "measure.py", "clara-tiny", "--out", RUNS / "figures.json")
     run(HERE / "package.py", RUNS / "stage3", RUNS / "base", "--figures", RUNS / "figures.json")
