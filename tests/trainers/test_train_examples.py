@@ -1,6 +1,7 @@
 """The scripts and YAML files of ``examples/train``: every flag is known, and the settings are what the paper used."""
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from trainers.cli import build_parser
 
 FOLDER = Path(__file__).parents[2] / "examples" / "train"
 STAGES = ("pretrain", "instruct", "end_to_end")
+TRAINS = r"(clara-train|torchrun|deepspeed) .*--stage"
 
 
 def script_settings(stage: str, tmp_path: Path, **environment: str) -> tuple[list[str], TrainConfig]:
@@ -50,3 +52,17 @@ def test_a_script_without_data_says_so(tmp_path: Path):
     values = {name: value for name, value in os.environ.items() if name != "DATA"}
     done = subprocess.run([FOLDER / "instruct.sh"], env=values, capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "set DATA" in done.stderr
+
+
+def page_commands() -> list[list[str]]:
+    """The words of the training commands of docs/training.md; ``...`` stands for a base and a data set."""
+    page = (FOLDER.parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    lines = [line.split("#")[0] for line in page.splitlines()]
+    found = [re.split(r"clara-train|trainers\.cli", line, maxsplit=1)[1] for line in lines if re.match(TRAINS, line)]
+    return [shlex.split(line.replace("...", "--pretrain BASE --dataset rows.jsonl")) for line in found]
+
+
+@pytest.mark.parametrize("words", page_commands(), ids=" ".join)
+def test_the_pages_commands_are_settings_of_a_run(words: list[str]):
+    given = vars(build_parser().parse_args(words))
+    assert TrainConfig.for_stage(given.pop("stage"), **given).dataset
