@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import torch
 
+from clara_model.config import MAX_NEW_TOKENS
 from clara_model.latents import Latents
-from clara_model.model import MAX_NEW_TOKENS
 
 Documents = Sequence[str] | Latents
 """Candidates: their texts, or their latents where they have been compressed before."""
@@ -35,11 +35,13 @@ def check_text(text: object, what: str) -> str:
 
 def check_texts(texts: object, what: str = "document") -> list[str]:
     """A list of texts: at least one; each may be empty."""
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
+    if isinstance(texts, str):
+        raise TypeError(f"expected a list of {what}s, got one string; put it in a list")
+    if not isinstance(texts, Sequence):
         raise TypeError(f"expected a list of {what}s, got {type(texts).__name__}")
     if not texts:
         raise ValueError(f"expected at least one {what}, got none")
-    return [check_text(text, f"{what} {index}") for index, text in enumerate(texts)]
+    return [check_text(text, f"{what} {number} of {len(texts)}") for number, text in enumerate(texts, start=1)]
 
 
 def check_documents(documents: object) -> list[str] | Latents:

@@ -18,6 +18,8 @@ FORMAT = "clara-1"
 ROLES = ("compressor", "query_reasoner", "generator")
 PUBLISHED_STAGES = {"stage1": "pretrain", "stage1_2": "instruct", "stage2": "end_to_end"}
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MAX_NEW_TOKENS = 128
+"""Tokens of an answer at most, where a caller does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)

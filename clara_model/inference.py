@@ -29,11 +29,12 @@ from clara_model.arguments import (
 )
 from clara_model.batching import release_memory
 from clara_model.cache import CACHE_BYTES, LatentCache, LatentStore
+from clara_model.config import MAX_NEW_TOKENS
 from clara_model.engine import Engine, Work, Written
 from clara_model.errors import ClaraError
 from clara_model.facts import facts, licence_note
 from clara_model.latents import Latents
-from clara_model.model import MAX_NEW_TOKENS, ClaraModel
+from clara_model.model import ClaraModel
 from clara_model.prompts import Prompt, PromptSet
 from clara_model.results import Answer, Ranked, Timings, Usage
 from clara_model.streaming import Feed, TextPieces, TextStream

@@ -7,25 +7,27 @@ caching and locks (`clara_model.inference`), the losses (`clara_model.objectives
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.generation.streamers import BaseStreamer
 
 from clara_model import checkpoints
 from clara_model.adapters import BASE, Roles
-from clara_model.base import load_base, resize_embeddings, resolve_base
-from clara_model.config import ClaraConfig
+from clara_model.arguments import check_texts
+from clara_model.base import load_base, only_tokens, resize_embeddings, resolve_base
+from clara_model.config import MAX_NEW_TOKENS, ClaraConfig
 from clara_model.errors import ClaraError
-from clara_model.latents import Latents
+from clara_model.generated import Generated, read_generated
+from clara_model.latents import Latents, fingerprint_of
+from clara_model.memory import MemoryRows
 from clara_model.prompts import Prompt, PromptSet
 from clara_model.ranking import cosine_scores
 from clara_model.tokens import Padded, Tokens
@@ -33,38 +35,6 @@ from clara_model.tokens import Padded, Tokens
 logger = logging.getLogger(__name__)
 
 ENCODERS = ("compressor", "query_reasoner")
-MAX_NEW_TOKENS = 128
-
-
-class MemoryRows(nn.Module):
-    """The input embeddings of the memory tokens, one set of rows ``[M, D]`` for each encoder role."""
-
-    def __init__(self, roles: Sequence[str], rows_MD: Tensor) -> None:
-        """Every role starts from a copy of the same rows."""
-        super().__init__()
-        self.rows = nn.ParameterDict({role: nn.Parameter(rows_MD.detach().clone()) for role in roles})
-
-    def of(self, role: str) -> nn.Parameter:
-        """One role's rows."""
-        return cast(nn.Parameter, self.rows[role])
-
-    def forward(self, role: str, embeds_NTD: Tensor) -> Tensor:
-        """``[N, T, D]`` text embeddings with the role's rows behind: ``[N, T + M, D]``."""
-        rows = self.of(role).to(embeds_NTD.dtype)
-        return torch.cat([embeds_NTD, rows.expand(len(embeds_NTD), -1, -1)], dim=1)
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What `ClaraModel.generate` returns, one entry for each prompt."""
-
-    texts: list[str]
-    ids: Tensor
-    """New tokens ``[B, T]``; a row that ended early is filled with the pad id."""
-    prompt_tokens: list[int]
-    completion_tokens: list[int]
-    finish_reasons: list[str]
-    """``stop`` (end token or stop string) or ``length``."""
 
 
 class ClaraModel(nn.Module):
@@ -92,7 +62,7 @@ class ClaraModel(nn.Module):
         self.config = config
         self.tokens = Tokens(tokenizer, config)
         resize_embeddings(base, len(self.tokens), mean_of_old=not to_be_loaded)
-        base.generation_config = _only_tokens(base.generation_config)
+        base.generation_config = only_tokens(base.generation_config)
         self.base = base
         self.roles = Roles(base, config)
         added = self._embedding_weight()[self.tokens.memory_ids]
@@ -318,18 +288,12 @@ class ClaraModel(nn.Module):
         compressor = self.trainable_parameters(["compressor"])
         versions = tuple(parameter._version for parameter in [self._embedding_weight(), *compressor.values()])
         if self._fingerprint is None or self._fingerprint[0] != versions:
-            self._fingerprint = versions, self._hash(compressor)
+            embedding = self._embedding_weight()
+            sample = [embedding[:64], embedding[self.tokens.added_ids]]
+            sample += [p for name, p in self.base.named_parameters() if name.endswith("norm.weight")]
+            named = [compressor[name] for name in sorted(compressor)]
+            self._fingerprint = versions, fingerprint_of(self.config, [*sample, *named])
         return self._fingerprint[1]
-
-    def _hash(self, compressor: dict[str, nn.Parameter]) -> str:
-        config = self.config
-        digest = hashlib.sha256(f"{config.doc_max_length}/{config.compression_rate}/{config.lora_alpha}".encode())
-        embedding = self._embedding_weight()
-        sample = [embedding[:64], embedding[self.tokens.added_ids]]
-        sample += [p for name, p in self.base.named_parameters() if name.endswith("norm.weight")]
-        for tensor in [*sample, *(compressor[name] for name in sorted(compressor))]:
-            digest.update(tensor.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
 
     def hidden_states(self, embeds_NTD: Tensor, mask_NT: Tensor) -> Tensor:
         """Last hidden states after the final norm, ``[N, T, D]``; the vocabulary's logits are not computed."""
@@ -363,11 +327,11 @@ class ClaraModel(nn.Module):
 
     def compress(self, documents: Sequence[str]) -> Latents:
         """Compress documents in one batch, padded to the longest: ``.vectors`` is ``[N, M, D]``."""
-        return self.encode_tokens("compressor", self.tokens.documents(_texts(documents, "document")))
+        return self.encode_tokens("compressor", self.tokens.documents(check_texts(documents)))
 
     def encode_queries(self, questions: Sequence[str]) -> Latents:
         """Encode questions into the documents' space with the query reasoner: ``.vectors`` is ``[B, M, D]``."""
-        return self.encode_tokens("query_reasoner", self.tokens.documents(_texts(questions, "question")))
+        return self.encode_tokens("query_reasoner", self.tokens.documents(check_texts(questions, "question")))
 
     def score(self, queries: Latents, latents: Latents) -> Tensor:
         """Cosine of every question with every document, ``[B, N]`` float32.
@@ -445,26 +409,7 @@ class ClaraModel(nn.Module):
                 **options,
             )
         end_ids = {ends} if isinstance(ends, int) else set(ends or ())
-        return self._generated(new_ids, [len(p) for p in prompts], end_ids, stop)
-
-    def _generated(
-        self, new_ids: Tensor, prompt_tokens: list[int], end_ids: set[int], stop: Sequence[str]
-    ) -> Generated:
-        tokenizer = self.tokens.tokenizer
-        texts, counts, reasons = [], [], []
-        for row in new_ids.tolist():
-            end = next((i + 1 for i, token in enumerate(row) if token in end_ids), len(row))
-            ended = end > 0 and row[end - 1] in end_ids
-            text = str(tokenizer.decode(row[:end], skip_special_tokens=True))
-            cuts = [text.find(s) for s in stop if s in text]
-            if cuts and not ended:
-                ended = True
-                while end and row[end - 1] == tokenizer.pad_token_id:  # a stop string leaves no end token behind
-                    end -= 1
-            texts.append(text[: min(cuts)] if cuts else text)
-            counts.append(end)
-            reasons.append("stop" if ended else "length")
-        return Generated(texts, new_ids, prompt_tokens, counts, reasons)
+        return read_generated(tokenizer, new_ids, [len(p) for p in prompts], end_ids, stop)
 
     def generate(
         self,
@@ -492,7 +437,7 @@ class ClaraModel(nn.Module):
         prompt = self.config.prompts.answer
         prompts = [
             self.tokens.prompt_ids(prompt, len(part), question)
-            for question, part in zip(_texts(questions, "question"), latents, strict=True)
+            for question, part in zip(check_texts(questions, "question"), latents, strict=True)
         ]
         return self.generate_ids(prompts, [p.vectors for p in latents], max_new_tokens=max_new_tokens, **options)
 
@@ -577,29 +522,9 @@ class ClaraModel(nn.Module):
         return self.generate_ids(prompts, [], role=BASE, **options)
 
 
-def _only_tokens(defaults: GenerationConfig | None) -> GenerationConfig:
-    """A base model's special tokens without its sampling habits, which must not leak into greedy answers."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return GenerationConfig(**{name: getattr(defaults, name, None) for name in names})
-
-
-def _texts(texts: Iterable[str], what: str) -> list[str]:
-    if isinstance(texts, str):
-        raise TypeError(f"expected a list of {what}s, got one string; put it in a list")
-    if not isinstance(texts, Iterable):
-        raise TypeError(f"expected a list of {what}s, got {type(texts).__name__}")
-    listed = list(texts)
-    if not listed:
-        raise ValueError(f"expected at least one {what}, got none")
-    for number, text in enumerate(listed, start=1):
-        if not isinstance(text, str):
-            raise TypeError(f"{what} {number} of {len(listed)} must be a string, got {type(text).__name__}")
-    return listed
-
-
 def _rows(documents: Sequence[Sequence[str]]) -> list[list[str]]:
     if isinstance(documents, str) or not isinstance(documents, Iterable):
         raise TypeError(
             f"documents must be a list of lists of strings, one list for each question; got {type(documents).__name__}"
         )
-    return [_texts(row, "document") for row in documents]
+    return [check_texts(row) for row in documents]

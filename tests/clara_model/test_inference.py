@@ -497,10 +497,10 @@ def test_a_very_long_question_is_shortened_with_a_warning(clara, caplog):
 
 BAD = [
     (("q", []), {}, ValueError, "at least one document, got none"),
-    (("q", "one text"), {}, TypeError, "expected a list of documents, got str"),
+    (("q", "one text"), {}, TypeError, "expected a list of documents, got one string; put it in a list"),
     (("q", None), {}, TypeError, "expected a list of documents, got NoneType"),
-    (("q", ["a", None]), {}, TypeError, "document 1 must be a string, got NoneType"),
-    (("q", [b"a"]), {}, TypeError, "document 0 must be a string, got bytes"),
+    (("q", ["a", None]), {}, TypeError, "document 2 of 2 must be a string, got NoneType"),
+    (("q", [b"a"]), {}, TypeError, "document 1 of 1 must be a string, got bytes"),
     (("", ["a"]), {}, ValueError, "the question is blank"),
     ((" \n", ["a"]), {}, ValueError, "the question is blank"),
     ((None, ["a"]), {}, TypeError, "question must be a string, got NoneType"),
@@ -536,12 +536,12 @@ def test_bad_input_to_answer(clara, arguments, options, error, message):
     ("questions", "texts", "error", "message"),
     [
         ([], TEXTS, ValueError, "at least one question, got none"),
-        ("q", TEXTS, TypeError, "expected a list of questions, got str"),
+        ("q", TEXTS, TypeError, "expected a list of questions, got one string"),
         (["q", " "], TEXTS, ValueError, "the question is blank"),
         (["q", "r"], [TEXTS], ValueError, "a list of documents for each question, got 1 for 2 questions"),
         (["q", "r"], [TEXTS, []], ValueError, "question 1: expected at least one document"),
-        (["q", "r"], [TEXTS, [None]], TypeError, "question 1: document 0 must be a string"),
-        (["q", "r"], [TEXTS, "text"], TypeError, "question 1: expected a list of documents, got str"),
+        (["q", "r"], [TEXTS, [None]], TypeError, "question 1: document 1 of 1 must be a string"),
+        (["q", "r"], [TEXTS, "text"], TypeError, "question 1: expected a list of documents, got one string"),
     ],
 )
 def test_bad_input_to_answers(clara, questions, texts, error, message):
