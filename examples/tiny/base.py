@@ -1,9 +1,9 @@
 """Pre-train the tiny base model from nothing: it learns to read documents in its context and to answer about them.
 
-Its diet is the chat prompts of `prompts.json` with the documents' text in place of `{memory}`, in three forms: a
-conversation of several questions about the same documents (each turn is one single-question answer), a packed list of
-questions and answers, and a paraphrase. Answers carry most of the loss. Logits are computed only where the loss has a
-weight, batches hold sequences of similar length.
+Its diet is the chats of `chats.py`, in three phases: reading one document and then several; telling things apart by
+name, on short contexts where nothing but the name helps; and both together. Without the second phase it answers from
+any document that has a value of the right kind. Answers carry most of the loss. Logits are computed only where the loss
+has a weight, batches hold sequences of similar length.
 
     python examples/tiny/base.py                       # train, then measure
     python examples/tiny/base.py --eval-only           # measure the saved checkpoint
@@ -20,24 +20,21 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from chats import TOLD, Chat, naming_chat, reading_chat, telling_apart_chat
 from tokenizer import PROMPTS, build_tokenizer
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from world import Entity, World
+from world import World
 
 logger = logging.getLogger("base")
 
 RUNS = Path.home() / ".cache" / "clara-tiny" / "base"
 HELD_OUT_SEED = 20_000
-ANSWER, PARAPHRASE, ASKED, TOLD = 1.0, 0.15, 0.1, 0.1
-"""Loss weights of tokens: an answer's, a paraphrase's, a packed question's, those of a document's sampled tokens."""
-ALIKE = 0.6
-"""Share of contexts with several documents in which all are about the same kind of thing."""
 TOLD_SHARE = 0.1
 """Share of a document's tokens that are trained on at all."""
 
@@ -48,14 +45,8 @@ class BaseConfig:
 
     seed: int = 1
     """Seed of the weights and of the training world."""
-    steps: int = 5000
-    """Optimizer steps; the learning rate decays to zero at the last."""
     tokens: int = 4096
     """Padded tokens per step."""
-    rate: float = 3e-3
-    """Peak learning rate."""
-    warmup: int = 100
-    """Steps of linear warm-up."""
     hidden: int = 192
     """Hidden size."""
     layers: int = 4
@@ -70,97 +61,28 @@ class BaseConfig:
     """Fuse the step with `torch.compile`."""
 
 
-@dataclass
-class Chat:
-    """A chat rendered as the tokenizer's template renders it, with a loss weight per character."""
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of the training with its own chats and learning rate; it starts with fresh optimizers."""
 
-    parts: list[str] = field(default_factory=lambda: ["<s>"])
-    weights: list[tuple[int, float]] = field(default_factory=lambda: [(3, 0.0)])
-
-    def add(self, text: str, weight: float = 0.0) -> None:
-        """Append raw text, every character with one weight."""
-        self.parts.append(text)
-        self.weights.append((len(text), weight))
-
-    def user(self, content: str, document: str = "") -> None:
-        """A user turn; the document in it is trained on lightly."""
-        before, found, after = content.partition(document) if document else (content, "", "")
-        self.add("<user>" + before)
-        self.add(found, -1.0)
-        self.add(after)
-
-    @property
-    def text(self) -> str:
-        """The whole chat."""
-        return "".join(self.parts)
-
-    def char_weights(self) -> np.ndarray:
-        """Loss weight of every character, -1 inside documents."""
-        lengths, weights = zip(*self.weights, strict=True)
-        return np.repeat(np.array(weights, dtype=np.float32), lengths)
+    name: str
+    draw: Callable[[World, dict, float], Chat]
+    """Draws a chat, given how much of the phase is done, 0 to 1."""
+    steps: int
+    """Optimizer steps."""
+    rate: float
+    """Peak learning rate, after a linear warm-up."""
+    last_rate: float
+    """Learning rate at the end of a cosine."""
+    warmup: int = 50
+    """Steps of warm-up."""
 
 
-def draw_documents(world: World, progress: float) -> list[Entity]:
-    """Entities of one context: one until that is learned, then more and more often 2 to 5, which must be told apart.
-
-    Args:
-        world: where they come from.
-        progress: of the run, 0 to 1.
-    """
-    rng = world.rng
-    if rng.random() < 0.02 + 0.73 * min(1.0, max(0.0, progress - 0.3) / 0.2):
-        return world.entities(rng.randint(2, 5), alike=rng.random() < ALIKE)
-    short = rng.random() < 0.06
-    return world.entities(1, facts=(1, 2)) if short else world.entities(1)
-
-
-def asked(world: World, entities: list[Entity], count: int) -> list[tuple[str, str]]:
-    """Questions about the entities, all different facts, in random order."""
-    pairs = [pair for entity in entities for pair in world.questions(entity)]
-    world.rng.shuffle(pairs)
-    return pairs[:count]
-
-
-def draw_chat(world: World, prompts: dict, progress: float) -> Chat:
-    """One training sequence in one of the three forms."""
-    rng, chat = world.rng, Chat()
-    form = rng.random()
-    if form < 0.1:
-        (entity,) = world.entities(1)
-        text = world.document(entity)
-        chat.user(rng.choice(prompts["paraphrase"]["user"]).replace("{memory}", text), text)
-        chat.add("<assistant>")
-        chat.add(world.tell(entity) + "</s>", PARAPHRASE)
-        return chat
-    entities = draw_documents(world, progress)
-    text = "\n ".join(world.document(entity) for entity in entities)
-    pairs = asked(world, entities, 6 + 2 * len(entities))
-    if form < 0.35:
-        chat.user(prompts["question_answering"]["user"][0].replace("{memory}", text), text)
-        _add_packed(chat, pairs)
-    else:
-        _add_turns(chat, prompts["answer"]["user"][0], text, pairs)
-    return chat
-
-
-def _add_packed(chat: Chat, pairs: list[tuple[str, str]]) -> None:
-    chat.add("<assistant>")
-    before = ""
-    for question, answer in pairs:
-        chat.add(f"{before}Question: {question}\nAnswer:", ASKED)
-        chat.add(f" {answer}", ANSWER)
-        before = "\n"
-    chat.add("</s>", ANSWER)
-
-
-def _add_turns(chat: Chat, template: str, text: str, pairs: list[tuple[str, str]]) -> None:
-    for turn, (question, answer) in enumerate(pairs):
-        if turn == 0:
-            chat.user(template.replace("{question}", question).replace("{memory}", text), text)
-        else:
-            chat.user(question)
-        chat.add("<assistant>")
-        chat.add(answer + "</s>", ANSWER)
+PHASES = (
+    Phase(name="reading", draw=reading_chat, steps=5000, rate=3e-3, last_rate=0.0, warmup=100),
+    Phase(name="naming", draw=naming_chat, steps=1800, rate=2e-3, last_rate=2e-3),
+    Phase(name="telling apart", draw=telling_apart_chat, steps=1200, rate=2e-3, last_rate=0.0),
+)
 
 
 def encode(
@@ -181,31 +103,29 @@ def encode(
 
 
 def batches(
-    config: BaseConfig, tokenizer: PreTrainedTokenizerFast, start: int = 0
+    config: BaseConfig, number: int, tokenizer: PreTrainedTokenizerFast, start: int = 0
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of ids and weights `[B, T]`, T a multiple of 32, B * T about `config.tokens`.
+    """Batches of a phase: ids and weights `[B, T]`, T a multiple of 32, B * T about `config.tokens`.
 
     Every group of 16 batches is seeded on its own.
 
     Args:
         config: The run.
+        number: Of the phase.
         tokenizer: The tokenizer.
-        start: First step, to go on with a stopped run (rounded down to a group).
+        start: First step, to go on with a stopped run.
     """
-    prompts = json.loads(PROMPTS.read_text())
-    pad = tokenizer.pad_token_id
-    step = start // 16 * 16
-    while step < config.steps:
-        world = World(config.seed * 1_000_003 + step)
-        order, drawn, ready = random.Random(step), [], []
+    prompts, phase = json.loads(PROMPTS.read_text()), PHASES[number]
+    for step in range(start // 16 * 16, phase.steps, 16):
+        seed = config.seed * 1_000_003 + number * 100_003 + step
+        world, ready = World(seed), []
         while len(ready) < 16:
-            chats = [draw_chat(world, prompts, step / config.steps) for _ in range(16 * config.tokens // 190)]
-            drawn = encode(tokenizer, chats, np.random.default_rng(step))
+            chats = [phase.draw(world, prompts, step / phase.steps) for _ in range(16 * config.tokens // 190)]
+            drawn = encode(tokenizer, chats, np.random.default_rng(seed))
             drawn.sort(key=lambda pair: len(pair[0]))
-            ready += _cut(drawn, config.tokens, pad)
-        order.shuffle(ready)
-        yield from ready[:16]
-        step += 16
+            ready += _cut(drawn, config.tokens, tokenizer.pad_token_id)
+        random.Random(step).shuffle(ready)
+        yield from ready[max(0, start - step) : 16]
 
 
 def _cut(drawn: list[tuple[np.ndarray, np.ndarray]], budget: int, pad: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -269,11 +189,12 @@ def build_optimizers(model: LlamaForCausalLM, config: BaseConfig) -> list[torch.
     return [torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98), fused=True)]
 
 
-def rate_at(config: BaseConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < config.warmup:
-        return config.rate * (step + 1) / config.warmup
-    return config.rate * 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / (config.steps - config.warmup)))
+def rate_at(phase: Phase, step: int) -> float:
+    """Linear warm-up, then a cosine to the last rate."""
+    if step < phase.warmup:
+        return phase.rate * (step + 1) / phase.warmup
+    share = (step - phase.warmup) / (phase.steps - phase.warmup)
+    return phase.last_rate + (phase.rate - phase.last_rate) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def train(config: BaseConfig, folder: Path, *, save_every: int = 300, seconds: float = math.inf) -> None:
@@ -281,35 +202,36 @@ def train(config: BaseConfig, folder: Path, *, save_every: int = 300, seconds: f
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder)
     model = build_model(config, tokenizer)
-    optimizers = build_optimizers(model, config)
-    start = _resume(folder, model, optimizers)
-    logger.info(
-        "%s, %.2fM parameters, from step %d", asdict(config), sum(p.numel() for p in model.parameters()) / 1e6, start
-    )
+    logger.info("%s, %.2fM parameters", asdict(config), sum(p.numel() for p in model.parameters()) / 1e6)
     loss_of: Callable[..., torch.Tensor] = (
         torch.compile(weighted_loss, dynamic=True) if config.compile else weighted_loss
     )
-    began, tokens, losses, step = time.time(), 0, [], start
-    for ids_BT, weights_BT in batches(config, tokenizer, start):
-        where_S = weights_BT.flatten().nonzero()[:, 0]
-        loss = loss_of(model, ids_BT, where_S, weights_BT.flatten()[where_S])
-        _update(model, optimizers, loss, rate_at(config, step))
-        step, tokens = step + 1, tokens + ids_BT.numel()
-        losses.append(loss.item())
-        if step % 50 == 0:
-            elapsed = time.time() - began
-            logger.info(
-                "step %d loss %.4f tokens/s %.0f elapsed %.0f s",
-                step,
-                sum(losses[-50:]) / 50,
-                tokens / elapsed,
-                elapsed,
-            )
-        if step % save_every == 0 or step == config.steps:
-            _save(folder, model, optimizers, step)
-        if step % 600 == 0:
-            logger.info("step %d %s", step, measure(model, tokenizer, count=100))
-        if time.time() - began > seconds:
+    state = torch.load(folder / "state.pt", weights_only=True) if (folder / "state.pt").exists() else None
+    until = time.time() + seconds
+    for number, phase in enumerate(PHASES):
+        if state is not None and number < state["phase"]:
+            continue
+        optimizers = build_optimizers(model, config)
+        step = 0
+        if state is not None:
+            step, state = _resume(state, model, optimizers), None
+        losses: list[float] = []
+        logger.info("%s from step %d of %d", phase.name, step, phase.steps)
+        for ids_BT, weights_BT in batches(config, number, tokenizer, step):
+            if step >= phase.steps or time.time() > until:
+                break
+            where_S = weights_BT.flatten().nonzero()[:, 0]
+            loss = loss_of(model, ids_BT, where_S, weights_BT.flatten()[where_S])
+            _update(model, optimizers, loss, rate_at(phase, step))
+            step += 1
+            losses.append(loss.item())
+            if step % 50 == 0:
+                logger.info("%s, step %d, loss %.4f", phase.name, step, sum(losses[-50:]) / len(losses[-50:]))
+            if step % save_every == 0 or step == phase.steps:
+                _save(folder, model, optimizers, number, step)
+            if step % (2 * save_every) == 0:
+                logger.info("%s, step %d, %s", phase.name, step, measure(model, tokenizer, count=100))
+        if time.time() > until:
             return
 
 
@@ -323,18 +245,18 @@ def _update(model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], lo
         optimizer.zero_grad()
 
 
-def _save(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+def _save(
+    folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], phase: int, step: int
+) -> None:
     model.save_pretrained(folder)
-    state = {"step": step, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    state = {"phase": phase, "step": step, "model": model.state_dict(), "optimizers": states}
     torch.save(state, folder / "state.tmp")
     (folder / "state.tmp").replace(folder / "state.pt")
 
 
-def _resume(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> int:
-    """Load the last state of a run, if any, and return its step."""
-    if not (folder / "state.pt").exists():
-        return 0
-    state = torch.load(folder / "state.pt", weights_only=True)
+def _resume(state: dict, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> int:
+    """Load a saved state and return its step."""
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
@@ -345,13 +267,16 @@ def _resume(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.
 def measure(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, count: int, seed: int = HELD_OUT_SEED
 ) -> dict[str, float]:
-    """Exact match of greedy answers to held-out questions, with 1 and with 5 documents as text in the prompt."""
+    """Exact match of greedy answers to held-out questions, with 1 and with 5 documents as text in the prompt.
+
+    Those of 5 are all about people, all about places or all about works.
+    """
     prompts = json.loads(PROMPTS.read_text())
     result = {}
     for documents in (1, 5):
         world, asked_, gold = World(seed, held_out=True), [], []
         for _ in range(count):
-            entities = world.entities(documents)
+            entities = world.entities(documents, alike=True)
             text = "\n ".join(world.document(entity) for entity in entities)
             ((question, answer),) = world.questions(world.rng.choice(entities), 1)
             content = prompts["answer"]["user"][0].replace("{question}", question).replace("{memory}", text)

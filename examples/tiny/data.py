@@ -25,11 +25,11 @@ from world import Entity, World
 
 READ, CANDIDATES = 5, 20
 """Documents of a question in stage 2, candidates in stage 3."""
-POOL, GROUP = 48, 64
+POOL, GROUP = 40, 96
 """Documents of a pool, and the questions that share it."""
 QUESTION_SHARE, SHORT_SHARE, SINGLE_SHARE = 0.2, 0.06, 0.2
 """Shares of questions among paraphrased texts, of short documents in stage 1, of rows with one document in stage 2."""
-ALIKE = 0.6
+ALIKE = 0.8
 """Stage 2: share of pools in which all documents are about people, or places, or works: only names tell them apart."""
 GROUP_OF_ONE_KIND = 32
 """Stage 1: consecutive rows of one kind, whose sequences have similar lengths; a batch is such a group."""

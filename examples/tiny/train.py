@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("examples/tiny")
 RUNS = Path.home() / ".cache" / "clara-tiny"
-ROWS = ["--stage1", "48000", "--stage2", "64000", "--stage3", "25600"]
+ROWS = ["--stage1", "40000", "--stage2", "124800", "--stage3", "48000"]
 STARTS = {
     "stage1": ("--pretrain", "base"),
     "stage2": ("--pretrain_checkpoint", "stage1"),

@@ -16,7 +16,7 @@ import random
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ONSETS = "bdfghjklmprtvwyz"
 VOWELS = "aeiou"
@@ -395,13 +395,22 @@ class World:
                 found.append(entity)
         return found
 
+    def relatives(self, count: int, facts: int) -> list[Entity]:
+        """Entities of one kind with the same relations, so that only their names tell their facts apart."""
+        found = self.entities(count, facts=(1,), alike=True)
+        relations, seen = self.rng.sample(RELATIONS[found[0].kind], facts), {}
+        return [replace(entity, facts=self._facts(relations, set(entity.name.split()), seen)) for entity in found]
+
     def _kind(self) -> str:
         return self.rng.choices(("person", "place", "work"), (2, 1, 1))[0]
 
     def _entity(self, kind: str, seen: dict[str, list[str]], facts: int) -> Entity:
         name, short, pronoun = self._name(kind, seen)
-        relations = self.rng.sample(RELATIONS[kind], facts)
-        taken = set(name.split())
+        chosen = self._facts(self.rng.sample(RELATIONS[kind], facts), set(name.split()), seen)
+        return Entity(kind=kind, name=name, short=short, pronoun=pronoun, facts=chosen)
+
+    def _facts(self, relations: Sequence[Relation], taken: set[str], seen: dict[str, list[str]]) -> tuple[Fact, ...]:
+        """A value for each relation, none of which is taken by the name or by another relation."""
         chosen = []
         for relation in relations:
             value = self._value(relation.value, seen)
@@ -409,7 +418,7 @@ class World:
                 value = self._value(relation.value, seen)
             taken.add(value)
             chosen.append(Fact(relation=relation, value=value))
-        return Entity(kind=kind, name=name, short=short, pronoun=pronoun, facts=tuple(chosen))
+        return tuple(chosen)
 
     def _name(self, kind: str, seen: dict[str, list[str]]) -> tuple[str, str, tuple[str, str, str]]:
         if kind == "person":
@@ -466,6 +475,13 @@ class World:
         wording = self.rng.choice(fact.relation.sentences)
         capital = subject[0].upper() + subject[1:]
         return wording.format(S=capital, s=subject, s_obj=object_, p=entity.pronoun[2], v=fact.value)
+
+    def named(self, entity: Entity, fact: Fact, wording: str) -> tuple[str, str, str]:
+        """A sentence that names its subject in full, in three parts: before the value, the value, after it."""
+        name = entity.name
+        capital, possessive = name[0].upper() + name[1:], entity.pronoun[2]
+        before, after = (part.format(S=capital, s=name, s_obj=name, p=possessive) for part in wording.split("{v}"))
+        return before, fact.value, after
 
     def ask(self, entity: Entity, fact: Fact) -> str:
         """One of the wordings of the question for a fact; it names the entity."""

@@ -6,15 +6,18 @@ import itertools
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny"
 sys.path.insert(0, str(TINY))
 
 import base  # noqa: E402
+import chats  # noqa: E402
 import data  # noqa: E402
 import tokenizer as tiny_tokenizer  # noqa: E402
 import world as tiny_world  # noqa: E402
@@ -116,12 +119,13 @@ def test_the_tokenizer_is_the_same_every_time(tokenizer):
     assert tiny_tokenizer.build_tokenizer(documents=500).get_vocab() == tokenizer.get_vocab()
 
 
-def test_training_chats_follow_the_chat_template(tokenizer):
+@pytest.mark.parametrize("phase", base.PHASES, ids=lambda phase: phase.name)
+def test_training_chats_follow_the_chat_template(tokenizer, phase):
     prompts = json.loads(tiny_tokenizer.PROMPTS.read_text())
     world = World(10)
     for progress in (0.0, 1.0):
         for _ in range(20):
-            text = base.draw_chat(world, prompts, progress).text
+            text = phase.draw(world, prompts, progress).text
             turns = re.findall(r"<(user|assistant)>(.*?)(?:</s>)?(?=<|$)", text, re.DOTALL)
             chat = [{"role": role, "content": content} for role, content in turns]
             assert tokenizer.apply_chat_template(chat, tokenize=False) == text
@@ -135,20 +139,65 @@ def test_the_chat_template_takes_a_system_message_and_a_generation_prompt(tokeni
     )
 
 
+def test_in_a_naming_chat_only_the_name_tells_facts_apart():
+    world = World(11)
+    for _ in range(50):
+        entities = world.relatives(3, 2)
+        assert len({entity.kind for entity in entities}) == 1 and len({entity.name for entity in entities}) == 3
+        relations = {tuple(fact.relation.name for fact in entity.facts) for entity in entities}
+        assert len(relations) == 1
+        for entity in entities:
+            fact = entity.facts[0]
+            sentences = ["".join(world.named(entity, fact, wording)) for wording in fact.relation.sentences]
+            assert all(entity.name.lower() in text.lower() and fact.value in text for text in sentences)
+
+
+def test_every_relation_has_a_wording_that_names_its_subject_first():
+    for relations in tiny_world.RELATIONS.values():
+        for relation in relations:
+            fact = tiny_world.Fact(relation=relation, value="Meru")
+            wording = chats._naming(World(1).rng, fact)
+            assert 0 <= wording.lower().find("{s") < wording.find("{v}")
+
+
+def test_a_stopped_base_run_goes_on_where_it_stopped(tokenizer, tmp_path, monkeypatch):
+    """Inside a phase and between two: the same weights as in one go."""
+    monkeypatch.setattr(base, "PHASES", [replace(phase, steps=3) for phase in base.PHASES[:2]])
+    monkeypatch.setattr(base, "build_tokenizer", lambda: tokenizer)
+    config = base.BaseConfig(tokens=512, hidden=24, layers=1, heads=2, inner=32, compile=False)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    base.train(config, whole)
+    save = base._save
+    for stop in ((0, 2), (0, 3), (1, 1)):
+
+        def save_and_stop(folder, model, optimizers, phase, step, *, stop=stop):
+            save(folder, model, optimizers, phase, step)
+            if (phase, step) == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(base, "_save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            base.train(config, parts, save_every=1)
+    monkeypatch.setattr(base, "_save", save)
+    base.train(config, parts)
+    ends = [torch.load(folder / "state.pt", weights_only=True)["model"] for folder in (whole, parts)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
 def test_only_answers_weigh_in_full():
-    chat = base.Chat()
-    base._add_turns(chat, "{memory} {question}", "Kalo was born in Meru.", [("Where was Kalo born?", "Meru")])
+    chat = chats.Chat()
+    chats._add_turns(chat, "{memory} {question}", "Kalo was born in Meru.", [("Where was Kalo born?", "Meru")])
     weights = chat.char_weights()
     assert chat.text == "<s><user>Kalo was born in Meru. Where was Kalo born?<assistant>Meru</s>"
-    assert "".join(c for c, w in zip(chat.text, weights, strict=True) if w == base.ANSWER) == "Meru</s>"
+    assert "".join(c for c, w in zip(chat.text, weights, strict=True) if w == chats.ANSWER) == "Meru</s>"
     assert "".join(c for c, w in zip(chat.text, weights, strict=True) if w < 0) == "Kalo was born in Meru."
 
 
 def test_an_earlier_padded_call_does_not_reach_training_sequences(tokenizer):
-    chats = [base.Chat(), base.Chat()]
-    base._add_turns(chats[0], "{memory} {question}", "Kalo was born in Meru.", [("Where was Kalo born?", "Meru")])
-    base._add_turns(chats[1], "{memory} {question}", "Kalo died.", [("Who died?", "Kalo")])
+    drawn = [chats.Chat(), chats.Chat()]
+    chats._add_turns(drawn[0], "{memory} {question}", "Kalo was born in Meru.", [("Where was Kalo born?", "Meru")])
+    chats._add_turns(drawn[1], "{memory} {question}", "Kalo died.", [("Who died?", "Kalo")])
     rng = np.random.default_rng(0)
-    before = [ids.tolist() for ids, _ in base.encode(tokenizer, chats, rng)]
-    tokenizer([chat.text for chat in chats], padding=True)
-    assert [ids.tolist() for ids, _ in base.encode(tokenizer, chats, rng)] == before
+    before = [ids.tolist() for ids, _ in base.encode(tokenizer, drawn, rng)]
+    tokenizer([chat.text for chat in drawn], padding=True)
+    assert [ids.tolist() for ids, _ in base.encode(tokenizer, drawn, rng)] == before
