@@ -142,7 +142,27 @@ def _strings(values: list[Any], name: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-class JsonlRows(Sequence[Row]):
+class LazyRows(Sequence[Row]):
+    """Rows that are parsed when asked for; a subclass gives its length and `row`."""
+
+    def row(self, index: int) -> Row:
+        """The row at an index from 0 to the length."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        """One row, or some; negative indices count from the end."""
+        if isinstance(index, slice):
+            return [self.row(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.row(index % len(self))
+
+
+class JsonlRows(LazyRows):
     """The rows of one ``.jsonl`` or ``.jsonl.gz`` file, parsed when asked for; a plain file stays on disk."""
 
     def __init__(self, path: str | Path, *, prefer_gold: bool = False, check: bool = True) -> None:
@@ -168,16 +188,8 @@ class JsonlRows(Sequence[Row]):
         """Rows; blank lines are none."""
         return len(self._starts)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        """Parse one row, or some."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
+    def row(self, index: int) -> Row:
+        """Parse one row."""
         number = self._numbers[index]
         return parse_row(self._values(index), f"{self.path}:{number}", prefer_gold=self.prefer_gold)
 
@@ -238,7 +250,7 @@ def _line_starts(buffer: mmap.mmap | bytes) -> tuple[array[int], array[int]]:
     return starts, numbers
 
 
-class JoinedRows(Sequence[Row]):
+class JoinedRows(LazyRows):
     """Several sets of rows, one after the other."""
 
     def __init__(self, parts: Sequence[Sequence[Row]]) -> None:
@@ -249,15 +261,9 @@ class JoinedRows(Sequence[Row]):
         """Rows of all parts."""
         return sum(len(part) for part in self.parts)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        """One row, or some."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        rest = index + len(self) if index < 0 else index
+    def row(self, index: int) -> Row:
+        """The row of the part that holds it."""
+        rest = index
         for part in self.parts:
             if rest < len(part):
                 return part[rest]
@@ -265,7 +271,7 @@ class JoinedRows(Sequence[Row]):
         raise IndexError(index)
 
 
-class HubRows(Sequence[Row]):
+class HubRows(LazyRows):
     """The rows of a data set on the hub, kept on disk by `datasets` and mapped, so it may be larger than memory."""
 
     def __init__(self, name: str, *, prefer_gold: bool = False) -> None:
@@ -298,17 +304,9 @@ class HubRows(Sequence[Row]):
         """Rows of the split."""
         return len(self._table)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        """One row, or some; a bad one is reported when it is reached."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        source = f"{self.name}:{index % len(self)}"
+    def row(self, index: int) -> Row:
+        """Parse one row; a bad one is reported when it is reached."""
+        source = f"{self.name}:{index}"
         values = {name: value for name, value in self._table[index].items() if value is not None}
         try:
             return parse_row(values, source, prefer_gold=self.prefer_gold)
