@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("examples/tiny")
 RUNS = Path.home() / ".cache" / "clara-tiny"
-ROWS = ["--stage1", "40000", "--stage2", "28800", "--stage2-mixed", "24000", "--stage3", "48000"]
+ROWS = ["--stage1", "40000", "--stage2", "28800", "--stage2-mixed", "24000", "--stage3", "38400"]
 STAGE_RUNS = (
     ("stage1", "stage1", ["--pretrain", "base"]),
     ("stage2", "stage2", ["--pretrain_checkpoint", "stage1"]),

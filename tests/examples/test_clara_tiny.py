@@ -56,4 +56,4 @@ def test_it_is_loaded_by_name_and_answers_the_demo():
             assert sorted(one.index for one in answer.ranking) == list(range(len(texts)))
             assert answer.selected == [one.index for one in answer.ranking[: clara.model.config.top_k]]
             assert answer.usage.slots < answer.usage.text_tokens
-    assert right >= 3
+    assert right >= 2
