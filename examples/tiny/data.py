@@ -32,8 +32,8 @@ POOL, GROUP = 40, 96
 """Documents of a pool, and the questions that share it."""
 QUESTION_SHARE, SHORT_SHARE, SINGLE_SHARE = 0.2, 0.06, 0.2
 """Shares of questions among paraphrased texts, of short documents in stage 1, of rows with one document in stage 2."""
-AGAIN_SHARE = 0.33
-"""Stage 2: share of paraphrases, which keep names in the latents and questions near their documents."""
+AGAIN_SHARE, AGAIN_QUESTION_SHARE = 0.33, 0.5
+"""Stage 2: share of paraphrases, which keep names and questions in the latents, and of questions among them."""
 MIXED_SHARE, MIXED_QUESTION_SHARE = 0.16, 0.86
 """End of stage 2: share of paraphrases, and of questions among them."""
 ALIKE = 0.8
@@ -76,7 +76,7 @@ def _paraphrase_row(world: World, entity: Entity, questions: float = QUESTION_SH
 
 def stage2_rows(world: World, count: int) -> Iterator[dict]:
     """A question with its document among others of its pool, or alone; and many paraphrases, half of questions."""
-    return _found_or_again(world, count, AGAIN_SHARE, 0.5)
+    return _found_or_again(world, count, AGAIN_SHARE, AGAIN_QUESTION_SHARE)
 
 
 def stage2_mixed_rows(world: World, count: int) -> Iterator[dict]:
