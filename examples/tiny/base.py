@@ -18,7 +18,6 @@ import json
 import logging
 import math
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -197,7 +196,7 @@ def rate_at(phase: Phase, step: int) -> float:
     return phase.last_rate + (phase.rate - phase.last_rate) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def train(config: BaseConfig, folder: Path, *, save_every: int = 300, seconds: float = math.inf) -> None:
+def train(config: BaseConfig, folder: Path, *, save_every: int = 300) -> None:
     """Train and save to `folder`; goes on from `folder/state.pt` where there is one."""
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder)
@@ -207,7 +206,6 @@ def train(config: BaseConfig, folder: Path, *, save_every: int = 300, seconds: f
         torch.compile(weighted_loss, dynamic=True) if config.compile else weighted_loss
     )
     state = torch.load(folder / "state.pt", weights_only=True) if (folder / "state.pt").exists() else None
-    until = time.time() + seconds
     for number, phase in enumerate(PHASES):
         if state is not None and number < state["phase"]:
             continue
@@ -218,7 +216,7 @@ def train(config: BaseConfig, folder: Path, *, save_every: int = 300, seconds: f
         losses: list[float] = []
         logger.info("%s from step %d of %d", phase.name, step, phase.steps)
         for ids_BT, weights_BT in batches(config, number, tokenizer, step):
-            if step >= phase.steps or time.time() > until:
+            if step >= phase.steps:
                 break
             where_S = weights_BT.flatten().nonzero()[:, 0]
             loss = loss_of(model, ids_BT, where_S, weights_BT.flatten()[where_S])
@@ -231,8 +229,6 @@ def train(config: BaseConfig, folder: Path, *, save_every: int = 300, seconds: f
                 _save(folder, model, optimizers, number, step)
             if step % (2 * save_every) == 0:
                 logger.info("%s, step %d, %s", phase.name, step, measure(model, tokenizer, count=100))
-        if time.time() > until:
-            return
 
 
 def _update(model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], loss: torch.Tensor, rate: float) -> None:
@@ -309,7 +305,6 @@ def main() -> None:
     parser.add_argument("--eval-only", action="store_true")
     parser.add_argument("--count", type=int, default=500, help="held-out questions")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after this many seconds")
     for name, value in asdict(BaseConfig()).items():
         kind = (lambda text: text == "1") if isinstance(value, bool) else type(value)
         parser.add_argument(f"--{name}", type=kind, default=value)
@@ -320,7 +315,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
     if not args.eval_only:
         config = BaseConfig(**{name: getattr(args, name) for name in asdict(BaseConfig())})
-        train(config, args.folder, seconds=args.seconds)
+        train(config, args.folder)
     model = LlamaForCausalLM.from_pretrained(args.folder, dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(args.folder)
     logger.info(

@@ -1,7 +1,8 @@
 """The figures on clara-tiny's card: 500 held-out questions, greedy, from a world of another seed with reserved names.
 
-Reading the gold document as text (base model), the gold document compressed, 20 candidates with the best 5 read; and
-recall@5 as it was before stage 3, when the query reasoner was the compressor.
+Reading the gold document as text (base model), the gold document compressed, 20 candidates with the best 5 read;
+recall@5 as it was before stage 3, when the query reasoner was the compressor; and five documents without any ranking,
+the gold one at each place equally often: does the generator itself tell documents apart?
 
     python examples/tiny/measure.py [CHECKPOINT] [--count 500] [--out figures.json]
 """
@@ -10,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from data import stage3_rows
+from data import READ, stage3_rows
 from rich.console import Console
 from rich.table import Table
 from world import World
@@ -45,6 +47,14 @@ def _row(row: dict, number: int) -> Row:
     )
 
 
+def unranked(row: Row, place: int) -> Row:
+    """The same question with `READ` documents, the gold one at a given place among the first of the others."""
+    (gold,) = row.positives
+    chosen = [text for i, text in enumerate(row.documents) if i != gold][: READ - 1]
+    chosen.insert(place, row.documents[gold])
+    return replace(row, documents=tuple(chosen), positives=(place,))
+
+
 def text_em(model: ClaraModel, rows: list[Row]) -> float:
     """Exact match of the base model alone, reading each question's gold document as text."""
     prompt, right = model.config.prompts.answer, 0.0
@@ -59,11 +69,12 @@ def text_em(model: ClaraModel, rows: list[Row]) -> float:
 def figures(model: ClaraModel, rows: list[Row]) -> dict[str, float]:
     """All figures of the card."""
 
-    def run(**options: object) -> Report:
-        return evaluate(model, rows, EvaluationConfig(top_k=5, max_new_tokens=16, **options))
+    def run(rows: list[Row], **options: object) -> Report:
+        return evaluate(model, rows, EvaluationConfig(top_k=READ, max_new_tokens=16, **options))
 
-    gold, ranked = run(read="gold"), run(read="ranked")
-    before = run(read="gold", ranked_by="compressor")
+    gold, ranked = run(rows, read="gold"), run(rows, read="ranked")
+    before = run(rows, read="gold", ranked_by="compressor")
+    apart = run([unranked(row, i % READ) for i, row in enumerate(rows)], read="first")
     texts = {text for row in rows for text in row.documents}
     tokens = sum(model.tokens.count(text) for text in texts) / len(texts)
     return {
@@ -76,6 +87,7 @@ def figures(model: ClaraModel, rows: list[Row]) -> dict[str, float]:
         "recall@1": ranked.metrics["recall@1"],
         "recall@5": ranked.metrics["recall@5"],
         "ranked_em": ranked.metrics["em"],
+        "five_unranked_em": apart.metrics["em"],
     }
 
 

@@ -1,4 +1,4 @@
-"""What the LlamaIndex tests share: nodes, a retriever of fixed nodes, recorded events, counted compressions."""
+"""What the LlamaIndex tests share: nodes, a retriever of fixed nodes, recorded events."""
 
 from contextlib import contextmanager
 
@@ -7,8 +7,6 @@ from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import Node, NodeWithScore, TextNode
-
-from clara_model.engine import Engine
 
 LOADING = {"dtype": "float32", "device": "cpu"}
 
@@ -68,18 +66,3 @@ def debugging():
     """A callback manager, and the handler that keeps its events."""
     handler = LlamaDebugHandler(print_trace_on_end=False)
     return CallbackManager([handler]), handler
-
-
-@contextmanager
-def encoded(monkeypatch):
-    """How many texts each role encodes inside the block."""
-    counts = {"compressor": 0, "query_reasoner": 0}
-    original = Engine._encode
-
-    def counting(self, role, rows):
-        counts[role] += len(rows)
-        return original(self, role, rows)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_encode", counting)
-        yield counts

@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from counting import encoded
 from haystack import Pipeline
 from haystack.components.generators.utils import print_streaming_chunk
 from haystack.core.errors import DeserializationError
 from haystack.utils import ComponentDevice, DeviceMap, Secret
-from haystack_kit import CPU, LOADING, SHORT, documents_of, encoded
+from haystack_kit import CPU, LOADING, SHORT, documents_of
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.haystack import ClaraDocumentEmbedder, ClaraGenerator, ClaraRanker, ClaraTextEmbedder

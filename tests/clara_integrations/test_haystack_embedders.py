@@ -3,21 +3,14 @@
 import copy
 
 import pytest
+from counting import encoded
 from haystack import Document
-from haystack_kit import LOADING, documents_of, encoded
+from haystack_kit import LOADING, documents_of
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.haystack import ClaraDocumentEmbedder, ClaraRanker, ClaraTextEmbedder
-from clara_model.inference import Clara
 
 QUESTION = QUESTIONS[0]
-
-
-@pytest.fixture(scope="module")
-def clara(tiny_clara_folder):
-    """Held while the tests run, so that every component shares it."""
-    with Clara.load(tiny_clara_folder, dtype="float32", device="cpu") as held:
-        yield held
 
 
 @pytest.fixture

@@ -5,24 +5,17 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from counting import encoded
 from edge_cases import EDGE_CASES
 from haystack import Document, Pipeline
 from haystack.components.builders import AnswerBuilder
 from haystack.dataclasses import ChatMessage
-from haystack_kit import LOADING, SHORT, documents_of, edge_documents, encoded
+from haystack_kit import LOADING, SHORT, documents_of, edge_documents
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.haystack import ClaraGenerator, ClaraRanker
-from clara_model.inference import Clara
 
 QUESTION = QUESTIONS[0]
-
-
-@pytest.fixture(scope="module")
-def clara(tiny_clara_folder):
-    """Held while the tests run, so that every component shares it."""
-    with Clara.load(tiny_clara_folder, dtype="float32", device="cpu") as held:
-        yield held
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 import copy
 
 import pytest
+from counting import encoded
 from edge_cases import EDGE_CASES
 from haystack import Document
-from haystack_kit import LOADING, documents_of, edge_documents, encoded
+from haystack_kit import LOADING, documents_of, edge_documents
 from small_model import QUESTIONS, TEXTS, build_model
 
 from clara_integrations.haystack import ClaraRanker
@@ -13,13 +14,6 @@ from clara_model.errors import ClaraError
 from clara_model.inference import Clara
 
 QUESTION = QUESTIONS[0]
-
-
-@pytest.fixture(scope="module")
-def clara(tiny_clara_folder):
-    """Held while the tests run, so that every component shares it."""
-    with Clara.load(tiny_clara_folder, dtype="float32", device="cpu") as held:
-        yield held
 
 
 @pytest.fixture

@@ -5,22 +5,17 @@ import json
 import pickle
 
 import pytest
+from counting import encoded
 from edge_cases import EDGE_CASES
 from llama_index.core import VectorStoreIndex
 from llama_index.core.ingestion import IngestionCache, IngestionPipeline
-from llama_index_kit import LOADING, edge_nodes, encoded, text_nodes
+from llama_index_kit import LOADING, edge_nodes, text_nodes
 from pydantic import ValidationError
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.llama_index import ClaraEmbedding, ClaraRerank
 from clara_model.embedding import embed
 from clara_model.inference import Clara
-
-
-@pytest.fixture(scope="module")
-def clara(tiny_clara_folder):
-    """Held while the tests run, so that every component shares it."""
-    return Clara.load(tiny_clara_folder, **LOADING)
 
 
 @pytest.fixture

@@ -14,17 +14,10 @@ from llama_index_kit import LOADING, recorded, text_nodes
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.llama_index import ClaraEmbedding, ClaraLLM
-from clara_model.inference import Clara
 
 FEW = {"max_new_tokens": 10}
 TALK = [ChatMessage(role="system", content="Be brief."), ChatMessage(role="user", content=QUESTIONS[0])]
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTIONS[0]}]
-
-
-@pytest.fixture(scope="module")
-def clara(tiny_clara_folder):
-    """Held while the tests run, so that every component shares it."""
-    return Clara.load(tiny_clara_folder, **LOADING)
 
 
 @pytest.fixture

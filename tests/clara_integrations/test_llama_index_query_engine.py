@@ -8,9 +8,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from counting import encoded
 from llama_index.core import Settings, VectorStoreIndex
 from llama_index.core.schema import MetadataMode
-from llama_index_kit import LOADING, FixedRetriever, debugging, encoded, recorded, text_nodes
+from llama_index_kit import LOADING, FixedRetriever, debugging, recorded, text_nodes
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.llama_index import ClaraEmbedding, ClaraQueryEngine, ClaraRerank, ClaraSynthesizer

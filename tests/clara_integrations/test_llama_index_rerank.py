@@ -7,10 +7,11 @@ import pickle
 import threading
 
 import pytest
+from counting import encoded
 from edge_cases import DEFAULT_TOP_K, EDGE_CASES
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
-from llama_index_kit import LOADING, debugging, edge_nodes, encoded, recorded, text_nodes
+from llama_index_kit import LOADING, debugging, edge_nodes, recorded, text_nodes
 from pydantic import ValidationError
 from small_model import QUESTIONS, TEXTS
 
@@ -18,12 +19,6 @@ from clara_integrations.llama_index import ClaraRerank
 from clara_model.inference import Clara
 
 QUESTION = QUESTIONS[0]
-
-
-@pytest.fixture(scope="module")
-def clara(tiny_clara_folder):
-    """Held while the tests run, so that every component shares it."""
-    return Clara.load(tiny_clara_folder, **LOADING)
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ import threading
 import time
 
 import pytest
+from counting import encoded
 from edge_cases import EDGE_CASES
 from llama_index.core import Settings
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.schema import MetadataMode, QueryBundle
-from llama_index_kit import LOADING, debugging, edge_nodes, encoded, recorded, text_nodes
+from llama_index_kit import LOADING, debugging, edge_nodes, recorded, text_nodes
 from pydantic import BaseModel
 from small_model import QUESTIONS, TEXTS
 
@@ -20,12 +21,6 @@ from clara_model.inference import Clara
 
 QUESTION, NODES = QUESTIONS[0], text_nodes(TEXTS[:3])
 FEW = {"max_new_tokens": 12}
-
-
-@pytest.fixture(scope="module")
-def clara(tiny_clara_folder):
-    """Held while the tests run, so that every component shares it."""
-    return Clara.load(tiny_clara_folder, **LOADING)
 
 
 @pytest.fixture
