@@ -2,9 +2,9 @@
 
 * `stage1.jsonl`: `{"data_type": "qa", "question": [..], "answers": [..], "docs": [text]}` and
   `{"data_type": "paraphrase", "question": "", "answers": [paraphrase], "docs": [text]}`.
+* `stage1_again.jsonl`: more of them.
 * `stage2.jsonl`: `{"question", "docs": [1 or 5 texts], "gold_answer", "pos_index": [i]}`, the texts in the order in
   which a keyword search gives them (the right one mostly first), and paraphrases as in stage 1.
-* `stage2_mixed.jsonl`: the same with fewer paraphrases, mostly of questions.
 * `stage3.jsonl`: the same with 20 candidates.
 * `heldout_gold.jsonl`, `heldout_20.jsonl`: the same 500 questions with the gold document alone, and among 20
   candidates; names never seen in training.
@@ -34,8 +34,6 @@ QUESTION_SHARE, SHORT_SHARE, SINGLE_SHARE = 0.2, 0.06, 0.2
 """Shares of questions among paraphrased texts, of short documents in stage 1, of rows with one document in stage 2."""
 AGAIN_SHARE, AGAIN_QUESTION_SHARE = 0.33, 0.5
 """Stage 2: share of paraphrases, which keep names and questions in the latents, and of questions among them."""
-MIXED_SHARE, MIXED_QUESTION_SHARE = 0.16, 0.86
-"""End of stage 2: share of paraphrases, and of questions among them."""
 ALIKE = 0.8
 """Stage 2: share of pools in which all documents are about people, or places, or works: only names tell them apart."""
 GROUP_OF_ONE_KIND = 32
@@ -76,18 +74,9 @@ def _paraphrase_row(world: World, entity: Entity, questions: float = QUESTION_SH
 
 def stage2_rows(world: World, count: int) -> Iterator[dict]:
     """A question with its document among others of its pool, or alone; and many paraphrases, half of questions."""
-    return _found_or_again(world, count, AGAIN_SHARE, AGAIN_QUESTION_SHARE)
-
-
-def stage2_mixed_rows(world: World, count: int) -> Iterator[dict]:
-    """The same with fewer paraphrases, mostly of questions: about as many tokens to learn as the answers have."""
-    return _found_or_again(world, count, MIXED_SHARE, MIXED_QUESTION_SHARE)
-
-
-def _found_or_again(world: World, count: int, again: float, questions: float) -> Iterator[dict]:
     for pool, texts, gold in _asked(world, count, alike=ALIKE):
-        if world.rng.random() < again:
-            yield _paraphrase_row(world, pool[gold], questions)
+        if world.rng.random() < AGAIN_SHARE:
+            yield _paraphrase_row(world, pool[gold], AGAIN_QUESTION_SHARE)
         else:
             yield _found_row(world, pool, texts, gold)
 
@@ -153,18 +142,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=100, help="seed of the training data; file n uses 10 * seed + n")
     parser.add_argument("--heldout-seed", type=int, default=20_001)
-    parser.add_argument("--stage1", type=int, default=60_000, help="rows")
-    parser.add_argument("--stage2", type=int, default=40_000, help="rows")
-    parser.add_argument("--stage2-mixed", type=int, default=24_000, help="rows")
-    parser.add_argument("--stage3", type=int, default=20_000, help="rows")
+    parser.add_argument("--stage1", type=int, default=76_800, help="rows")
+    parser.add_argument("--stage1-again", type=int, default=51_200, help="rows")
+    parser.add_argument("--stage2", type=int, default=21_120, help="rows")
+    parser.add_argument("--stage3", type=int, default=48_000, help="rows")
     parser.add_argument("--heldout", type=int, default=500, help="held-out questions")
-    parser.add_argument("--paraphrase", type=float, default=0.25, help="share of paraphrase rows in stage 1")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    first, second, third, mixed = (World(10 * args.seed + number) for number in (1, 2, 3, 4))
-    write(args.folder / "stage1.jsonl", stage1_rows(first, args.stage1, paraphrase=args.paraphrase))
+    first, second, third, again = (World(10 * args.seed + number) for number in (1, 2, 3, 4))
+    write(args.folder / "stage1.jsonl", stage1_rows(first, args.stage1))
+    write(args.folder / "stage1_again.jsonl", stage1_rows(again, args.stage1_again))
     write(args.folder / "stage2.jsonl", stage2_rows(second, args.stage2))
-    write(args.folder / "stage2_mixed.jsonl", stage2_mixed_rows(mixed, args.stage2_mixed))
     write(args.folder / "stage3.jsonl", stage3_rows(third, args.stage3))
     held_out = list(stage3_rows(World(args.heldout_seed, held_out=True), args.heldout))
     write(args.folder / "heldout_20.jsonl", held_out)

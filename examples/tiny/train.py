@@ -16,12 +16,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("examples/tiny")
 RUNS = Path.home() / ".cache" / "clara-tiny"
-ROWS = ["--stage1", "40000", "--stage2", "28800", "--stage2-mixed", "24000", "--stage3", "38400"]
 STAGE_RUNS = (
-    ("stage1", "stage1", ["--pretrain", "base"]),
-    ("stage2", "stage2", ["--pretrain_checkpoint", "stage1"]),
-    ("stage2_mixed", "stage2", ["--pretrain_checkpoint", "stage2", "--learning_rate", "6.0e-4"]),
-    ("stage3", "stage3", ["--pretrain_checkpoint", "stage2_mixed"]),
+    ("stage1", "stage1", "--pretrain", "base"),
+    ("stage1_again", "stage1", "--pretrain_checkpoint", "stage1"),
+    ("stage2", "stage2", "--pretrain_checkpoint", "stage1_again"),
+    ("stage3", "stage3", "--pretrain_checkpoint", "stage2"),
 )
 """Each run's name, which its data and its result have too; its settings; and where it starts."""
 
@@ -43,11 +42,11 @@ def main() -> None:
         run(HERE / "base.py")
         (RUNS / "base" / "finished").touch()
     if not done(RUNS / "data" / "heldout_20.jsonl"):
-        run(HERE / "data.py", RUNS / "data", *ROWS)
-    for name, settings, (flag, start, *more) in STAGE_RUNS:
+        run(HERE / "data.py", RUNS / "data")
+    for name, settings, flag, start in STAGE_RUNS:
         if not done(RUNS / name / "config.json"):
             paths = [flag, RUNS / start, "--dataset", RUNS / "data" / f"{name}.jsonl", "--save_path", RUNS / name]
-            run("-m", "trainers.cli", "--config", HERE / f"{settings}.yaml", "--load_checkpoint", *paths, *more)
+            run("-m", "trainers.cli", "--config", HERE / f"{settings}.yaml", "--load_checkpoint", *paths)
     run(HERE / "package.py", RUNS / "stage3", RUNS / "base")
     run(HERE / "measure.py", "clara-tiny", "--out", RUNS / "figures.json")
     run(HERE / "package.py", RUNS / "stage3", RUNS / "base", "--figures", RUNS / "figures.json")

@@ -28,10 +28,11 @@ def figures() -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", measure.BARS)
-def test_the_cards_figures_hold_on_a_sample(figures, name):
+def test_the_card_meets_its_bars_and_holds_on_a_sample(figures, name):
     card = (BUNDLED / "clara-tiny" / "README.md").read_text(encoding="utf-8")
     (line,) = [line for line in card.splitlines() if line.startswith(f"| {name} |")]
     stated = float(line.split("|")[2])
+    assert stated >= measure.BARS[name]
     assert figures[name] >= stated - MARGIN, (name, figures[name], stated)
 
 
@@ -56,4 +57,4 @@ def test_it_is_loaded_by_name_and_answers_the_demo():
             assert sorted(one.index for one in answer.ranking) == list(range(len(texts)))
             assert answer.selected == [one.index for one in answer.ranking[: clara.model.config.top_k]]
             assert answer.usage.slots < answer.usage.text_tokens
-    assert right >= 2
+    assert right >= 3
