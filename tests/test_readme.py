@@ -19,10 +19,10 @@ COMMANDS = [
 ]
 
 
-def test_the_python_snippet_prints_an_answer(capsys):
+def test_the_python_snippet_prints_the_answer_that_it_states(capsys):
     exec(compile(PYTHON[0], "README.md", "exec"), {})
     answer, ranking, costs = capsys.readouterr().out.splitlines()
-    assert answer
+    assert f"print(answer.text)  # {answer}\n" in PYTHON[0]
     assert ranking.count("Ranked(") == 2
     assert "Usage(" in costs
 
@@ -38,8 +38,8 @@ def test_a_published_checkpoint_says_in_one_sentence_that_the_hub_is_out_of_reac
 def test_a_command_runs_or_says_in_one_sentence_what_is_missing(command, tmp_path, monkeypatch, capsys):
     for name in ("notes.txt", "notes.md", "letters/one.txt", "papers/one.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("Tomas Brink was born in Eastmoor.", encoding="utf-8")
-    (tmp_path / "facts.jsonl").write_text('{"text": "Anna Veller was born in Norhaven."}\n', encoding="utf-8")
+        (tmp_path / name).write_text("Ranvun Mepos was born in Jiwas.", encoding="utf-8")
+    (tmp_path / "facts.jsonl").write_text('{"text": "Ponwis Kilos was born in Tenga."}\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     code = main(shlex.split(command)[1:])
     out, err = capsys.readouterr()

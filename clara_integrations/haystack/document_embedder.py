@@ -31,7 +31,7 @@ class ClaraDocumentEmbedder(ClaraComponent):
     from clara_integrations.haystack import ClaraDocumentEmbedder
 
     embedder = ClaraDocumentEmbedder(model="clara-tiny", dimensions=256, progress_bar=False)
-    result = embedder.run(documents=[Document(content="Tomas Brink was born in Eastmoor.")])
+    result = embedder.run(documents=[Document(content="Ranvun Mepos was born in Jiwas.")])
     print(len(result["documents"][0].embedding))
     ```
     """

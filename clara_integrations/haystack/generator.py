@@ -46,8 +46,8 @@ class ClaraGenerator(ClaraComponent):
     from clara_integrations.haystack import ClaraGenerator
 
     generator = ClaraGenerator(model="clara-tiny", generation_kwargs={"max_new_tokens": 16})
-    documents = [Document(content="Tomas Brink was born in Eastmoor. He works as a cartographer.")]
-    result = generator.run(query="Where was Tomas Brink born?", documents=documents)
+    documents = [Document(content="Ranvun Mepos was born in Jiwas. By trade he was a sailor, and liked the work.")]
+    result = generator.run(query="Where was Ranvun Mepos born?", documents=documents)
     print(result["replies"][0].text, result["replies"][0].meta["usage"])
     ```
     """

@@ -31,10 +31,10 @@ class ClaraRanker(ClaraComponent):
 
     ranker = ClaraRanker(model="clara-tiny", top_k=1)
     documents = [
-        Document(content="Anna Veller was born in Norhaven."),
-        Document(content="Tomas Brink was born in Eastmoor."),
+        Document(content="Ponwis Kilos was born in Tenga."),
+        Document(content="Ranvun Mepos was born in Jiwas."),
     ]
-    result = ranker.run(query="Where was Tomas Brink born?", documents=documents)
+    result = ranker.run(query="Where was Ranvun Mepos born?", documents=documents)
     print(result["documents"][0].content)
     ```
     """

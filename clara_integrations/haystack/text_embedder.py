@@ -26,7 +26,7 @@ class ClaraTextEmbedder(ClaraComponent):
     from clara_integrations.haystack import ClaraTextEmbedder
 
     embedder = ClaraTextEmbedder(model="clara-tiny", dimensions=256)
-    print(len(embedder.run(text="Where was Tomas Brink born?")["embedding"]))
+    print(len(embedder.run(text="Where was Ranvun Mepos born?")["embedding"]))
     ```
     """
 

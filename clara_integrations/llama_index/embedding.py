@@ -25,8 +25,8 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
     from clara_integrations.llama_index import ClaraEmbedding
 
     embedding = ClaraEmbedding(model="clara-tiny")
-    index = VectorStoreIndex.from_documents([Document(text="Tomas Brink was born in Eastmoor.")], embed_model=embedding)
-    print(index.as_retriever(similarity_top_k=1).retrieve("Where was Tomas Brink born?"))
+    index = VectorStoreIndex.from_documents([Document(text="Ranvun Mepos was born in Jiwas.")], embed_model=embedding)
+    print(index.as_retriever(similarity_top_k=1).retrieve("Where was Ranvun Mepos born?"))
     ```
     """
 

@@ -58,7 +58,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     from clara_integrations.llama_index import ClaraLLM
 
     Settings.llm = ClaraLLM(model="clara-tiny", max_new_tokens=16)
-    print(Settings.llm.complete("Where was Tomas Brink born?"))
+    print(Settings.llm.complete("Where was Ranvun Mepos born?"))
     ```
     """
 

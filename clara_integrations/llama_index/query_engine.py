@@ -33,10 +33,10 @@ class ClaraQueryEngine(RetrieverQueryEngine):
 
     from clara_integrations.llama_index import ClaraEmbedding, ClaraQueryEngine
 
-    documents = [Document(text="Tomas Brink was born in Eastmoor."), Document(text="Anna Veller was born in Norhaven.")]
+    documents = [Document(text="Ranvun Mepos was born in Jiwas."), Document(text="Ponwis Kilos was born in Tenga.")]
     index = VectorStoreIndex.from_documents(documents, embed_model=ClaraEmbedding(model="clara-tiny"))
     engine = ClaraQueryEngine.from_index(index, model="clara-tiny", top_n=1)
-    print(engine.query("Where was Tomas Brink born?"))
+    print(engine.query("Where was Ranvun Mepos born?"))
     ```
     """
 

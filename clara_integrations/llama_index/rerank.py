@@ -32,9 +32,9 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
 
     from clara_integrations.llama_index import ClaraRerank
 
-    nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("Tomas Brink is a cartographer.", "Eastmoor is old.")]
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("Ranvun Mepos was born in Jiwas.", "Jiwas is old.")]
     rerank = ClaraRerank(model="clara-tiny", top_n=1)
-    print(rerank.postprocess_nodes(nodes, query_str="Who is Tomas Brink?"))
+    print(rerank.postprocess_nodes(nodes, query_str="Where was Ranvun Mepos born?"))
     ```
     """
 

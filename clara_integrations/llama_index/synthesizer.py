@@ -55,8 +55,8 @@ class ClaraSynthesizer(BaseSynthesizer):
     from clara_integrations.llama_index import ClaraSynthesizer
 
     synthesizer = ClaraSynthesizer(model="clara-tiny")
-    nodes = [NodeWithScore(node=TextNode(text="Tomas Brink was born in Eastmoor. He works as a cartographer."))]
-    print(synthesizer.synthesize("Where was Tomas Brink born?", nodes))
+    nodes = [NodeWithScore(node=TextNode(text="Ranvun Mepos was born in Jiwas."))]
+    print(synthesizer.synthesize("Where was Ranvun Mepos born?", nodes))
     ```
     """
 
