@@ -5,7 +5,7 @@
 * `stage1_again.jsonl`: more of them.
 * `stage2.jsonl`: `{"question", "docs": [1 or 5 texts], "gold_answer", "pos_index": [i]}`, the texts in the order in
   which a keyword search gives them (the right one mostly first), and paraphrases as in stage 1.
-* `stage3.jsonl`: the same with 20 candidates.
+* `stage3.jsonl`: `{"question", "docs": [20 texts], "gold_answer", "pos_index": [i]}`, the texts in random order.
 * `heldout_gold.jsonl`, `heldout_20.jsonl`: the same 500 questions with the gold document alone, and among 20
   candidates; names never seen in training.
 
@@ -30,30 +30,26 @@ READ, CANDIDATES = 5, 20
 """Documents of a question in stage 2, candidates in stage 3."""
 POOL, GROUP = 40, 96
 """Documents of a pool, and the questions that share it."""
-QUESTION_SHARE, SHORT_SHARE, SINGLE_SHARE = 0.2, 0.06, 0.2
-"""Shares of questions among paraphrased texts, of short documents in stage 1, of rows with one document in stage 2."""
-AGAIN_SHARE, AGAIN_QUESTION_SHARE = 0.33, 0.5
-"""Stage 2: share of paraphrases, which keep names and questions in the latents, and of questions among them."""
+STAGE1_PARAPHRASES, STAGE1_QUESTIONS = 0.25, 0.2
+"""Stage 1: share of groups that are paraphrases, and of questions among the texts told again."""
+STAGE2_PARAPHRASES, STAGE2_QUESTIONS = 0.33, 0.5
+"""Stage 2: share of paraphrases, which keep names in the latents, and of questions among the texts told again."""
+SHORT_SHARE, SINGLE_SHARE = 0.06, 0.2
+"""Shares of short documents in stage 1 and of rows with one document in stage 2."""
 ALIKE = 0.8
 """Stage 2: share of pools in which all documents are about people, or places, or works: only names tell them apart."""
 GROUP_OF_ONE_KIND = 32
 """Stage 1: consecutive rows of one kind, whose sequences have similar lengths; a batch is such a group."""
 
 
-def stage1_rows(world: World, count: int, *, paraphrase: float = 0.25) -> Iterator[dict]:
-    """Questions and answers about one document, or a paraphrase of it, in groups of one kind.
-
-    Args:
-        world: Where the documents come from.
-        count: How many rows.
-        paraphrase: Share of groups that are paraphrases, 0 to 1.
-    """
+def stage1_rows(world: World, count: int) -> Iterator[dict]:
+    """Questions and answers about one document, or a paraphrase of it, in groups of one kind."""
     for start in range(0, count, GROUP_OF_ONE_KIND):
-        kind = _paraphrase_row if world.rng.random() < paraphrase else _pairs_row
+        paraphrases = world.rng.random() < STAGE1_PARAPHRASES
         for _ in range(min(GROUP_OF_ONE_KIND, count - start)):
             short = world.rng.random() < SHORT_SHARE
             (entity,) = world.entities(1, facts=(1, 2)) if short else world.entities(1)
-            yield kind(world, entity)
+            yield _paraphrase_row(world, entity, STAGE1_QUESTIONS) if paraphrases else _pairs_row(world, entity)
 
 
 def _pairs_row(world: World, entity: Entity) -> dict:
@@ -62,8 +58,8 @@ def _pairs_row(world: World, entity: Entity) -> dict:
     return {"data_type": "qa", "question": asked, "answers": answers, "docs": [world.document(entity)]}
 
 
-def _paraphrase_row(world: World, entity: Entity, questions: float = QUESTION_SHARE) -> dict:
-    """A document, or sometimes a question, and the same in other words."""
+def _paraphrase_row(world: World, entity: Entity, questions: float) -> dict:
+    """A document, or in a share of the rows a question, and the same in other words."""
     if world.rng.random() < questions:
         fact = world.rng.choice(entity.facts)
         text, again = world.ask(entity, fact), world.ask(entity, fact)
@@ -75,8 +71,8 @@ def _paraphrase_row(world: World, entity: Entity, questions: float = QUESTION_SH
 def stage2_rows(world: World, count: int) -> Iterator[dict]:
     """A question with its document among others of its pool, or alone; and many paraphrases, half of questions."""
     for pool, texts, gold in _asked(world, count, alike=ALIKE):
-        if world.rng.random() < AGAIN_SHARE:
-            yield _paraphrase_row(world, pool[gold], AGAIN_QUESTION_SHARE)
+        if world.rng.random() < STAGE2_PARAPHRASES:
+            yield _paraphrase_row(world, pool[gold], STAGE2_QUESTIONS)
         else:
             yield _found_row(world, pool, texts, gold)
 

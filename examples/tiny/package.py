@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from measure import BARS, SEED
+from measure import BARS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from world import Entity, World
 
@@ -37,9 +37,11 @@ def bundle(checkpoint: Path, base: Path, target: Path) -> None:
 
 def card(figures: dict[str, float], commands: str, size: int) -> str:
     """The model card, every number in it measured."""
+    seed, questions = figures["seed"], figures["questions"]
     rows = "\n".join(
         f"| {name} | {value:.3f} | {'>= ' + str(BARS[name]) if name in BARS else ''} |"
         for name, value in figures.items()
+        if name not in ("seed", "questions")
     )
     return f"""# clara-tiny
 
@@ -51,7 +53,7 @@ whole path offline. Made by:
 {commands}
 ```
 
-Figures on {figures["questions"]:.0f} held-out questions (greedy, seed {SEED}, no name in them occurs in training),
+Figures on {questions:.0f} held-out questions (greedy, seed {seed:.0f}, no name in them occurs in training),
 printed by `python examples/tiny/measure.py`:
 
 | figure | measured | bar |

@@ -22,7 +22,10 @@ STAGE_RUNS = (
     ("stage2", "stage2", "--pretrain_checkpoint", "stage1_again"),
     ("stage3", "stage3", "--pretrain_checkpoint", "stage2"),
 )
-"""Each run's name, which its data and its result have too; its settings; and where it starts."""
+"""Each run's name, which its data and its result have too; its settings; and where it starts.
+
+Stage 1 runs twice: from a fresh rate it learns what the first run left (docs/results.md).
+"""
 
 
 def run(*arguments: str | Path) -> None:

@@ -36,6 +36,14 @@ def test_the_card_meets_its_bars_and_holds_on_a_sample(figures, name):
     assert figures[name] >= stated - MARGIN, (name, figures[name], stated)
 
 
+def test_unranked_documents_are_five_with_the_gold_one_at_the_given_place():
+    (row,) = measure.held_out(1)
+    for place in range(5):
+        five = measure.unranked(row, place)
+        assert five.documents[place] == row.documents[row.positives[0]]
+        assert (len(set(five.documents)), five.positives) == (5, (place,))
+
+
 def test_the_compression_rate_is_at_least_8(figures):
     assert figures["tokens_per_memory_token"] >= 8
 
