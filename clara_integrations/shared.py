@@ -14,8 +14,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from clara_model.inference import Clara
-    from clara_model.streaming import TextStream
+    from clara_model.inference.clara import Clara
+    from clara_model.inference.streaming import TextStream
 
 Item = TypeVar("Item")
 Model = "str | os.PathLike[str] | Clara"
@@ -114,14 +114,14 @@ class ModelHolder:
         return type(self)(self._given if self._given is not None else self.saved_name, self._options)
 
     def _load(self, options: Mapping[str, Any]) -> Clara:
-        from clara_model.inference import Clara
+        from clara_model.inference.clara import Clara
 
         return Clara.load(str(self._name), **{**self._options, **options})
 
 
 def _checked(model: Any, options: Mapping[str, Any]) -> Clara:
     """A model that was handed over, which cannot be told how to load."""
-    from clara_model.inference import Clara
+    from clara_model.inference.clara import Clara
 
     if not isinstance(model, Clara):
         raise TypeError(f"model must be a name, a folder or a Clara, got {type(model).__name__}")

@@ -9,24 +9,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clara_model.config import ClaraConfig
+    from clara_model.checkpoint.config import ClaraConfig
+    from clara_model.checkpoint.prompts import Prompt, PromptSet
     from clara_model.errors import ClaraError
-    from clara_model.inference import Clara
+    from clara_model.inference.clara import Clara
     from clara_model.latents import Latents
-    from clara_model.model import ClaraModel
-    from clara_model.prompts import Prompt, PromptSet
+    from clara_model.modeling.model import ClaraModel
 
 __version__ = "0.1.0"
 __all__ = ["Clara", "ClaraConfig", "ClaraError", "ClaraModel", "Latents", "Prompt", "PromptSet"]
 
 _HOMES = {
-    "Clara": "inference",
-    "ClaraConfig": "config",
+    "Clara": "inference.clara",
+    "ClaraConfig": "checkpoint.config",
     "ClaraError": "errors",
-    "ClaraModel": "model",
+    "ClaraModel": "modeling.model",
     "Latents": "latents",
-    "Prompt": "prompts",
-    "PromptSet": "prompts",
+    "Prompt": "checkpoint.prompts",
+    "PromptSet": "checkpoint.prompts",
 }
 
 

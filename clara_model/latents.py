@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clara_model.config import ClaraConfig
+from clara_model.checkpoint.config import ClaraConfig
 from clara_model.errors import ClaraError
 
 

@@ -25,8 +25,8 @@ from haystack.document_stores.types import DuplicatePolicy
 from haystack.utils import ComponentDevice
 
 from clara_integrations.haystack import ClaraDocumentEmbedder, ClaraGenerator, ClaraRanker, ClaraTextEmbedder
-from clara_model.demo import BUNDLED_SET, DemoSet
-from clara_model.passages import read_documents, split_documents
+from clara_model.cli.demo import BUNDLED_SET, DemoSet
+from clara_model.documents.passages import read_documents, split_documents
 
 INDEX = "clara-example"
 """Name of the in-memory store; a pipeline that is loaded from YAML finds its documents under it."""

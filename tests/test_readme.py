@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clara_model.cli import main
+from clara_model.cli.main import main
 from clara_model.errors import ClaraError
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

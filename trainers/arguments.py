@@ -17,7 +17,7 @@ from clara_model.errors import ClaraError
 from trainers.contradictions import SCHEDULERS, STAGES, check
 
 if TYPE_CHECKING:
-    from clara_model.objectives import Stage
+    from clara_model.modeling.objectives import Stage
 
 PUBLISHED_STAGES = {"stage1": "pretrain", "stage1_2": "instruct", "stage2": "end_to_end"}
 ALIASES = {"base_model": "pretrain", "resume": "load_checkpoint"}
@@ -162,7 +162,7 @@ class TrainConfig:
 
     @property
     def objective_stage(self) -> Stage:
-        """The stage's name in `clara_model.objectives`."""
+        """The stage's name in `modeling.objectives`."""
         return "pretrain_retrieval" if self.pretrain_retrieval else cast("Stage", self.stage)
 
     @property

@@ -13,17 +13,17 @@ from typing import Any
 import transformers
 
 from clara_model.errors import ClaraError
-from clara_model.objectives import Objective, TrainingModel
-from clara_model.tokens import Tokens
-from trainers import saving, zero
+from clara_model.modeling.objectives import Objective, TrainingModel
+from clara_model.modeling.tokens import Tokens
+from trainers import checkpointing, deepspeed_utils
 from trainers.arguments import TrainConfig
-from trainers.collate import Collator
-from trainers.data import Row, read_rows
-from trainers.evaluate import EvaluationConfig
-from trainers.order import TrainingOrder
+from trainers.callbacks import Progress, Record, reporters
+from trainers.data.collator import Collator
+from trainers.data.rows import Row, read_rows
+from trainers.data.sampling import TrainingOrder
+from trainers.evaluation.evaluate import EvaluationConfig
 from trainers.stages import starting_model
 from trainers.trainer import ClaraTrainer
-from trainers.watching import Progress, Record, reporters
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def train(config: TrainConfig) -> Path:
     order = training_order(config)
     batches = split_batches(config, len(order))
     args = training_arguments(config, batches)
-    with zero.not_split_at_load(args):
+    with deepspeed_utils.not_split_at_load(args):
         model = starting_model(config, args.device)
     trainer = ClaraTrainer(
         model=TrainingModel(model, objective(config)),
@@ -125,12 +125,12 @@ def _rows(config: TrainConfig, names: Sequence[str]) -> list[Sequence[Row]]:
 
 
 def _resume_from(config: TrainConfig, folder: Path) -> Path | None:
-    newest = saving.newest_checkpoint(folder)
+    newest = checkpointing.newest_checkpoint(folder)
     if config.load_checkpoint:
         if newest is None:
             logger.info("no checkpoint in %s yet; starting from the beginning", folder)
         else:
-            saving.check_processes(newest, process_count())
+            checkpointing.check_processes(newest, process_count())
         return newest
     if newest is not None:
         raise ClaraError(
@@ -171,7 +171,7 @@ def training_arguments(config: TrainConfig, batches: Batches) -> transformers.Tr
     use_cpu = config.use_cpu or not transformers.utils.is_torch_cuda_available()
     processes = process_count()
     if processes > 1:
-        zero.prepare(use_cpu)
+        deepspeed_utils.prepare(use_cpu)
     args = transformers.TrainingArguments(
         output_dir=str(config.checkpoints_path),
         per_device_train_batch_size=batches.micro,
@@ -209,7 +209,7 @@ def process_count() -> int:
 
 
 def _deepspeed(config: TrainConfig, batches: Batches, processes: int) -> dict[str, Any]:
-    return zero.configuration(
+    return deepspeed_utils.configuration(
         stage=config.zero_stage,
         micro=batches.micro,
         accumulation=batches.accumulation,

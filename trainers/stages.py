@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import torch
 
-from clara_model.base import load_base
-from clara_model.config import ClaraConfig
+from clara_model.checkpoint.base_model import load_base
+from clara_model.checkpoint.config import ClaraConfig
+from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
-from clara_model.model import ClaraModel
-from clara_model.prompts import PromptSet
+from clara_model.modeling.model import ClaraModel
 from trainers.arguments import TrainConfig
 from trainers.contradictions import check_slots
 
@@ -31,7 +31,7 @@ def starting_model(config: TrainConfig, device: torch.device | str | None = None
 
     Args:
         config: of the run.
-        device: where it is put; the processor or a GPU as `clara_model.base.default_device` says where not given.
+        device: where it is put; the processor or a GPU as `default_device` says where not given.
 
     Raises:
         ClaraError: the base model or checkpoint cannot be loaded, or does not fit the settings.

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from clara_model import checkpoints
+from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
-from clara_model.objectives import TrainingModel
-from trainers import saving, zero
-from trainers.data import single_questions
-from trainers.evaluate import EvaluationConfig
-from trainers.evaluate import evaluate as answer
-from trainers.metrics import RECALL_AT, recall_sums
-from trainers.order import TrainingOrder
+from clara_model.modeling.objectives import TrainingModel
+from trainers import checkpointing, deepspeed_utils
+from trainers.data.rows import single_questions
+from trainers.data.sampling import TrainingOrder
+from trainers.evaluation.evaluate import EvaluationConfig
+from trainers.evaluation.evaluate import evaluate as answer
+from trainers.evaluation.metrics import RECALL_AT, recall_sums
 
 LOSSES = ("lm_loss", "alignment_loss", "retrieval_loss")
 
@@ -129,7 +129,7 @@ class ClaraTrainer(transformers.Trainer):
     def _check_finite(self, loss: Tensor, rows: Tensor) -> None:
         if math.isfinite(loss.item()):
             return
-        good = saving.newest_checkpoint(self.save_path)
+        good = checkpointing.newest_checkpoint(self.save_path)
         dataset = self.train_dataset
         named = [str(int(row)) for row in rows]
         if isinstance(dataset, TrainingOrder):
@@ -227,21 +227,21 @@ class ClaraTrainer(transformers.Trainer):
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self.save_path / saving.PARTIAL) if self._writing else str(self.save_path)
+        return str(self.save_path / checkpointing.PARTIAL) if self._writing else str(self.save_path)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write under a temporary name, then rename; older ones beyond ``save_total_limit`` are dropped."""
         step = self.state.global_step
         if self.args.should_save:
-            saving.clear_partial(self.save_path)
+            checkpointing.clear_partial(self.save_path)
         self.accelerator.wait_for_everyone()
         self._writing = True
         try:
-            with saving.explained(self.save_path, f"checkpoint {step}"):
+            with checkpointing.explained(self.save_path, f"checkpoint {step}"):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    saving.publish(self.save_path, step, self.args.save_total_limit or 1)
+                    checkpointing.publish(self.save_path, step, self.args.save_total_limit or 1)
         finally:
             self._writing = False
         self.accelerator.wait_for_everyone()
@@ -251,14 +251,14 @@ class ClaraTrainer(transformers.Trainer):
         state = self.checkpoint()
         if self.args.should_save:
             folder = Path(str(output_dir or self.args.output_dir))
-            with nullcontext() if self._writing else saving.explained(self.save_path, "the trained checkpoint"):
-                checkpoints.write(state, folder)
+            with nullcontext() if self._writing else checkpointing.explained(self.save_path, "the trained checkpoint"):
+                files.write(state, folder)
 
-    def checkpoint(self) -> checkpoints.Checkpoint:
+    def checkpoint(self) -> files.Checkpoint:
         """The model's weights as they are saved; every process must ask for them."""
         model = self.clara.model
         parameters = model.trainable_parameters(model.config.roles)
-        with zero.gathered(list(parameters.values())):
+        with deepspeed_utils.gathered(list(parameters.values())):
             weights = {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
         adapters: dict[str, dict[str, Tensor]] = {role: {} for role in model.config.roles}
         memory = {}
@@ -268,10 +268,10 @@ class ClaraTrainer(transformers.Trainer):
                 memory[rest] = weight
             else:
                 adapters[head][rest] = weight
-        return checkpoints.Checkpoint(model.config, adapters, memory, dict(self._embeddings))
+        return files.Checkpoint(model.config, adapters, memory, dict(self._embeddings))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.clara.model.load_weights(checkpoints.read(Path(resume_from_checkpoint)))
+        self.clara.model.load_weights(files.read(Path(resume_from_checkpoint)))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """The parent's, without the frozen base in DeepSpeed's own file."""

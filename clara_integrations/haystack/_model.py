@@ -15,7 +15,7 @@ from haystack.utils import ComponentDevice, Secret
 from clara_integrations.shared import ModelHolder, check_top
 
 if TYPE_CHECKING:
-    from clara_model.inference import Clara
+    from clara_model.inference.clara import Clara
 
 TOKEN = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False)
 _PLAIN = (str, int, float, bool, type(None))

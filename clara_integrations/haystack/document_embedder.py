@@ -14,7 +14,7 @@ from clara_integrations.haystack._model import TOKEN, ClaraComponent, check_docu
 from clara_integrations.shared import DEFAULT_DIMENSIONS, DEFAULT_MODEL, check_top, in_batches
 
 if TYPE_CHECKING:
-    from clara_model.inference import Clara
+    from clara_model.inference.clara import Clara
 
 
 @component
@@ -58,7 +58,7 @@ class ClaraDocumentEmbedder(ClaraComponent):
 
         Args:
             model: as for `ClaraRanker`.
-            dimensions: size of a vector. More come closer to the full score; `clara_model.embedding` says how close.
+            dimensions: size of a vector. More come closer to the full score; `modeling.embedding` says how close.
             prefix: put before each text. With a prefix or suffix the ranker and the generator, which have none,
                 compress the document again.
             suffix: put after each text.
@@ -134,6 +134,6 @@ class ClaraDocumentEmbedder(ClaraComponent):
 
     def _embedded(self, texts: list[str]) -> list[list[float]]:
         clara = self.clara
-        from clara_model.embedding import embed
+        from clara_model.modeling.embedding import embed
 
         return embed(clara.compress(texts), self.dimensions)

@@ -29,7 +29,7 @@ from clara_integrations.shared import (
 )
 
 if TYPE_CHECKING:
-    from clara_model.inference import Answer, Clara
+    from clara_model.inference.clara import Answer, Clara
 
 
 @component

@@ -13,7 +13,7 @@ from clara_integrations.haystack._model import TOKEN, ClaraComponent, check_docu
 from clara_integrations.shared import DEFAULT_MODEL, DEFAULT_TOP_K, best_copies, check_query, check_top
 
 if TYPE_CHECKING:
-    from clara_model.inference import Clara
+    from clara_model.inference.clara import Clara
 
 
 @component

@@ -12,7 +12,7 @@ from clara_integrations.haystack._model import TOKEN, ClaraComponent
 from clara_integrations.shared import DEFAULT_DIMENSIONS, DEFAULT_MODEL, check_top
 
 if TYPE_CHECKING:
-    from clara_model.inference import Clara
+    from clara_model.inference.clara import Clara
 
 
 @component
@@ -20,7 +20,7 @@ class ClaraTextEmbedder(ClaraComponent):
     """Embeds a query with the query reasoner of a CLaRa model, as one vector of unit length.
 
     The cosine with a document's vector is close to the score that a `ClaraRanker` gives the document
-    (`clara_model.embedding` says how close), so it finds candidates in any document store.
+    (`modeling.embedding` says how close), so it finds candidates in any document store.
 
     ```python
     from clara_integrations.haystack import ClaraTextEmbedder
@@ -97,7 +97,7 @@ class ClaraTextEmbedder(ClaraComponent):
                 "a list of Documents"
             )
         clara = self.clara
-        from clara_model.embedding import embed
+        from clara_model.modeling.embedding import embed
 
         embedding = embed(clara.encode_queries([f"{self.prefix}{text}{self.suffix}"]), self.dimensions)[0]
         return {"embedding": embedding, "meta": {"model": self._holder.name}}

@@ -13,7 +13,7 @@ from llama_index.core.schema import BaseComponent
 from clara_integrations.shared import DEFAULT_MODEL, ModelHolder, read_stream
 
 if TYPE_CHECKING:
-    from clara_model.inference import AnswerStream, Clara
+    from clara_model.inference.clara import AnswerStream, Clara
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]

@@ -52,7 +52,7 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
         return "ClaraEmbedding"
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        from clara_model.embedding import embed
+        from clara_model.modeling.embedding import embed
 
         return embed(self.clara.encode_queries([query]), self.dimensions)[0]
 
@@ -66,7 +66,7 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
         return await asyncio.to_thread(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        from clara_model.embedding import embed
+        from clara_model.modeling.embedding import embed
 
         return embed(self.clara.compress(texts), self.dimensions) if texts else []
 

@@ -32,7 +32,7 @@ from clara_integrations.llama_index.component import ClaraComponent, apieces, pi
 from clara_integrations.shared import check_generation
 
 if TYPE_CHECKING:
-    from clara_model.inference import Answer, AnswerStream
+    from clara_model.inference.clara import Answer, AnswerStream
 
 Turns = list[dict[str, str]]
 

@@ -19,7 +19,7 @@ from clara_integrations.llama_index.synthesizer import ClaraSynthesizer
 from clara_integrations.shared import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from clara_model.inference import Clara
+    from clara_model.inference.clara import Clara
 
 
 class ClaraQueryEngine(RetrieverQueryEngine):

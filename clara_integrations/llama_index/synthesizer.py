@@ -20,7 +20,7 @@ from clara_integrations.llama_index.llm import ClaraLLM
 from clara_integrations.shared import DEFAULT_MODEL, check_query
 
 if TYPE_CHECKING:
-    from clara_model.inference import Answer, AnswerStream, Clara
+    from clara_model.inference.clara import Answer, AnswerStream, Clara
 
 dispatcher = get_dispatcher(__name__)
 

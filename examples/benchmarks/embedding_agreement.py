@@ -1,4 +1,4 @@
-"""How well the cosine of `clara_model.embedding`'s vectors agrees with the full latent score.
+"""How well the cosine of `modeling.embedding`'s vectors agrees with the full latent score.
 
     python examples/benchmarks/embedding_agreement.py                          # clara-tiny on 400 new documents
     python examples/benchmarks/embedding_agreement.py --docs corpus.jsonl --questions questions.txt \\
@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 
 from clara_model import Clara
-from clara_model.embedding import project
-from clara_model.passages import read_documents, split_documents
-from clara_model.ranking import cosine_scores
+from clara_model.documents.passages import read_documents, split_documents
+from clara_model.modeling.embedding import project
+from clara_model.modeling.ranking import cosine_scores
 
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 AMONG = 20

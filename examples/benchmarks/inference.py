@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from clara_model.batching import plan_batches
-from clara_model.cache import LatentCache
-from clara_model.config import ClaraConfig
-from clara_model.inference import Clara
-from clara_model.model import ClaraModel
+from clara_model.checkpoint.config import ClaraConfig
+from clara_model.inference.batching import plan_batches
+from clara_model.inference.clara import Clara
+from clara_model.modeling.model import ClaraModel
+from clara_model.store.memory import LatentCache
 
 PRESETS = {
     "58m": {"hidden": 512, "layers": 8, "intermediate": 1376, "heads": 8, "kv_heads": 8, "words": 180},

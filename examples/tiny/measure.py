@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from world import World
 
-from clara_model.model import ClaraModel
-from trainers.data import Row
-from trainers.evaluate import EvaluationConfig, Report, evaluate
-from trainers.metrics import score_answer
+from clara_model.modeling.model import ClaraModel
+from trainers.data.rows import Row
+from trainers.evaluation.evaluate import EvaluationConfig, Report, evaluate
+from trainers.evaluation.metrics import score_answer
 
 SEED = 20_001
 BATCH = 50

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clara_model.inference import Clara
+from clara_model.inference.clara import Clara
 
 
 @pytest.fixture(scope="module")

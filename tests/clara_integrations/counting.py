@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 
-from clara_model.engine import Engine
+from clara_model.inference.engine import Engine
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.haystack import ClaraDocumentEmbedder, ClaraGenerator, ClaraRanker, ClaraTextEmbedder
 from clara_model.errors import ClaraError
-from clara_model.inference import Clara
-from clara_model.loader import loaded_models
+from clara_model.inference.clara import Clara
+from clara_model.inference.loader import loaded_models
 
 QUESTION = QUESTIONS[0]
 KINDS = [ClaraRanker, ClaraGenerator, ClaraTextEmbedder, ClaraDocumentEmbedder]
@@ -287,7 +287,7 @@ between = time.perf_counter()
 import clara_integrations.haystack
 ours = time.perf_counter() - between
 print(between - start, ours)
-models = {"clara_model.model", "clara_model.inference", "transformers", "peft"}
+models = {"clara_model.modeling.model", "clara_model.inference.clara", "transformers", "peft"}
 assert not models & set(sys.modules), models & set(sys.modules)
 """
 

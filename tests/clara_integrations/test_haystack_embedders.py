@@ -59,7 +59,7 @@ def test_nothing_and_the_empty_text(embedders, tiny_clara_folder):
 
 
 def test_prefix_metadata_and_suffix(clara, tiny_clara_folder):
-    from clara_model.embedding import embed
+    from clara_model.modeling.embedding import embed
 
     document = ClaraDocumentEmbedder(
         model=tiny_clara_folder,

@@ -11,7 +11,7 @@ from small_model import QUESTIONS, TEXTS, build_model
 
 from clara_integrations.haystack import ClaraRanker
 from clara_model.errors import ClaraError
-from clara_model.inference import Clara
+from clara_model.inference.clara import Clara
 
 QUESTION = QUESTIONS[0]
 

@@ -14,8 +14,8 @@ from small_model import QUESTIONS, TEXTS
 
 from clara_integrations import llama_index as ours
 from clara_integrations.llama_index.component import ClaraComponent
-from clara_model import checkpoints
-from clara_model.demo import BUNDLED_SET
+from clara_model.checkpoint import files
+from clara_model.cli.demo import BUNDLED_SET
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "llama_index.md"
@@ -26,9 +26,9 @@ COMPONENTS = [ours.ClaraRerank, ours.ClaraSynthesizer, ours.ClaraEmbedding, ours
 @pytest.fixture
 def clara_tiny(tiny_clara_folder, tmp_path, monkeypatch):
     """The bundled model, or the small random one in its place where none is bundled."""
-    if not (checkpoints.BUNDLED / "clara-tiny" / checkpoints.CONFIG).is_file():
+    if not (files.BUNDLED / "clara-tiny" / files.CONFIG).is_file():
         (tmp_path / "clara-tiny").symlink_to(tiny_clara_folder)
-        monkeypatch.setattr(checkpoints, "BUNDLED", tmp_path)
+        monkeypatch.setattr(files, "BUNDLED", tmp_path)
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.llama_index import ClaraEmbedding, ClaraRerank
-from clara_model.embedding import embed
-from clara_model.inference import Clara
+from clara_model.inference.clara import Clara
+from clara_model.modeling.embedding import embed
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from llama_index_kit import LOADING, FixedRetriever, debugging, recorded, text_n
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.llama_index import ClaraEmbedding, ClaraQueryEngine, ClaraRerank, ClaraSynthesizer
-from clara_model.inference import Clara
-from clara_model.loader import loaded_models
+from clara_model.inference.clara import Clara
+from clara_model.inference.loader import loaded_models
 
 FEW = {"max_new_tokens": 6}
 CALLS = [(QUESTIONS[number % 3], number % 5) for number in range(64)]

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.llama_index import ClaraRerank
-from clara_model.inference import Clara
+from clara_model.inference.clara import Clara
 
 QUESTION = QUESTIONS[0]
 

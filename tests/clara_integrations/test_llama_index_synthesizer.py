@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.llama_index import ClaraSynthesizer
-from clara_model.inference import Clara
+from clara_model.inference.clara import Clara
 
 QUESTION, NODES = QUESTIONS[0], text_nodes(TEXTS[:3])
 FEW = {"max_new_tokens": 12}

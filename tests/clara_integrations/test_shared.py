@@ -14,14 +14,14 @@ from small_model import QUESTIONS, TEXTS
 
 from clara_integrations import shared
 from clara_integrations.shared import LOAD_OPTIONS, ModelHolder, best_copies, check_top, in_batches, read_stream
-from clara_model.inference import Clara
-from clara_model.loader import loaded_models
+from clara_model.inference.clara import Clara
+from clara_model.inference.loader import loaded_models
 
 OPTIONS = {"dtype": "float32", "device": "cpu"}
 
 
 def test_the_options_are_those_of_load_and_the_constants_are_in_step():
-    from clara_model.embedding import DIMENSIONS
+    from clara_model.modeling.embedding import DIMENSIONS
 
     names = list(inspect.signature(Clara.load).parameters)
     assert set(LOAD_OPTIONS) == set(names) - {"name"}

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clara_model.model import ClaraModel
-from clara_model.objectives import Objective, TrainingModel, alignment_loss
-from clara_model.ranking import positives_mask, straight_through_topk
+from clara_model.modeling.model import ClaraModel
+from clara_model.modeling.objectives import Objective, TrainingModel, alignment_loss
+from clara_model.modeling.ranking import positives_mask, straight_through_topk
 
 FIRST = ["mistral-a/stage1", "qwen2-a/stage1"]
 SECOND = ["mistral-a/stage1_2", "qwen2-a/stage1_2"]

@@ -13,7 +13,7 @@ sys.path.insert(0, str(TINY))
 import measure  # noqa: E402
 
 from clara_model import Clara, ClaraModel  # noqa: E402
-from clara_model.checkpoints import BUNDLED  # noqa: E402
+from clara_model.checkpoint.files import BUNDLED  # noqa: E402
 
 SAMPLE = 50
 MARGIN = 0.1

@@ -10,8 +10,8 @@ import pytest
 import torch
 import training_rows
 
-from clara_model.model import ClaraModel
-from clara_model.tokens import Tokens
+from clara_model.modeling.model import ClaraModel
+from clara_model.modeling.tokens import Tokens
 from trainers.run import train
 
 

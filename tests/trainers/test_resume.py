@@ -14,9 +14,9 @@ import training_rows
 import yaml
 from safetensors.torch import load_file
 
-from clara_model import checkpoints
+from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
-from trainers import saving
+from trainers import checkpointing
 from trainers.arguments import TrainConfig
 from trainers.run import train
 
@@ -69,15 +69,15 @@ def test_a_killed_run_resumes_bit_identically(
     folder = tmp_path / "run"
     values = settings(base_folder, stage1_file, folder)
     run_until_killed(values, tmp_path, what, step)
-    chosen = saving.newest_checkpoint(folder)
+    chosen = checkpointing.newest_checkpoint(folder)
     assert chosen is not None and chosen.name == f"checkpoint-{newest}"
     if what == "save":
-        assert (folder / saving.PARTIAL / "checkpoint-4").is_dir(), "it died in the middle"
+        assert (folder / checkpointing.PARTIAL / "checkpoint-4").is_dir(), "it died in the middle"
         assert not (folder / "checkpoint-4").exists()
     run(values, load_checkpoint=True)
     assert_same_run(left_alone, folder)
-    assert not (folder / saving.PARTIAL).exists()
-    assert [f.name for f in saving.whole_checkpoints(folder)] == ["checkpoint-4", "checkpoint-6"]
+    assert not (folder / checkpointing.PARTIAL).exists()
+    assert [f.name for f in checkpointing.whole_checkpoints(folder)] == ["checkpoint-4", "checkpoint-6"]
 
 
 def test_every_checkpoint_resumes_bit_identically(
@@ -109,8 +109,8 @@ def test_nothing_to_resume_from_starts_at_the_beginning(
 def test_checkpoints_may_lie_elsewhere(base_folder: Path, stage1_file: Path, tmp_path: Path):
     run(settings(base_folder, stage1_file, tmp_path / "model", ckpt_path=str(tmp_path / "way")))
     assert (tmp_path / "model" / "adapters.safetensors").is_file()
-    assert [f.name for f in saving.whole_checkpoints(tmp_path / "way")] == ["checkpoint-4", "checkpoint-6"]
-    assert not saving.whole_checkpoints(tmp_path / "model")
+    assert [f.name for f in checkpointing.whole_checkpoints(tmp_path / "way")] == ["checkpoint-4", "checkpoint-6"]
+    assert not checkpointing.whole_checkpoints(tmp_path / "model")
 
 
 @pytest.mark.parametrize("place", ["adapters", "optimizer"])
@@ -118,12 +118,12 @@ def test_a_full_disk_is_one_error_and_loses_nothing(
     place: str, base_folder: Path, stage1_file: Path, left_alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     values = settings(base_folder, stage1_file, tmp_path)
-    write, save, calls = checkpoints.write, torch.save, []
+    write, save, calls = files.write, torch.save, []
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    def writing(state: checkpoints.Checkpoint, folder: Path) -> None:
+    def writing(state: files.Checkpoint, folder: Path) -> None:
         calls.append(folder)
         full() if place == "adapters" and len(calls) == 2 else write(state, folder)
 
@@ -133,24 +133,24 @@ def test_a_full_disk_is_one_error_and_loses_nothing(
         save(state, path, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "write", writing)
+        patch.setattr(files, "write", writing)
         patch.setattr(torch, "save", saving_tensors)
         with pytest.raises(
             ClaraError, match=r"checkpoint 4 could not be written .*; \d+ MiB are free.*checkpoint-2: make room"
         ):
             run(values)
-    assert [f.name for f in saving.whole_checkpoints(tmp_path)] == ["checkpoint-2"]
-    assert not (tmp_path / saving.PARTIAL).exists()
+    assert [f.name for f in checkpointing.whole_checkpoints(tmp_path)] == ["checkpoint-2"]
+    assert not (tmp_path / checkpointing.PARTIAL).exists()
     run(values, load_checkpoint=True)
     assert_same_run(left_alone, tmp_path)
 
 
 def test_another_number_of_processes_is_refused(left_alone: Path, tmp_path: Path):
-    saving.check_processes(left_alone / "checkpoint-6", 1)
+    checkpointing.check_processes(left_alone / "checkpoint-6", 1)
     with pytest.raises(ClaraError, match="was written by 1 processes, this run has 2; go on with 1"):
-        saving.check_processes(left_alone / "checkpoint-6", 2)
+        checkpointing.check_processes(left_alone / "checkpoint-6", 2)
     for rank in (0, 1):
         (tmp_path / f"rng_state_{rank}.pth").touch()
-    saving.check_processes(tmp_path, 2)
+    checkpointing.check_processes(tmp_path, 2)
     with pytest.raises(ClaraError, match="was written by 2 processes, this run has 1"):
-        saving.check_processes(tmp_path, 1)
+        checkpointing.check_processes(tmp_path, 1)

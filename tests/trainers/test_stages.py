@@ -7,7 +7,7 @@ import torch
 import training_rows
 
 from clara_model.errors import ClaraError
-from clara_model.model import ClaraModel
+from clara_model.modeling.model import ClaraModel
 from trainers.stages import starting_model
 
 

@@ -18,8 +18,8 @@ from official_files import hotpotqa, write_json
 PAGE = (Path(__file__).parents[2] / "docs" / "train-your-own.md").read_text(encoding="utf-8")
 BASES = ("mistralai/Mistral-7B-Instruct-v0.2", "SMALL_BASE")
 MODULES = {
-    "clara": "clara_model.cli",
-    "clara-data": "trainers.data_cli",
+    "clara": "clara_model.cli.main",
+    "clara-data": "trainers.data.cli",
     "clara-train": "trainers.cli",
     "torchrun": "torch.distributed.run",
 }

@@ -9,11 +9,11 @@ import training_rows
 from safetensors.torch import load_file
 
 from clara_model.errors import ClaraError
-from clara_model.model import ClaraModel
-from clara_model.objectives import TrainingModel
+from clara_model.modeling.model import ClaraModel
+from clara_model.modeling.objectives import TrainingModel
 from trainers import run
 from trainers.arguments import TrainConfig
-from trainers.data import read_rows
+from trainers.data.rows import read_rows
 from trainers.run import collator, objective, split_batches, train, training_order
 from trainers.stages import starting_model
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from transformers import TrainerCallback
 
-from trainers import run, saving
+from trainers import checkpointing, run
 from trainers.arguments import TrainConfig
 from trainers.trainer import ClaraTrainer
 
@@ -72,8 +72,8 @@ def main() -> None:
         config = TrainConfig.for_stage(values.pop("stage"), **values)
         if job.get("from"):
             if first:
-                for folder in saving.whole_checkpoints(Path(config.save_path)):
-                    if saving.step_of(folder) > job["from"]:
+                for folder in checkpointing.whole_checkpoints(Path(config.save_path)):
+                    if checkpointing.step_of(folder) > job["from"]:
                         shutil.rmtree(folder)
             if torch.distributed.is_initialized():
                 torch.distributed.barrier()

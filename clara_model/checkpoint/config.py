@@ -1,0 +1,146 @@
+"""What a checkpoint is: sizes, LoRA shape, prompts and the base model it stands on.
+
+Reads this project's own ``config.json`` and the fields of the published one (``compr_rate``, ``decoder_model_name``).
+Source of the published fields: ml-clara commit 857c3cf, PISCO. Leaves out everything about training.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from clara_model.checkpoint.prompts import PromptSet
+from clara_model.errors import ClaraError
+
+FORMAT = "clara-1"
+ROLES = ("compressor", "query_reasoner", "generator")
+PUBLISHED_STAGES = {"stage1": "pretrain", "stage1_2": "instruct", "stage2": "end_to_end"}
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MAX_NEW_TOKENS = 128
+"""Tokens of an answer at most, where a caller does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaraConfig:
+    """Everything but the weights of a CLaRa model. Unknown fields are refused; every value is checked."""
+
+    base_model: str
+    """Hub name or folder of the base language model; a path that starts with ``./`` lies inside the checkpoint."""
+    base_revision: str | None = None
+    """Revision of the base model on the hub."""
+    doc_max_length: int = 256
+    """Document tokens that are read; what follows is cut (paper section 4: 256)."""
+    compression_rate: int = 16
+    """Document tokens per memory token; ``memory_tokens = doc_max_length // compression_rate``."""
+    roles: tuple[str, ...] = ROLES
+    """The roles that have an adapter; a PISCO-like checkpoint has no query reasoner."""
+    lora_rank: int = 16
+    """Rank of every LoRA matrix (paper: 16)."""
+    lora_alpha: int = 32
+    """LoRA scale is ``lora_alpha / lora_rank`` (paper: 2.0)."""
+    lora_dropout: float = 0.1
+    """Dropout on the LoRA input while training; never at inference."""
+    top_k: int = 5
+    """Documents that the generator reads by default (paper: 5)."""
+    max_prompt_length: int = 1024
+    """Generator prompt tokens, slots included; a longer question is shortened to fit."""
+    stage: str = "end_to_end"
+    """The last stage the checkpoint was trained in: ``pretrain``, ``instruct`` or ``end_to_end``."""
+    prompts: PromptSet = field(default_factory=PromptSet)
+    """The chat prompts the checkpoint was trained with."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("doc_max_length", "compression_rate", "lora_rank", "lora_alpha", "top_k", "max_prompt_length"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ClaraError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.compression_rate > self.doc_max_length:
+            raise ClaraError(
+                f"compression_rate must be at most doc_max_length ({self.doc_max_length}), got {self.compression_rate}"
+            )
+        if not 0.0 <= self.lora_dropout < 1.0:
+            raise ClaraError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
+        wrong = [role for role in self.roles if role not in ROLES]
+        if wrong or not self.roles or len(set(self.roles)) < len(self.roles):
+            raise ClaraError(f"roles must be some of {', '.join(ROLES)}, each once, got {list(self.roles)}")
+        if self.stage not in PUBLISHED_STAGES.values():
+            raise ClaraError(f"stage must be one of {', '.join(PUBLISHED_STAGES.values())}, got {self.stage!r}")
+
+    @property
+    def memory_tokens(self) -> int:
+        """``M``: memory tokens per document."""
+        return self.doc_max_length // self.compression_rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; `from_dict` reads them back."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"format": FORMAT, **values, "roles": list(self.roles), "prompts": self.prompts.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from `to_dict`'s form.
+
+        Raises:
+            ClaraError: an unknown format or field, or a value out of range.
+        """
+        values = dict(values)
+        found = values.pop("format", None)
+        if found != FORMAT:
+            raise ClaraError(f"config.json has format {found!r}; this version reads {FORMAT!r}")
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ClaraError(f"config.json has unknown fields {', '.join(unknown)}; was it saved by a newer version?")
+        if "base_model" not in values:
+            raise ClaraError("config.json does not name its base_model")
+        values["roles"] = tuple(values.get("roles", ROLES))
+        values["prompts"] = PromptSet.from_dict(values.get("prompts", {}))
+        return cls(**values)
+
+
+def from_published(values: dict[str, Any], roles: tuple[str, ...], prompts: PromptSet) -> ClaraConfig:
+    """Read the fields of a published ``config.json`` (CLaRa or PISCO) that say what the checkpoint is.
+
+    Args:
+        values: the parsed file.
+        roles: the roles found in ``adapters.pth``.
+        prompts: the prompts the checkpoint was trained with; the published config has none.
+
+    Raises:
+        ClaraError: a needed field is missing, or the checkpoint has a shape this package does not read.
+    """
+    base_model = values.get("decoder_model_name") or values.get("compr_base_model_name")
+    if base_model is None or values.get("compr_rate") is None:
+        lacking = "decoder_model_name" if base_model is None else "compr_rate"
+        raise ClaraError(f"config.json lacks {lacking!r}; it is not a published CLaRa or PISCO configuration")
+    if values.get("compr_model_name"):
+        raise ClaraError(f"a separate compressor model ({values['compr_model_name']!r}) is not supported")
+    if not values.get("lora", True):
+        raise ClaraError("a checkpoint without LoRA adapters ('lora': false) is not supported")
+    if not values.get("different_mem_tokens", True) or not values.get("sep", True):
+        raise ClaraError("a checkpoint with 'different_mem_tokens' or 'sep' off is not supported")
+    rank = int(values.get("lora_r", 16))
+    return ClaraConfig(
+        base_model=base_model,
+        doc_max_length=int(values.get("doc_max_length", 128)),
+        compression_rate=int(values["compr_rate"]),
+        roles=roles,
+        lora_rank=rank,
+        lora_alpha=2 * rank,
+        top_k=int(values.get("generation_top_k", 1)),
+        stage=PUBLISHED_STAGES.get(values.get("training_stage", ""), "instruct"),
+        prompts=prompts,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse one JSON object from a file, or say in one sentence what is wrong with it."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ClaraError(f"{path} is not valid JSON ({error}); is the download complete?") from error
+    if not isinstance(values, dict):
+        raise ClaraError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values

@@ -1,0 +1,65 @@
+"""The bundled documents that `clara demo` asks questions about: a JSON file of documents, questions and their answers.
+
+`{"documents": [{"title", "text"}, ..], "questions": [{"question", "answer"}, ..]}`; `answer` is a string, or a list of
+strings that all count as right.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from clara_model.checkpoint.config import read_json
+from clara_model.errors import ClaraError
+
+BUNDLED_SET = Path(__file__).parents[1] / "bundled" / "demo.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSet:
+    """Documents, and questions about them with their accepted answers."""
+
+    titles: list[str]
+    texts: list[str]
+    questions: list[str]
+    answers: list[list[str]]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check a set.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ClaraError: not of the form above.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist.")
+        values = read_json(path)
+        try:
+            documents, questions = values["documents"], values["questions"]
+            found = cls(
+                titles=[str(document["title"]) for document in documents],
+                texts=[str(document["text"]) for document in documents],
+                questions=[str(entry["question"]) for entry in questions],
+                answers=[_as_list(entry["answer"]) for entry in questions],
+            )
+        except (KeyError, TypeError) as error:
+            raise ClaraError(f"{path} is not a set of documents and questions: {error!r}.") from None
+        if not found.texts or not found.questions:
+            raise ClaraError(f"{path} needs at least one document and one question.")
+        return found
+
+
+def is_right(answer: str, accepted: list[str]) -> bool:
+    """Whether the answer equals an accepted one, letter case, end punctuation and spaces aside."""
+    return _plain(answer) in map(_plain, accepted)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).strip(string.punctuation + " ")
+
+
+def _as_list(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]

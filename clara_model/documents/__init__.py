@@ -1,0 +1,1 @@
+"""Files to passages that fit a model."""

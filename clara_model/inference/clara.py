@@ -1,0 +1,464 @@
+"""Clara: text in, answer out. Batches, caches, ranks, answers and streams; many threads may use one instance.
+
+Every pass through the model holds the model's lock; between two batches others get their turn. Latents come back in
+host memory. The passes are `clara_model.inference.engine`'s. Leaves out frameworks (``clara_integrations``), training
+(``trainers``), and keeping latents on disk (a later `LatentStore`).
+Shapes: ``N`` documents, ``M`` memory tokens, ``D`` hidden size.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from clara_model.checkpoint.config import MAX_NEW_TOKENS
+from clara_model.checkpoint.prompts import Prompt, PromptSet
+from clara_model.errors import ClaraError
+from clara_model.inference import loader
+from clara_model.inference.batching import release_memory
+from clara_model.inference.engine import Engine, Work, Written
+from clara_model.inference.results import Answer, Ranked, Timings, Usage
+from clara_model.inference.streaming import Feed, TextPieces, TextStream
+from clara_model.inference.summary import facts, licence_note
+from clara_model.latents import Latents
+from clara_model.modeling.model import ClaraModel
+from clara_model.store.memory import CACHE_BYTES, LatentCache, LatentStore
+from clara_model.validation import (
+    Documents,
+    Generation,
+    check_count,
+    check_documents,
+    check_question,
+    check_rows,
+    check_texts,
+    check_turns,
+)
+
+__all__ = ["Answer", "AnswerStream", "Clara", "Ranked", "Timings", "Usage"]
+logger = logging.getLogger(__name__)
+
+AnswerStream = TextStream[Answer]
+Job = Callable[[Work], list[Answer]]
+"""Work whose arguments have been checked."""
+
+
+class Clara:
+    """A CLaRa model for use: compress, rank, answer, stream, paraphrase.
+
+    ``with Clara.load("clara-tiny") as clara: print(clara.answer("Who ..?", texts).text)``
+    """
+
+    def __init__(
+        self,
+        model: ClaraModel,
+        *,
+        store: LatentStore | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        batch_tokens: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        """Use a model that is in memory already.
+
+        Args:
+            model: in evaluation mode, or its dropout is at work.
+            store: where latents are kept; a `LatentCache` where not given.
+            cache_bytes: bound of that cache; 0 keeps nothing.
+            batch_tokens: positions in one encoder batch; `BATCH_TOKENS` where not given.
+            batch_size: texts or prompts in one batch at most; no bound where not given.
+        """
+        self._engine: Engine | None = _engine(
+            loader.wrap(model, LatentCache(cache_bytes) if store is None else store), batch_tokens, batch_size
+        )
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path = "clara-tiny",
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        base_model: str | Path | None = None,
+        prompts: str | Path | PromptSet | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        attn_implementation: str | None = None,
+        quantization: str | None = None,
+        token: str | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        batch_tokens: int | None = None,
+        batch_size: int | None = None,
+    ) -> Self:
+        """Load a checkpoint, or share the one that somebody in this process has loaded with the same arguments.
+
+        Args:
+            name: a folder, a bundled name such as ``clara-tiny``, or a hub name.
+            subfolder: inside it, e.g. ``compression-16``.
+            revision: of the hub repository.
+            base_model: folder or hub name of the base model, instead of the one the checkpoint names.
+            prompts: instead of the checkpoint's: a `PromptSet` or a prompts file.
+            dtype: ``float32``, ``bfloat16`` or ``float16``; bfloat16 where the device has it in hardware.
+            device: e.g. ``cuda:0`` or ``cpu``; a GPU where there is one.
+            attn_implementation: ``sdpa`` (default), ``eager`` or ``flash_attention_2``.
+            quantization: ``int8`` or ``int4`` of the base (bitsandbytes, GPU only).
+            token: for private hub repositories.
+            cache_bytes: bound of the cache of latents, shared like the model; 0 keeps nothing.
+            batch_tokens: positions in one encoder batch; `BATCH_TOKENS` where not given.
+            batch_size: texts or prompts in one batch at most; no bound where not given.
+
+        Raises:
+            ClaraError: in one sentence, what is missing, damaged or does not match.
+        """
+        loaded = loader.load(
+            name,
+            subfolder=subfolder,
+            revision=revision,
+            base_model=base_model,
+            prompts=prompts,
+            dtype=dtype,
+            device=device,
+            attn_implementation=attn_implementation,
+            quantization=quantization,
+            token=token,
+            cache_bytes=cache_bytes,
+        )
+        clara = cls.__new__(cls)
+        clara._engine = _engine(loaded, batch_tokens, batch_size)
+        return clara
+
+    def close(self) -> None:
+        """Let go of the model; the last holder's close frees its memory. Closing twice is fine.
+
+        A call that another thread is in the middle of ends as it would have.
+        """
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            last = weakref.ref(engine.loaded)
+            del engine
+            if last() is None:
+                release_memory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def engine(self) -> Engine:
+        """What does the work.
+
+        Raises:
+            ClaraError: closed.
+        """
+        engine = self._engine
+        if engine is None:
+            raise ClaraError("this Clara is closed; load it again with Clara.load")
+        return engine
+
+    # -- what it is --------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> ClaraModel:
+        """The model itself; passes that are called on it directly are not guarded against other threads."""
+        return self.engine.model
+
+    @property
+    def store(self) -> LatentStore:
+        """Where latents are kept."""
+        return self.engine.loaded.store
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the compressor; latents of another one are refused."""
+        return self.model.fingerprint
+
+    @property
+    def doc_max_length(self) -> int:
+        """Text tokens of a document that are read; what follows is cut."""
+        return self.model.config.doc_max_length
+
+    @property
+    def can_rank(self) -> bool:
+        """Whether the checkpoint has a query reasoner."""
+        return "query_reasoner" in self.model.config.roles
+
+    def count_tokens(self, text: str) -> int:
+        """Text tokens of a document, before any cut."""
+        return self.model.tokens.count(text)
+
+    def info(self) -> dict[str, Any]:
+        """What the checkpoint is: name, roles, sizes in parameters and bytes, float type, device, licence note."""
+        name = self.engine.loaded.name
+        return {"name": name or "(in memory)", **facts(self.model), "licence": licence_note(name)}
+
+    # -- compress and rank -------------------------------------------------------------------------------------
+
+    def compress(self, texts: Sequence[str]) -> Latents:
+        """Compress documents, each distinct text once and those in the store not at all.
+
+        Args:
+            texts: at least one; each is read up to ``doc_max_length`` tokens, a blank one is allowed.
+
+        Returns:
+            latents in the order of the texts, in host memory.
+        """
+        found = self.engine.compress(check_texts(texts), Work())
+        return found.pick(range(len(found.places)))
+
+    def encode_queries(self, questions: Sequence[str]) -> Latents:
+        """Encode questions into the documents' space; a blank one is allowed here."""
+        return self.engine.queries(check_texts(questions, "question"), Work())
+
+    def rank(self, question: str, texts: Documents, top_k: int | None = None) -> list[Ranked]:
+        """Rank candidates by the cosine of their latents with the question's.
+
+        Args:
+            question: must not be blank.
+            texts: the candidates' texts, or their latents from `compress`.
+            top_k: how many to return, all where not given.
+
+        Returns:
+            best first; equal scores in the order given.
+
+        Raises:
+            ClaraError: latents of another checkpoint, or a checkpoint without a query reasoner.
+        """
+        engine, work = self.engine, Work()
+        question, documents = check_question(question), check_documents(texts)
+        keep = None if top_k is None else check_count(top_k, "top_k")
+        return engine.ranked([question], engine.candidates([documents], work), work)[0][:keep]
+
+    # -- answer ------------------------------------------------------------------------------------------------
+
+    def answer(
+        self,
+        question: str,
+        texts: Documents,
+        top_k: int | None = None,
+        *,
+        rerank: bool = True,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        stop: str | Sequence[str] = (),
+        **sampling: Any,
+    ) -> Answer:
+        """Rank the candidates and answer from the latents of the best.
+
+        Args:
+            question: must not be blank.
+            texts: the candidates' texts, or their latents from `compress`.
+            top_k: documents to answer from, the checkpoint's own number where not given; capped at the candidates.
+            rerank: False answers from the first ``top_k`` in the order given, as a checkpoint without a query
+                reasoner always does.
+            max_new_tokens: at most so many new tokens.
+            stop: strings that end the answer; they are not part of it.
+            **sampling: see `clara_model.validation.SAMPLING`; greedy where none is given.
+
+        Raises:
+            ClaraError: latents of another checkpoint, or more slots than the prompt can hold.
+            ValueError: a blank question, no candidates, or a number below its least value.
+            TypeError: something that is not a string where one is needed.
+        """
+        how = Generation.check(max_new_tokens, stop, sampling)
+        return self._answering([question], [check_documents(texts)], top_k, rerank, how)(Work())[0]
+
+    def answers(
+        self,
+        questions: Sequence[str],
+        texts: Documents | Sequence[Documents],
+        top_k: int | None = None,
+        *,
+        rerank: bool = True,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        stop: str | Sequence[str] = (),
+        **sampling: Any,
+    ) -> list[Answer]:
+        """Answer many questions in batches; arguments as for `answer`.
+
+        Args:
+            questions: at least one.
+            texts: candidates that all questions share, or one list for each question, of any lengths.
+            top_k: documents to answer each from.
+            rerank: as for `answer`.
+            max_new_tokens: at most so many new tokens for each.
+            stop: strings that end an answer.
+            **sampling: as for `answer`.
+        """
+        asked = check_texts(questions, "question")
+        how = Generation.check(max_new_tokens, stop, sampling)
+        return self._answering(asked, check_rows(texts, len(asked)), top_k, rerank, how)(Work())
+
+    def stream(
+        self,
+        question: str,
+        texts: Documents,
+        top_k: int | None = None,
+        *,
+        rerank: bool = True,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        stop: str | Sequence[str] = (),
+        **sampling: Any,
+    ) -> AnswerStream:
+        """`answer` piece by piece: an iterator of text, one piece for each token that completes some.
+
+        After its end ``.answer`` is the whole `Answer`. Closing it early ends the generation.
+        """
+        how = Generation.check(max_new_tokens, stop, sampling)
+        return self._streaming(self._answering([question], [check_documents(texts)], top_k, rerank, how), how)
+
+    def _answering(
+        self,
+        questions: Sequence[str],
+        rows: Sequence[list[str] | Latents],
+        top_k: int | None,
+        rerank: bool,
+        how: Generation,
+    ) -> Job:
+        """Check what is left to check now; the job that is returned does the work."""
+        engine, config = self.engine, self.model.config
+        asked = [check_question(question) for question in questions]
+        k = check_count(config.top_k if top_k is None else top_k, "top_k")
+        rerank = rerank and self._ranks(max(map(len, rows)), k)
+
+        def work_through(work: Work) -> list[Answer]:
+            candidates = engine.candidates(rows, work)
+            rankings = engine.ranked(asked, candidates, work) if rerank else [[] for _ in asked]
+            selected = [
+                [one.index for one in ranking[:k]] if rerank else list(range(min(k, len(row.places))))
+                for ranking, row in zip(rankings, candidates, strict=True)
+            ]
+            latents = [row.pick(chosen) for row, chosen in zip(candidates, selected, strict=True)]
+            with engine.turn(work, "generate") as model:
+                prompts = [
+                    model.tokens.prompt_ids(config.prompts.answer, len(chosen), question)
+                    for chosen, question in zip(selected, asked, strict=True)
+                ]
+            written = engine.generate(prompts, latents, how, work)
+            timings = work.timings(len(asked))
+            return [
+                Answer(one.text, ranking, chosen, _usage(one, used), timings, one.finish_reason)
+                for one, ranking, chosen, used in zip(written, rankings, selected, latents, strict=True)
+            ]
+
+        return work_through
+
+    def _ranks(self, offered: int, k: int) -> bool:
+        if not self.can_rank and offered > k:
+            logger.warning("no query reasoner to rank with: answering from the first %d of %d documents", k, offered)
+        return self.can_rank
+
+    def _streaming(self, job: Job, how: Generation) -> AnswerStream:
+        """Run a job in a thread of its own; what it writes is read from the stream."""
+        tokenizer = self.model.tokens.tokenizer
+
+        def decode(ids: list[int]) -> str:
+            return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+        def run(feed: Feed) -> Answer:
+            feed.pieces = TextPieces(decode, how.stop)
+            answer = job(Work(feed=feed))[0]
+            feed.finish(answer.text)
+            return answer
+
+        return TextStream(run)
+
+    # -- other writing -----------------------------------------------------------------------------------------
+
+    def paraphrase(
+        self,
+        texts: Sequence[str],
+        *,
+        instruction: int | str | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        stop: str | Sequence[str] = (),
+        **sampling: Any,
+    ) -> list[str]:
+        """Each text in other words, written from its latents alone: what the compressor has kept of it.
+
+        Args:
+            texts: at least one.
+            instruction: index of one of the checkpoint's wordings (the first where not given), or one of your own
+                with ``{memory}`` in it.
+            max_new_tokens: at most so many new tokens for each.
+            stop: strings that end a text.
+            **sampling: as for `answer`.
+        """
+        how, engine, work = Generation.check(max_new_tokens, stop, sampling), self.engine, Work()
+        prompt, wording = self.model.config.prompts.paraphrase, 0 if instruction is None else instruction
+        if isinstance(wording, str):
+            prompt, wording = Prompt(system=prompt.system, user=(wording,)), 0
+        if not 0 <= wording < len(prompt.user):
+            raise ValueError(
+                f"instruction must be 0 to {len(prompt.user) - 1}, a wording of the checkpoint, got {wording}"
+            )
+        latents = self.compress(texts)
+        with engine.turn(work, "generate") as model:
+            ids = model.tokens.prompt_ids(prompt, 1, wording=wording)
+        parts = [latents[[index]] for index in range(len(latents))]
+        return [one.text for one in engine.generate([ids] * len(parts), parts, how, work)]
+
+    def plain(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        stop: str | Sequence[str] = (),
+        **sampling: Any,
+    ) -> Answer:
+        """The base model alone on ordinary text: no roles, no latents.
+
+        Args:
+            prompt: what the user says, or a conversation of ``{"role", "content"}`` turns.
+            max_new_tokens: at most so many new tokens.
+            stop: strings that end the text.
+            **sampling: as for `answer`.
+
+        Returns:
+            an `Answer` with an empty ranking.
+        """
+        how = Generation.check(max_new_tokens, stop, sampling)
+        return self._plainly(prompt, how)(Work())[0]
+
+    def stream_plain(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        stop: str | Sequence[str] = (),
+        **sampling: Any,
+    ) -> AnswerStream:
+        """`plain` piece by piece, as `stream` does it for `answer`."""
+        how = Generation.check(max_new_tokens, stop, sampling)
+        return self._streaming(self._plainly(prompt, how), how)
+
+    def _plainly(self, prompt: str | Sequence[Mapping[str, str]], how: Generation) -> Job:
+        engine, turns = self.engine, check_turns(prompt)
+
+        def work_through(work: Work) -> list[Answer]:
+            with engine.turn(work, "generate") as model:
+                ids = model.tokens.chat_ids(turns)
+                room = getattr(model.base.config, "max_position_embeddings", None)
+            if room is not None and len(ids) >= room:
+                raise ClaraError(f"the prompt has {len(ids)} tokens and the base model reads {room}; shorten it")
+            one = engine.generate([ids], None, how, work)[0]
+            return [Answer(one.text, [], [], _usage(one, None), work.timings(), one.finish_reason)]
+
+        return work_through
+
+
+def _engine(loaded: loader.Loaded, batch_tokens: int | None, batch_size: int | None) -> Engine:
+    for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
+        if value is not None:
+            check_count(value, name)
+    return Engine(loaded, batch_tokens, batch_size)
+
+
+def _usage(one: Written, used: Latents | None) -> Usage:
+    """What one answer was read from; the base model alone reads no latents."""
+    text_tokens = sum(used.lengths) if used is not None else 0
+    slots = used.vectors.shape[0] * used.vectors.shape[1] if used is not None else 0
+    return Usage(text_tokens, slots, one.prompt_tokens, one.completion_tokens)

@@ -1,0 +1,1 @@
+"""The model on tensors: tokens, the three roles, memory rows, ranking, generation, losses."""

@@ -1,0 +1,169 @@
+"""The roles: one frozen base, one LoRA adapter for each role, and the switch that says which one a pass runs as.
+
+PEFT's ``set_adapter`` walks all layers and turns gradients on and off as it goes, so it cannot switch roles inside one
+training step. Here all LoRA layers read one shared list that holds the active role; switching writes one element.
+Gradient checkpointing runs a layer again in the backward pass, when another role may be active, so the role of the
+first run is captured and restored for the second (see `Roles.checkpoint_contexts`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear, LoraLayer
+from torch import Tensor, nn
+
+from clara_model.checkpoint.config import LORA_TARGETS, ClaraConfig
+from clara_model.errors import ClaraError
+
+BASE = "base"
+"""The base model alone, no adapter."""
+
+
+class RoleLinear(Linear):
+    """PEFT's LoRA layer; outside training the adapter's product is added in place, in one pass over the result.
+
+    PEFT makes three more tensors of the result's size (product, scaled product, sum); where hidden sizes are small that
+    is a fifth of an encoder pass. Never built: `Roles.add` makes PEFT's layers into this class.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """``W x + scale * B A x`` as the active role; as PEFT computes it where this class's way does not apply."""
+        role = self._active_adapter[0]
+        if torch.is_grad_enabled() or self.training or args or kwargs:
+            return super().forward(x, *args, **kwargs)
+        if role not in self.lora_A:
+            return self.base_layer(x)
+        up = self.lora_B[role].weight
+        if not x.dtype == self.base_layer.weight.dtype == up.dtype or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        if hasattr(up, "ds_id"):  # DeepSpeed ZeRO 3 gathers weights for module calls only
+            return super().forward(x)
+        result = self.base_layer(x)
+        low = self.lora_A[role](x).flatten(0, -2)
+        result.view(-1, result.shape[-1]).addmm_(low, up.T, alpha=self.scaling[role])
+        return result
+
+
+class Roles:
+    """Adds the LoRA adapters of ``config.roles`` to a base model and switches between them.
+
+    Not thread-safe: one pass at a time per model (`Clara` holds a lock).
+    """
+
+    def __init__(self, base: nn.Module, config: ClaraConfig) -> None:
+        """Inject one freshly initialised adapter for each role; the base's own weights are frozen."""
+        self.config = config
+        self.names: tuple[str, ...] = ()
+        self._active = [BASE]
+        self._base = [base]  # in a list, so that this object is no parent of the base
+        base.requires_grad_(False)
+        for role in config.roles:
+            self.add(role)
+
+    def add(self, role: str) -> None:
+        """Inject a freshly initialised adapter (its output is zero) for one more role.
+
+        Raises:
+            ClaraError: the role is there already, or the base model has no layers of the expected names.
+        """
+        if role in self.names:
+            raise ClaraError(f"this checkpoint already has a {role.replace('_', ' ')}")
+        config = self.config
+        lora = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=list(LORA_TARGETS),
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several roles are meant
+            try:
+                inject_adapter_in_model(lora, self._base[0], adapter_name=role)
+            except ValueError as error:
+                raise ClaraError(
+                    f"{type(self._base[0]).__name__} has no layers named {', '.join(LORA_TARGETS)}; "
+                    "use a base model of the Llama family (Llama, Mistral, Qwen2 ..)"
+                ) from error
+        self.names = (*self.names, role)
+        for layer in self.layers().values():
+            layer._active_adapter = self._active
+            if type(layer) is Linear:  # not the quantised kinds
+                layer.__class__ = RoleLinear
+        self.parameters_require_grad(())
+
+    def layers(self) -> dict[str, LoraLayer]:
+        """Every layer with LoRA, by its module name in the base."""
+        return {name: module for name, module in self._base[0].named_modules() if isinstance(module, LoraLayer)}
+
+    @property
+    def active(self) -> str:
+        """The role that a pass started now runs as."""
+        return self._active[0]
+
+    @contextmanager
+    def acting_as(self, role: str) -> Iterator[None]:
+        """Run passes inside the block as ``role`` (or `BASE`); the role before comes back afterwards."""
+        if role != BASE and role not in self.names:
+            raise ClaraError(f"this checkpoint has no {role.replace('_', ' ')}; it has {', '.join(self.names)}")
+        before = self._active[0]
+        self._active[0] = role
+        try:
+            yield
+        finally:
+            self._active[0] = before
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """``context_fn`` for `torch.utils.checkpoint`: nothing for the first run, this run's role for the second."""
+        return nullcontext(), self.acting_as(self.active)
+
+    def parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """LoRA weights of one role by their published keys, e.g. ``model.layers.0.self_attn.q_proj.lora_A.weight``."""
+        found: dict[str, nn.Parameter] = {}
+        for name, layer in self.layers().items():
+            for side, matrices in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
+                found[f"{name}.{side}.weight"] = cast(nn.Parameter, matrices[role].weight)
+        return found
+
+    def parameters_require_grad(self, roles: tuple[str, ...]) -> None:
+        """Let exactly these roles' LoRA weights train."""
+        for role in self.names:
+            for parameter in self.parameters(role).values():
+                parameter.requires_grad_(role in roles)
+
+    @torch.no_grad()
+    def load(self, role: str, tensors: dict[str, Tensor], source: str) -> None:
+        """Copy one role's LoRA weights in.
+
+        Raises:
+            ClaraError: a tensor is missing, left over, or of the wrong shape.
+        """
+        parameters = self.parameters(role)
+        missing, extra = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
+        if missing or extra:
+            what = f"lacks {missing[0]!r}" if missing else f"has {extra[0]!r}, which the base model has no place for"
+            raise ClaraError(f"the {role.replace('_', ' ')} adapter in {source} {what}; does the base model match?")
+        for name, parameter in parameters.items():
+            if parameter.shape != tensors[name].shape:
+                raise ClaraError(
+                    f"{role.replace('_', ' ')} weight {name} in {source} has shape {tuple(tensors[name].shape)}, "
+                    f"the base model needs {tuple(parameter.shape)}; does the base model match?"
+                )
+            parameter.copy_(tensors[name])
+
+    @torch.no_grad()
+    def copy(self, source: str, target: str) -> None:
+        """Make ``target``'s weights equal to ``source``'s (stage 3 starts the query reasoner from the compressor)."""
+        weights = self.parameters(source)
+        for name, parameter in self.parameters(target).items():
+            parameter.copy_(weights[name])
+
+    def reset(self, role: str) -> None:
+        """Initialise one role's weights anew, as when it was added (stage 2 starts a fresh generator)."""
+        for layer in self.layers().values():
+            layer.reset_lora_parameters(role, init_lora_weights=True)

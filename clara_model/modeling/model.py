@@ -1,0 +1,530 @@
+"""ClaraModel: one base model in three roles. Compresses documents, encodes questions, scores, and answers from latents.
+
+Shapes: ``B`` questions, ``K`` candidates of one question, ``k`` documents in the prompt, ``N`` documents, ``M`` memory
+tokens, ``T`` ids, ``D`` hidden size. Source: arXiv 2511.18659 sections 3.1 to 3.3. Leaves out batching by length,
+caching and locks (`inference.clara`), the losses (`modeling.objectives`) and training loops (``trainers``).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.generation.streamers import BaseStreamer
+
+from clara_model.checkpoint import files
+from clara_model.checkpoint.base_model import load_base, only_tokens, resize_embeddings, resolve_base
+from clara_model.checkpoint.config import MAX_NEW_TOKENS, ClaraConfig
+from clara_model.checkpoint.prompts import Prompt, PromptSet
+from clara_model.errors import ClaraError
+from clara_model.latents import Latents, fingerprint_of
+from clara_model.modeling.adapters import BASE, Roles
+from clara_model.modeling.generated import Generated, read_generated
+from clara_model.modeling.memory import MemoryRows
+from clara_model.modeling.ranking import cosine_scores
+from clara_model.modeling.tokens import Padded, Tokens
+from clara_model.validation import check_texts
+
+logger = logging.getLogger(__name__)
+
+ENCODERS = ("compressor", "query_reasoner")
+
+
+class ClaraModel(nn.Module):
+    """A base model with CLaRa's roles. Loading gives an inference model (no dropout); call ``train()`` to train."""
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        config: ClaraConfig,
+        *,
+        to_be_loaded: bool = False,
+    ) -> None:
+        """Fresh roles on a base model: adapters whose output is zero, memory rows as the resized embedding gives them.
+
+        Args:
+            base: a causal language model of the Llama family (projections named as in `config.LORA_TARGETS`);
+                changed in place: special tokens are added to its embeddings, which shrinks a padded vocabulary, and
+                of its generation defaults only the special tokens stay.
+            tokenizer: the base model's fast tokenizer with its chat template; changed in place.
+            config: sizes, roles and prompts.
+            to_be_loaded: weights follow at once, so nothing is spent on starting values of the added rows.
+        """
+        super().__init__()
+        self.config = config
+        self.tokens = Tokens(tokenizer, config)
+        resize_embeddings(base, len(self.tokens), mean_of_old=not to_be_loaded)
+        base.generation_config = only_tokens(base.generation_config)
+        self.base = base
+        self.roles = Roles(base, config)
+        added = self._embedding_weight()[self.tokens.memory_ids]
+        self.memory = MemoryRows([role for role in config.roles if role in ENCODERS], added.float())
+        self.embeddings_changed = False
+        self._fingerprint: tuple[tuple[int, ...], str] | None = None
+        self.set_trainable(())
+        self.eval()
+
+    # -- load and save -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        base_model: str | Path | None = None,
+        prompts: str | Path | PromptSet | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        attn_implementation: str | None = None,
+        quantization: str | None = None,
+        token: str | None = None,
+    ) -> Self:
+        """Load a checkpoint of this project's layout or a published CLaRa or PISCO one.
+
+        Args:
+            name: a folder (which wins), a bundled name such as ``clara-tiny``, or a hub name.
+            subfolder: inside it, e.g. ``compression-16``.
+            revision: of the hub repository.
+            base_model: folder or hub name of the base model, instead of the one the checkpoint names.
+            prompts: instead of the checkpoint's: a `PromptSet`, or a file as for `PromptSet.from_file`.
+            dtype: of all weights; bfloat16 where the device has it in hardware, else float32.
+            device: e.g. ``cuda:0`` or ``cpu``; a GPU where there is one.
+            attn_implementation: ``sdpa`` (default), ``eager`` or ``flash_attention_2``.
+            quantization: ``int8`` or ``int4`` of the base (bitsandbytes, GPU only).
+            token: for private hub repositories.
+
+        Raises:
+            ClaraError: in one sentence, what is missing, damaged or does not match.
+        """
+        folder = files.locate(str(name), subfolder, revision, token)
+        checkpoint = files.read(folder, prompts)
+        base_name = str(base_model) if base_model else resolve_base(checkpoint.config.base_model, folder)
+        base, tokenizer = load_base(
+            base_name,
+            revision=None if base_model else checkpoint.config.base_revision,
+            dtype=dtype,
+            device=device,
+            attn_implementation=attn_implementation,
+            quantization=quantization,
+            token=token,
+        )
+        checkpoint.config = replace(checkpoint.config, base_model=base_name)
+        model = cls(base, tokenizer, checkpoint.config, to_be_loaded=True)
+        model.load_weights(checkpoint)
+        return model.to_float(base.dtype)
+
+    @torch.no_grad()
+    def load_weights(self, checkpoint: files.Checkpoint) -> None:
+        """Copy a checkpoint's weights in.
+
+        Raises:
+            ClaraError: a weight is missing or has a shape that this base model does not have.
+        """
+        source = str(checkpoint.folder)
+        for role, weights in checkpoint.adapters.items():
+            self.roles.load(role, weights, source)
+        for name, weight in self._embeddings().items():
+            if name in checkpoint.embeddings:
+                self._load_embedding(name, weight, checkpoint.embeddings[name], source)
+            elif name == "embed_tokens":
+                raise ClaraError(f"{source} holds no embedding rows of the added tokens; is the download complete?")
+            else:  # an output row that is never meant to win
+                weight[self.tokens.added_ids] = weight[: self.tokens.added_ids[0]].mean(dim=0)
+        added = self._embedding_weight()[self.tokens.memory_ids]
+        for role in self.memory.rows:
+            rows, values = self.memory.of(role), checkpoint.memory.get(role, added)
+            if rows.shape != values.shape:
+                raise ClaraError(f"memory rows of the {role} in {source} have shape {tuple(values.shape)}, "
+                                 f"this model needs {tuple(rows.shape)}")  # fmt: skip
+            rows.copy_(values)
+        self._fingerprint = None
+
+    def _embedding_weight(self) -> Tensor:
+        return cast(Tensor, self.base.get_input_embeddings().weight)
+
+    def _embeddings(self) -> dict[str, Tensor]:
+        """The matrices with rows of added tokens: the input embedding and, where it is not tied, the output one."""
+        weight, head = self._embedding_weight(), cast(Tensor, self.base.get_output_embeddings().weight)
+        return {"embed_tokens": weight} if head is weight else {"embed_tokens": weight, "lm_head": head}
+
+    def _load_embedding(self, name: str, weight: Tensor, rows: Tensor, source: str) -> None:
+        """Whole matrix or added rows only; a whole one that differs from the base's is remembered for saving."""
+        added = self.tokens.added_ids
+        if rows.shape == weight.shape:
+            kept = sorted(set(range(len(weight))) - set(added))
+            self.embeddings_changed |= not torch.equal(weight[kept], rows[kept].to(weight))
+            weight.copy_(rows)
+        elif rows.shape == (len(added), weight.shape[1]):
+            weight[torch.tensor(added, device=weight.device)] = rows.to(weight)
+        else:
+            raise ClaraError(
+                f"{name} in {source} has shape {tuple(rows.shape)}, the base model needs {tuple(weight.shape)}; "
+                "does the base model match?"
+            )
+
+    def to_float(self, dtype: torch.dtype) -> Self:
+        """Adapters and memory rows in a float type (a quantised base keeps its own)."""
+        for parameter in self.trainable_parameters(self.config.roles).values():
+            parameter.data = parameter.data.to(dtype)
+        return self
+
+    def state(self) -> files.Checkpoint:
+        """The weights that make this checkpoint: adapters, memory rows, rows of added tokens; never the base."""
+        added = self.tokens.added_ids
+        return files.Checkpoint(
+            self.config,
+            {role: {key: p.detach() for key, p in self.roles.parameters(role).items()} for role in self.config.roles},
+            {role: self.memory.of(role).detach() for role in self.memory.rows},
+            {
+                name: weight.detach() if self.embeddings_changed else weight.detach()[added]
+                for name, weight in self._embeddings().items()
+            },
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write this project's layout: ``config.json`` and ``adapters.safetensors``; the base model is only named."""
+        files.write(self.state(), Path(folder))
+
+    def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
+        """Save to a hub repository, which is made when it is not there; returns the commit's address."""
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        if Path(self.config.base_model).is_dir():
+            logger.warning(
+                "the checkpoint names a base model that only this machine has (%s); others must pass base_model=",
+                self.config.base_model,
+            )
+        api = HfApi(token=token)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.create_repo(repository, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repository, folder_path=folder))
+
+    # -- training switches -------------------------------------------------------------------------------------
+
+    def trainable_parameters(self, roles: Sequence[str]) -> dict[str, nn.Parameter]:
+        """LoRA weights and memory rows of some roles, by name."""
+        named = {f"{role}.{key}": p for role in roles for key, p in self.roles.parameters(role).items()}
+        return named | {f"memory.{role}": self.memory.of(role) for role in roles if role in self.memory.rows}
+
+    def set_trainable(self, roles: Sequence[str]) -> None:
+        """Let exactly these roles train (LoRA weights and memory rows); the base and all else is frozen."""
+        unknown = [role for role in roles if role not in self.config.roles]
+        if unknown:
+            raise ClaraError(f"this checkpoint has no {', '.join(unknown)}; it has {', '.join(self.config.roles)}")
+        self.requires_grad_(False)
+        for parameter in self.trainable_parameters(roles).values():
+            parameter.requires_grad_(True)
+        self.trainable_roles = tuple(roles)
+        self.train(self.training)
+
+    def add_role(self, role: str, copy_of: str | None = None) -> None:
+        """Add a role, fresh or as a copy of another (stage 3: the query reasoner starts as the compressor)."""
+        if copy_of is not None and copy_of not in self.config.roles:
+            raise ClaraError(f"this checkpoint has no {copy_of} to copy; it has {', '.join(self.config.roles)}")
+        config = replace(self.config, roles=(*self.config.roles, role))
+        example = next(iter(self.roles.parameters(self.config.roles[0]).values()))
+        self.roles.add(role)
+        for parameter in self.roles.parameters(role).values():
+            parameter.data = parameter.data.to(example.device, example.dtype)
+        if copy_of is not None:
+            self.roles.copy(copy_of, role)
+        if role in ENCODERS:
+            has_rows = copy_of is not None and copy_of in self.memory.rows
+            rows = self.memory.of(cast(str, copy_of)) if has_rows else self._embedding_weight()[self.tokens.memory_ids]
+            self.memory.rows[role] = nn.Parameter(rows.detach().clone().to(example.dtype), requires_grad=False)
+        self.config = self.roles.config = self.tokens.config = config
+        self.train(self.training)  # the new role's dropout follows the others
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode; the dropout of frozen roles stays off, so a frozen compressor's latents do not move."""
+        super().train(mode)
+        if mode:
+            self._fingerprint = None  # weights are about to move, and some optimisers do it unseen
+            for layer in self.roles.layers().values():
+                for role in self.roles.names:
+                    layer.lora_dropout[role].train(role in self.trainable_roles)
+        return self
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recompute layers in the backward pass, each in the role of its first run; gradients stay the same."""
+        options = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
+        options["context_fn"] = self.roles.checkpoint_contexts
+        enable: Callable[..., None] = getattr(
+            self.base, "activation_checkpointing_enable", self.base.gradient_checkpointing_enable
+        )
+        enable(options)
+
+    activation_checkpointing_enable = gradient_checkpointing_enable
+
+    # -- encode ------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base's embedding lies, and inputs go."""
+        return self._embedding_weight().device
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that shapes a document's latents: compressor, its rows, sizes, and a sample of the base.
+
+        Weights are hashed as bfloat16, so a checkpoint has one fingerprint in bfloat16, float32 and float64. Computed
+        again only when the compressor's weights have moved.
+        """
+        if "compressor" not in self.config.roles:
+            raise ClaraError(f"this checkpoint has no compressor; it has {', '.join(self.config.roles)}")
+        compressor = self.trainable_parameters(["compressor"])
+        versions = tuple(parameter._version for parameter in [self._embedding_weight(), *compressor.values()])
+        if self._fingerprint is None or self._fingerprint[0] != versions:
+            embedding = self._embedding_weight()
+            sample = [embedding[:64], embedding[self.tokens.added_ids]]
+            sample += [p for name, p in self.base.named_parameters() if name.endswith("norm.weight")]
+            named = [compressor[name] for name in sorted(compressor)]
+            self._fingerprint = versions, fingerprint_of(self.config, [*sample, *named])
+        return self._fingerprint[1]
+
+    def hidden_states(self, embeds_NTD: Tensor, mask_NT: Tensor) -> Tensor:
+        """Last hidden states after the final norm, ``[N, T, D]``; the vocabulary's logits are not computed."""
+        mask = None if bool(mask_NT.all()) else mask_NT
+        out = self.base.get_decoder()(inputs_embeds=embeds_NTD, attention_mask=mask, use_cache=False)
+        return cast(Tensor, out.last_hidden_state)
+
+    def encode(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
+        """One encoder pass.
+
+        Args:
+            role: ``compressor`` or ``query_reasoner``.
+            ids_NT: left-padded ids, each row ending in the ``M`` memory ids.
+            mask_NT: 1 at real ids.
+
+        Returns:
+            states at the memory tokens ``[N, M, D]`` and all states ``[N, T, D]``.
+        """
+        memory = self.config.memory_tokens
+        ids, mask = ids_NT.to(self.device), mask_NT.to(self.device)
+        with self.roles.acting_as(role):
+            text = self.base.get_input_embeddings()(ids[:, :-memory])
+            states = self.hidden_states(self.memory(role, text), mask)
+        return states[:, -memory:], states
+
+    @torch.no_grad()
+    def encode_tokens(self, role: str, tokens: Padded) -> Latents:
+        """`encode` of tokenised texts, as `Latents`."""
+        vectors, _ = self.encode(role, tokens.ids, tokens.mask)
+        return Latents(vectors, tokens.lengths, self.fingerprint)
+
+    def compress(self, documents: Sequence[str]) -> Latents:
+        """Compress documents in one batch, padded to the longest: ``.vectors`` is ``[N, M, D]``."""
+        return self.encode_tokens("compressor", self.tokens.documents(check_texts(documents)))
+
+    def encode_queries(self, questions: Sequence[str]) -> Latents:
+        """Encode questions into the documents' space with the query reasoner: ``.vectors`` is ``[B, M, D]``."""
+        return self.encode_tokens("query_reasoner", self.tokens.documents(check_texts(questions, "question")))
+
+    def score(self, queries: Latents, latents: Latents) -> Tensor:
+        """Cosine of every question with every document, ``[B, N]`` float32.
+
+        Raises:
+            ClaraError: the two come from different checkpoints, or not from this one.
+        """
+        self.check_latents(queries)
+        self.check_latents(latents)
+        return cosine_scores(queries.vectors, latents.vectors.to(queries.vectors.device))
+
+    def check_latents(self, latents: Latents) -> None:
+        """Refuse latents that another checkpoint made."""
+        if latents.fingerprint != self.fingerprint:
+            raise ClaraError(
+                f"these latents were made by another checkpoint ({latents.fingerprint}, this one is "
+                f"{self.fingerprint}); compress the documents again with this one"
+            )
+
+    # -- generate ----------------------------------------------------------------------------------------------
+
+    def fill_slots(self, ids_BT: Tensor, blocks_kMD: Sequence[Tensor] | Tensor) -> Tensor:
+        """Prompt embeddings ``[B, T, D]`` with the latents written into the memory tokens' places, in order."""
+        ids = ids_BT.to(self.device)
+        embeds = self.base.get_input_embeddings()(ids)
+        if not isinstance(blocks_kMD, Tensor):
+            blocks_kMD = torch.cat(list(blocks_kMD)) if len(blocks_kMD) else embeds.new_empty(0)
+        values = blocks_kMD.reshape(-1, embeds.shape[-1]).to(embeds)
+        slots = torch.isin(ids, torch.tensor(self.tokens.memory_ids, device=ids.device))
+        assert int(slots.sum()) == len(values), f"{int(slots.sum())} slots for {len(values)} latents"
+        return embeds.masked_scatter(slots.unsqueeze(-1), values)
+
+    def generate_ids(
+        self,
+        prompts: Sequence[Sequence[int]],
+        blocks: Sequence[Tensor],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        stop: Sequence[str] = (),
+        streamer: BaseStreamer | None = None,
+        role: str = "generator",
+        **sampling: Any,
+    ) -> Generated:
+        """Generate from tokenised prompts whose slots are filled with latents.
+
+        Args:
+            prompts: ``B`` rows of ids with slots.
+            blocks: for each prompt its latents ``[k, M, D]``, in slot order.
+            max_new_tokens: at most so many new tokens.
+            stop: strings that end an answer; they are cut from its text.
+            streamer: receives new ids as they come (``B`` must be 1).
+            role: ``generator``, or ``base`` for the base model without adapters.
+            **sampling: any of transformers' generation arguments, e.g. ``do_sample``, ``temperature``, ``top_p``.
+        """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        tokenizer = self.tokens.tokenizer
+        ids, mask = self.tokens.pad(prompts)
+        options: dict[str, Any] = {
+            "do_sample": False,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": self.base.generation_config.eos_token_id,
+            **sampling,
+        }
+        ends = options["eos_token_id"]
+        if stop:
+            options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
+        generate = cast(Callable[..., Tensor], self.base.generate)
+        with torch.no_grad(), self.roles.acting_as(role):
+            new_ids = generate(
+                inputs_embeds=self.fill_slots(ids, blocks),
+                attention_mask=mask.to(self.device),
+                max_new_tokens=max_new_tokens,
+                streamer=streamer,
+                **options,
+            )
+        end_ids = {ends} if isinstance(ends, int) else set(ends or ())
+        return read_generated(tokenizer, new_ids, [len(p) for p in prompts], end_ids, stop)
+
+    def generate(
+        self,
+        questions: Sequence[str],
+        latents: Sequence[Latents],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        **options: Any,
+    ) -> Generated:
+        """Answer questions from latents.
+
+        Args:
+            questions: ``B`` questions.
+            latents: for each question the documents it is answered from, best first; counts may differ.
+            max_new_tokens: at most so many new tokens.
+            **options: ``stop``, ``streamer`` and sampling arguments of `generate_ids`.
+
+        Raises:
+            ClaraError: latents of another checkpoint, or slots that do not fit the prompt.
+        """
+        if len(questions) != len(latents) or not questions:
+            raise ValueError(f"need latents for each of at least one question, got {len(questions)} and {len(latents)}")
+        for part in latents:
+            self.check_latents(part)
+        prompt = self.config.prompts.answer
+        prompts = [
+            self.tokens.prompt_ids(prompt, len(part), question)
+            for question, part in zip(check_texts(questions, "question"), latents, strict=True)
+        ]
+        return self.generate_ids(prompts, [p.vectors for p in latents], max_new_tokens=max_new_tokens, **options)
+
+    # -- the three calls of the published model card -----------------------------------------------------------
+
+    def generate_from_paraphrase(
+        self,
+        questions: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        *,
+        instruction: int | str | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Paraphrase each row of documents from their latents.
+
+        Args:
+            questions: not used; kept as in the published call.
+            documents: rows of texts, each row paraphrased together.
+            max_new_tokens: at most so many new tokens.
+            instruction: index of one of the checkpoint's wordings, or one of your own with ``{memory}`` in it;
+                drawn by Python's ``random`` for each row where not given.
+            **options: as for `generate_ids`.
+        """
+        rows = [self.compress(row) for row in _rows(documents)]
+        prompt = self.config.prompts.paraphrase
+        if isinstance(instruction, str):
+            prompt, instruction = Prompt(system=prompt.system, user=(instruction,)), 0
+        last = len(prompt.user) - 1
+        if instruction is not None and not 0 <= instruction <= last:
+            raise ValueError(f"instruction must be between 0 and {last}, or a wording of your own, got {instruction}")
+        indices = [random.choice(range(last + 1)) if instruction is None else instruction for _ in rows]
+        ids = [self.tokens.prompt_ids(prompt, len(row), wording=i) for row, i in zip(rows, indices, strict=True)]
+        return self.generate_ids(ids, [r.vectors for r in rows], max_new_tokens=max_new_tokens, **options).texts
+
+    def generate_from_text(
+        self,
+        questions: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        **options: Any,
+    ) -> list[str]:
+        """Answer each question from all of its documents, in the given order, compressed."""
+        latents = [self.compress(row) for row in _rows(documents)]
+        return self.generate(questions, latents, max_new_tokens=max_new_tokens, **options).texts
+
+    def generate_from_questions(
+        self,
+        questions: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        *,
+        generation_top_k: int | None = None,
+        **options: Any,
+    ) -> tuple[list[str], Tensor]:
+        """Rank each question's candidates and answer from the best.
+
+        Args:
+            questions: ``B`` questions.
+            documents: the candidates of each; counts may differ.
+            max_new_tokens: at most so many new tokens.
+            generation_top_k: documents to answer from, the checkpoint's where not given; capped at the candidates.
+            **options: as for `generate_ids`.
+
+        Returns:
+            answers, and the selected indices ``[B, k]`` best first (-1 where a question had fewer candidates).
+        """
+        k = self.config.top_k if generation_top_k is None else generation_top_k
+        if k < 1:
+            raise ValueError(f"generation_top_k must be at least 1, got {k}")
+        rows, queries = [self.compress(row) for row in _rows(documents)], self.encode_queries(questions)
+        if len(rows) != len(queries):
+            raise ValueError(f"need candidates for each question, got {len(rows)} rows for {len(queries)} questions")
+        picks = [self.score(queries[[i]], row)[0].topk(min(k, len(row))).indices.tolist() for i, row in enumerate(rows)]
+        chosen = [row[pick] for row, pick in zip(rows, picks, strict=True)]
+        texts = self.generate(questions, chosen, max_new_tokens=max_new_tokens, **options).texts
+        width = max(len(pick) for pick in picks)
+        return texts, torch.tensor([pick + [-1] * (width - len(pick)) for pick in picks])
+
+    def generate_plain(self, prompts: Sequence[Sequence[int]], **options: Any) -> Generated:
+        """The base model alone, from prompts of plain ids without slots; options as for `generate_ids`."""
+        return self.generate_ids(prompts, [], role=BASE, **options)
+
+
+def _rows(documents: Sequence[Sequence[str]]) -> list[list[str]]:
+    if isinstance(documents, str) or not isinstance(documents, Iterable):
+        raise TypeError(
+            f"documents must be a list of lists of strings, one list for each question; got {type(documents).__name__}"
+        )
+    return [check_texts(row) for row in documents]

@@ -1,0 +1,187 @@
+"""What each training stage computes: one forward pass from a batch of ids to its losses.
+
+Shapes: ``U`` distinct documents of the batch, ``B`` questions, ``K`` candidates, ``k`` selected, ``M`` memory tokens,
+``T`` ids, ``D`` hidden size. Source: paper sections 3.1 (SCP: next token + 0.1 x alignment), 3.2 (instruct), 3.3 (end
+to end through the straight-through top-k). Loops, optimisers and data are the ``trainers`` package's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clara_model.errors import ClaraError
+from clara_model.modeling.model import ClaraModel
+from clara_model.modeling.ranking import contrastive_loss, cosine_scores, straight_through_topk
+
+Stage = Literal["pretrain", "instruct", "end_to_end", "pretrain_retrieval"]
+TRAINED_ROLES: dict[Stage, tuple[str, ...]] = {
+    "pretrain": ("compressor", "generator"),
+    "instruct": ("compressor", "generator"),
+    "end_to_end": ("query_reasoner", "generator"),
+    "pretrain_retrieval": ("query_reasoner",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a stage minimises."""
+
+    stage: Stage
+    alignment_weight: float = 0.1
+    """Weight of the alignment (MSE) loss in ``pretrain`` and ``instruct`` (paper: 0.1); 0 leaves it out."""
+    top_k: int = 5
+    """Documents selected per question in ``end_to_end`` (paper: 5), capped at the candidates."""
+    temperature: float = 0.02
+    """Of the soft choice and of the contrastive softmax, on cosines (paper: 0.02)."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if self.stage not in TRAINED_ROLES:
+            raise ValueError(f"stage must be one of {', '.join(TRAINED_ROLES)}, got {self.stage!r}")
+        if self.alignment_weight < 0 or self.top_k < 1 or self.temperature <= 0:
+            raise ValueError(f"alignment_weight >= 0, top_k >= 1 and temperature > 0 are needed, got {self}")
+
+
+class TrainingModel(nn.Module):
+    """A `ClaraModel` with a stage's forward pass; exactly the stage's roles are trainable."""
+
+    def __init__(self, model: ClaraModel, objective: Objective) -> None:
+        """Set what trains.
+
+        Raises:
+            ClaraError: the checkpoint lacks a role that the stage trains.
+        """
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        model.set_trainable(TRAINED_ROLES[objective.stage])
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, object] | None = None) -> None:
+        """See `ClaraModel.gradient_checkpointing_enable`."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    activation_checkpointing_enable = gradient_checkpointing_enable
+
+    def forward(
+        self,
+        document_ids: Tensor,
+        document_mask: Tensor,
+        document_index: Tensor,
+        prompt_ids: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        question_ids: Tensor | None = None,
+        question_mask: Tensor | None = None,
+        positives: Tensor | None = None,
+        label_tokens: Tensor | int | None = None,
+    ) -> dict[str, Tensor]:
+        """One batch.
+
+        Args:
+            document_ids: left-padded encoder ids of the distinct documents ``[U, T]``.
+            document_mask: their mask.
+            document_index: each question's candidates as rows of ``document_ids``, ``[B, K]``, -1 where there is none.
+            prompt_ids: left-padded prompt and answer with slots ``[B, T]``; not used by ``pretrain_retrieval``.
+            prompt_mask: their mask.
+            labels: ``[B, T]``, -100 where nothing is learned.
+            question_ids: left-padded encoder ids of the questions (stages that rank).
+            question_mask: their mask.
+            positives: 1 at gold candidates ``[B, K]`` (``pretrain_retrieval``; never used for a loss elsewhere).
+            label_tokens: labels over the whole optimisation step, to average the next-token loss over;
+                this batch's own where not given.
+
+        Returns:
+            ``loss`` and its parts (``lm_loss``, ``alignment_loss``, ``retrieval_loss``), and in stages that rank
+            ``scores`` ``[B, K]`` and, in ``end_to_end``, ``topk`` ``[B, k]``; all but ``loss`` detached.
+        """
+        if self.objective.stage in ("pretrain", "instruct"):
+            return self._answer_all(
+                document_ids, document_mask, document_index, prompt_ids, prompt_mask, labels, label_tokens
+            )
+        with torch.no_grad():
+            latents, _ = self.model.encode("compressor", document_ids, document_mask)
+        queries, _ = self.model.encode("query_reasoner", _given(question_ids), _given(question_mask))
+        present = document_index >= 0
+        candidates = latents[document_index.clamp_min(0)] * present[..., None, None].to(latents.dtype)
+        scores = cosine_scores(queries, candidates).masked_fill(~present, float("-inf"))
+        if self.objective.stage == "pretrain_retrieval":
+            loss = contrastive_loss(scores, _given(positives), self.objective.temperature)
+            return {"loss": loss, "retrieval_loss": loss.detach(), "scores": scores.detach()}
+        k = min(self.objective.top_k, scores.shape[1])
+        weights, topk = straight_through_topk(scores, k, self.objective.temperature)
+        selected = torch.einsum("bjk,bkmd->bjmd", weights.to(candidates.dtype), candidates)
+        used = torch.arange(k, device=present.device) < present.sum(dim=1, keepdim=True)
+        loss = self._next_token_loss(selected[used], prompt_ids, prompt_mask, labels, label_tokens)
+        return {"loss": loss, "lm_loss": loss.detach(), "scores": scores.detach(), "topk": topk}
+
+    def _answer_all(
+        self,
+        document_ids: Tensor,
+        document_mask: Tensor,
+        document_index: Tensor,
+        prompt_ids: Tensor | None,
+        prompt_mask: Tensor | None,
+        labels: Tensor | None,
+        label_tokens: Tensor | int | None,
+    ) -> dict[str, Tensor]:
+        """Stages 1 and 2: every document of a row is in its prompt, in order."""
+        latents, states = self.model.encode("compressor", document_ids, document_mask)
+        alignment = alignment_loss(states, document_mask.to(states.device), self.model.config.memory_tokens)
+        blocks = latents[document_index[document_index >= 0]]
+        lm_loss = self._next_token_loss(blocks, prompt_ids, prompt_mask, labels, label_tokens)
+        loss = lm_loss
+        if self.objective.alignment_weight > 0:
+            loss = lm_loss + self.objective.alignment_weight * alignment
+        return {"loss": loss, "lm_loss": lm_loss.detach(), "alignment_loss": alignment.detach()}
+
+    def _next_token_loss(
+        self,
+        blocks: Tensor,
+        prompt_ids: Tensor | None,
+        prompt_mask: Tensor | None,
+        labels: Tensor | None,
+        label_tokens: Tensor | int | None,
+    ) -> Tensor:
+        """Cross-entropy at the labelled positions; logits are computed for no other position."""
+        logits, targets = self.label_logits(blocks, _given(prompt_ids), _given(prompt_mask), _given(labels))
+        total = F.cross_entropy(logits.float(), targets, reduction="sum")
+        return total / (label_tokens if label_tokens is not None else max(1, len(targets)))
+
+    def label_logits(
+        self, blocks: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits ``[L, V]`` that predict the ``L`` labelled tokens, row by row, and those tokens ``[L]``."""
+        model = self.model
+        embeds = model.fill_slots(prompt_ids, blocks)
+        with model.roles.acting_as("generator"):
+            states = model.hidden_states(embeds, prompt_mask.to(embeds.device))
+            predicts = labels[:, 1:] != -100
+            logits = model.base.get_output_embeddings()(states[:, :-1][predicts])
+        return logits, labels[:, 1:][predicts]
+
+
+def alignment_loss(states_NTD: Tensor, mask_NT: Tensor, memory_tokens: int) -> Tensor:
+    """MSE between the mean state of a document's memory tokens and the mean of its other unpadded states.
+
+    Args:
+        states_NTD: last hidden states of an encoder pass, memory tokens last.
+        mask_NT: 1 at real ids.
+        memory_tokens: ``M``.
+
+    Returns:
+        Scalar, averaged over documents and hidden size (paper section 3.1).
+    """
+    text_mask = mask_NT[:, :-memory_tokens, None].to(states_NTD.dtype)
+    text = (states_NTD[:, :-memory_tokens] * text_mask).sum(dim=1) / text_mask.sum(dim=1)
+    return F.mse_loss(states_NTD[:, -memory_tokens:].mean(dim=1), text)
+
+
+def _given(tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise ClaraError("the batch lacks tensors that this stage needs; was it collated for another stage?")
+    return tensor

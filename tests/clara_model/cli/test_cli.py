@@ -1,0 +1,328 @@
+"""`clara` as a user meets it: what it prints where, its exit codes, and one sentence for everything that goes wrong."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from clara_model.cli import main as cli
+from clara_model.cli.main import demo, report
+from clara_model.documents.passages import read_documents, split_documents
+from clara_model.inference.clara import Clara
+from clara_model.inference.streaming import TextStream
+
+QUESTION = "Who catalogued the tide clock?"
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "long.txt").write_text(
+        "Ada Fenwick catalogued the tide clock in Larkhaven in 1962. The copper mill of Osmere was rebuilt by Mei Lin. "
+        "Tomas Reyl funded the seed archive in Tolvik in 1791. In Cold Harbour, the paper museum was painted by Priya."
+    )
+    (folder / "more.jsonl").write_text('{"text": "A short one."}\n{"contents": "Another [bold]short[/bold] one."}\n')
+    return folder
+
+
+@pytest.fixture
+def clara(capsys, tiny_clara_folder):
+    """Run one command on the small model: exit code, standard output, standard error."""
+
+    def run(command, *words, model=tiny_clara_folder):
+        where = [str(model)] if command == "info" else ["--model", str(model)]
+        try:
+            code = cli.main([command, *map(str, words), *where])
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def expected(tiny_clara_folder, docs):
+    """What the library answers to the same question and files."""
+    library = Clara.load(str(tiny_clara_folder))
+    passages = split_documents(read_documents([str(docs)]), library.count_tokens, library.doc_max_length)
+    answer = library.answer(QUESTION, [passage.text for passage in passages], 2, max_new_tokens=8)
+    return passages, answer
+
+
+def test_ask_prints_the_librarys_answer_and_cites_file_and_passage(clara, docs, expected):
+    passages, answer = expected
+    code, out, err = clara("ask", QUESTION, "--docs", docs, "--top-k", 2, "--max-new-tokens", 8)
+    assert code == 0
+    assert err == ""
+    assert out.startswith(report.visible(answer.text) + "\n\n")
+    citations = [passages[index].citation for index in answer.selected]
+    assert len(citations) == 2
+    for rank, (citation, ranked) in enumerate(zip(citations, answer.ranking, strict=False), start=1):
+        assert any(
+            line.startswith(f"{rank:>3}  {ranked.score:>6.3f}") and citation in line for line in out.splitlines()
+        ), (citation, out)
+    assert f"read 2 of {len(passages)} passages: {answer.usage.text_tokens} tokens of text in 8 slots" in out
+    assert "compress" in out.splitlines()[-1]
+    assert "generate" in out.splitlines()[-1]
+
+
+def test_ask_splits_a_long_file_into_passages_that_fit_and_numbers_them(clara, docs, expected):
+    passages, _ = expected
+    code, out, _ = clara("ask", QUESTION, "--docs", docs / "long.txt", "--top-k", 99, "--json")
+    assert code == 0
+    found = sorted(json.loads(out)["passages"], key=lambda passage: passage["number"])
+    assert len(found) > 1
+    assert [passage["text"] for passage in found] == [p.text for p in passages if p.file.endswith("long.txt")]
+    assert [passage["number"] for passage in found] == list(range(1, len(found) + 1))
+
+
+def test_ask_json_is_one_object_with_ranking_usage_and_timings(clara, docs, expected):
+    passages, answer = expected
+    code, out, err = clara("ask", QUESTION, "--docs", docs, "--top-k", 2, "--max-new-tokens", 8, "--json")
+    record = json.loads(out)
+    assert (code, err) == (0, "")
+    assert record["question"] == QUESTION
+    assert record["answer"] == answer.text
+    assert record["finish_reason"] == answer.finish_reason
+    assert [passage["rank"] for passage in record["passages"]] == list(range(1, len(passages) + 1))
+    assert [passage["score"] for passage in record["passages"]] == pytest.approx([r.score for r in answer.ranking])
+    assert [passage["read"] for passage in record["passages"]] == [True, True] + [False] * (len(passages) - 2)
+    assert record["passages"][0]["citation"] == passages[answer.selected[0]].citation
+    assert record["usage"]["slots"] == 8
+    assert record["usage"]["text_tokens"] == answer.usage.text_tokens
+    assert set(record["timings"]) >= {"compress", "query", "rank", "generate"}
+
+
+def test_ask_stream_prints_the_same_answer_and_sources(clara, docs):
+    words = ("ask", QUESTION, "--docs", docs, "--top-k", 2, "--max-new-tokens", 8)
+    code, streamed, err = clara(*words, "--stream", "--quiet")
+    assert (code, err) == (0, "")
+    assert clara(*words, "--quiet")[1] == streamed
+    table = clara(*words, "--stream")[1]
+    assert [line for line in clara(*words)[1].splitlines() if "passage" in line and line.startswith("  ")] == [
+        line for line in table.splitlines() if "passage" in line and line.startswith("  ")
+    ]
+
+
+def test_ask_stream_prints_pieces_as_they_come(monkeypatch, tiny_clara_folder, docs, expected):
+    """Each piece is out before the next one is made."""
+    seen, result = [], expected[1]
+
+    def work(feed):
+        for piece in ("one", " two", " three"):
+            feed.queue.put(piece)
+            while not seen or seen[-1] != piece:  # the next piece is made once this one is out
+                time.sleep(0.001)
+        return result
+
+    class Out(io.StringIO):
+        def flush(self):
+            seen.append(self.getvalue().removeprefix("".join(seen)))
+
+    monkeypatch.setattr(Clara, "stream", lambda self, *args, **kwargs: TextStream(work))
+    monkeypatch.setattr(sys, "stdout", Out())
+    assert cli.main(["ask", QUESTION, "--docs", str(docs), "--stream", "--model", str(tiny_clara_folder)]) == 0
+    assert seen[:3] == ["one", " two", " three"]
+
+
+def test_quiet_leaves_the_answer_and_its_sources(clara, docs, expected):
+    passages, answer = expected
+    code, out, err = clara("ask", QUESTION, "--docs", docs, "--top-k", 2, "--max-new-tokens", 8, "--quiet")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "Sources: " + "; ".join(passages[index].citation for index in answer.selected)
+    assert "slots" not in out
+
+
+def test_standard_input_is_read_and_cited(clara, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The tide clock was catalogued by Ada.")))
+    code, out, _ = clara("ask", QUESTION, "--docs", "-", "--quiet", "--max-new-tokens", 2)
+    assert code == 0
+    assert out.endswith("Sources: standard input, passage 1\n")
+
+
+def test_more_top_k_than_passages_reads_them_all(clara, docs, expected):
+    code, out, _ = clara("ask", QUESTION, "--docs", docs, "--top-k", 1000, "--max-new-tokens", 2)
+    assert code == 0
+    assert f"read {len(expected[0])} of {len(expected[0])} passages" in out
+
+
+def test_markup_and_escapes_in_documents_are_shown_not_obeyed(clara, tmp_path):
+    (tmp_path / "x.txt").write_text("\x1b[31mA [bold]clock[/bold] [/]")
+    code, out, _ = clara("ask", QUESTION, "--docs", tmp_path / "x.txt", "--max-new-tokens", 2)
+    assert code == 0
+    assert "\x1b" not in out
+    assert "A [bold]clock[/bold] [/]" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((QUESTION, "--docs", "{}/nowhere.txt"), "nowhere.txt does not exist."),
+        ((" \n", "--docs", "{}/long.txt"), "The question is blank."),
+        ((QUESTION, "--docs", "{}/empty.txt"), "empty.txt is empty"),
+        ((QUESTION, "--docs", "{}/broken.jsonl"), "broken.jsonl:2 is not valid JSON"),
+        ((QUESTION, "--docs", "{}/latin.txt"), "latin.txt:1 is not UTF-8"),
+        ((QUESTION,), "required: --docs"),
+        (("--docs", "{}/long.txt"), "required: question"),
+        ((QUESTION, "--docs", "{}/long.txt", "--top-k", "0"), "at least 1, got '0'"),
+        ((QUESTION, "--docs", "{}/long.txt", "--top-k", "many"), "at least 1, got 'many'"),
+        ((QUESTION, "--docs", "{}/long.txt", "--json", "--stream"), "not allowed with"),
+        ((QUESTION, "--docs", "{}/long.txt", "--dtype", "float8"), "invalid choice: 'float8'"),
+        ((QUESTION, "--docs", "{}/long.txt", "--device", "nonsense"), "nonsense"),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(clara, docs, words, message):
+    (docs / "empty.txt").write_text("")
+    (docs / "broken.jsonl").write_text('{"text": "ok"}\n{"text":')
+    (docs / "latin.txt").write_bytes("café".encode("latin-1"))
+    code, out, err = clara("ask", *(word.format(docs) for word in words))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("clara")
+    assert err.count("\n") == 1
+
+
+def test_a_model_that_is_not_there_is_one_line_and_exit_code_2(clara, docs):
+    code, out, err = clara("ask", QUESTION, "--docs", docs, model="nobody/no-such-model")
+    assert (code, out) == (2, "")
+    assert "nobody/no-such-model" in err
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_file_is_told_before_the_model_is_loaded(clara, docs):
+    _, _, err = clara("ask", QUESTION, "--docs", docs / "nowhere.txt", model="nobody/no-such-model")
+    assert "nowhere.txt does not exist" in err
+
+
+def test_info_tells_what_a_checkpoint_is(clara):
+    code, out, err = clara("info", "--json")
+    facts = json.loads(out)
+    assert (code, err) == (0, "")
+    code, table, _ = clara("info")
+    assert code == 0
+    for name, value in facts.items():
+        assert name.replace("_", " ") in table
+        if isinstance(value, str):
+            assert value.split("\n")[0][:40] in table
+    assert facts["compression_rate"] == 8
+    assert {"compressor", "query_reasoner", "generator"} <= set(facts["roles"])
+
+
+@pytest.fixture
+def demo_set(tmp_path, monkeypatch):
+    path = tmp_path / "demo.json"
+    documents = [{"title": f"Title {n}", "text": f"Person {n} lives in town {n}."} for n in range(4)]
+    questions = [
+        {"question": "Where does person 1 live?", "answer": "in town 1"},
+        {"question": "Who?", "answer": ["a"]},
+    ]
+    path.write_text(json.dumps({"documents": documents, "questions": questions}))
+    monkeypatch.setattr(demo, "BUNDLED_SET", path)
+    return path
+
+
+def test_demo_shows_rankings_answers_and_times_and_draws_the_picture(clara, demo_set, tmp_path):
+    picture = tmp_path / "new" / "demo.png"
+    code, out, err = clara("demo", "--png", picture)
+    assert (code, err) == (0, "")
+    assert out.index("Where does person 1 live?") < out.index("Who?")
+    assert out.count("read 2 of 4 passages") == 2  # the small model's k
+    assert out.count("compress") == 2 + 1
+    assert "Title 1" in out
+    assert "of 2 answers right" in out
+    data = picture.read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 10_000
+    assert str(picture) in out
+
+
+def test_demo_json_and_quiet(clara, demo_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "save_picture", lambda path, *args: path.write_text("drawn"))
+    code, out, _ = clara("demo", "--png", tmp_path / "a.png", "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert record["documents"] == 4
+    assert [len(entry["ranking"]) for entry in record["questions"]] == [4, 4]
+    assert record["right"] == sum(entry["right"] for entry in record["questions"])
+    assert (tmp_path / "a.png").exists()
+    code, out, err = clara("demo", "--png", tmp_path / "b.png", "--quiet")
+    assert (code, err) == (0, "")
+    assert len(out.strip().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ('{"documents": []}', "not a set of documents and questions"),
+        ('{"documents": [{"title": "x"}], "questions": []}', "not a set of documents and questions"),
+        ('{"documents": [], "questions": []}', "at least one document and one question"),
+    ],
+)
+def test_a_damaged_demo_set_is_one_line(clara, demo_set, tmp_path, content, message):
+    demo_set.write_text(content)
+    code, out, err = clara("demo", "--png", tmp_path / "a.png")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(clara, demo_set, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = clara("demo", "--png", tmp_path / "file" / "a.png")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "file" in err
+
+
+@pytest.mark.parametrize(
+    ("answer", "accepted", "right"),
+    [
+        (" In  Town 1. ", ["in town 1"], True),
+        ("town 1", ["in town 1"], False),
+        ("b", ["a", "B"], True),
+        ("", ["a"], False),
+    ],
+)
+def test_an_answer_is_right_when_it_equals_an_accepted_one(answer, accepted, right):
+    assert demo.is_right(answer, accepted) is right
+
+
+def test_help_starts_fast_without_torch():
+    """`clara --help` and wrong words answer at once: nothing heavy is imported for them."""
+    heavy = "{'torch', 'transformers', 'matplotlib'}"
+    code = f"import sys; from clara_model import cli; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_interrupting_ends_with_130_and_no_traceback(clara, docs, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Clara, "answer", interrupt)
+    code, _, err = clara("ask", QUESTION, "--docs", docs)
+    assert (code, err) == (130, "Interrupted.\n")
+
+
+def test_the_librarys_warnings_are_shown_once_and_not_when_quiet(clara, docs):
+    (docs / "empty.md").write_text("")
+    for _ in range(2):
+        _, _, err = clara("ask", QUESTION, "--docs", docs, "--max-new-tokens", 1)
+        assert err == f"clara: {docs / 'empty.md'} is empty and left out.\n"
+    assert clara("ask", QUESTION, "--docs", docs, "--max-new-tokens", 1, "--quiet")[2] == ""
+
+
+def test_a_reader_that_leaves_early_is_no_error(tiny_clara_folder, docs, monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert cli.main(["ask", QUESTION, "--docs", str(docs), "--json", "--model", str(tiny_clara_folder)]) == 0
+    assert capsys.readouterr().err == ""

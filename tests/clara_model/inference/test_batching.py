@@ -1,0 +1,71 @@
+import random
+
+import pytest
+import torch
+
+from clara_model.errors import ClaraError
+from clara_model.inference import batching
+from clara_model.inference.batching import plan_batches, run_batches
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collecting garbage takes long and shows nothing here."""
+    monkeypatch.setattr(batching, "release_memory", lambda: None)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 50, 400, 10**6])
+@pytest.mark.parametrize("max_items", [None, 1, 3])
+def test_every_item_once_and_within_the_budget(max_tokens, max_items):
+    draw = random.Random(0)
+    lengths = [draw.randint(1, 100) for _ in range(57)]
+    batches = plan_batches(lengths, max_tokens, max_items)
+    assert sorted(index for batch in batches for index in batch) == list(range(57))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= max_tokens
+        assert max_items is None or len(batch) <= max_items
+
+
+def test_like_lengths_go_together():
+    assert plan_batches([10, 100, 11, 99], 200) == [[1, 3], [2, 0]]
+
+
+def test_no_items_no_batches():
+    assert plan_batches([], 100) == []
+
+
+class Device:
+    """Holds ``room`` items at a time."""
+
+    def __init__(self, room: int, error: Exception | None = None) -> None:
+        self.room, self.sizes, self.done = room, [], []
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory.")
+
+    def run(self, part) -> None:
+        self.sizes.append(len(part))
+        if len(part) > self.room:
+            raise self.error
+        self.done.extend(part)
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 7, 16])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory"), MemoryError("x")]
+)
+def test_out_of_memory_goes_on_with_smaller_batches(room, error):
+    device = Device(room, error)
+    run_batches([list(range(16)), list(range(16, 20))], device.run, "document")
+    assert device.done == list(range(20))
+    assert sum(size > room for size in device.sizes) <= 4, "a size that failed is not tried again"
+
+
+def test_one_item_that_does_not_fit_is_a_clear_error():
+    with pytest.raises(ClaraError, match=r"not enough memory for one document .*quantization"):
+        run_batches([[0, 1, 2]], Device(0).run, "document")
+
+
+def test_other_errors_are_not_retried():
+    device = Device(0, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run_batches([[0, 1]], device.run, "document")
+    assert device.sizes == [2]

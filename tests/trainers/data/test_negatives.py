@@ -1,0 +1,116 @@
+"""Searches: nearest first, ties in order, and the same interface for words and for vectors."""
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from clara_model.errors import ClaraError
+from trainers.data import negatives
+from trainers.data.negatives import BM25Search, Pool, VectorSearch, make_search
+
+TEXTS = [
+    "The tide clock of Larkhaven was catalogued by Ada Fenwick.",
+    "The copper mill of Osmere was rebuilt by Mei Lin.",
+    "Tide tables are printed in Larkhaven each spring.",
+    "Oskar Brandt counts the visitors of the signal tower.",
+]
+
+
+class WordVectors:
+    """An encoder: one dimension per word of a small vocabulary."""
+
+    words = ("tide", "mill", "tower", "larkhaven")
+
+    def documents(self, texts):
+        return np.array([[float(word in text.lower()) for word in self.words] for text in texts])
+
+    questions = documents
+
+
+def test_a_pool_holds_each_text_once_whatever_its_case_and_spaces():
+    pool = Pool(["One  text", "another"])
+    assert (pool.add("one text\n"), pool.add("third"), len(pool)) == (0, 2, 3)
+    assert pool.texts == ["One  text", "another", "third"]
+
+
+def test_bm25_finds_the_nearest_first_and_nothing_without_a_common_word():
+    search = BM25Search(TEXTS)
+    found = search.nearest(["Who rebuilt the mill of Osmere?", "tide clock Larkhaven", "zebra", "the of"], 3)
+    assert found == [[1], [0, 2], [], []]
+
+
+def test_bm25_with_equal_scores_keeps_the_order_and_a_small_pool_is_enough():
+    assert BM25Search(["a cat sat"] * 4).nearest(["cat"], 3) in ([[0, 1, 2]], [[1, 2, 3]])  # all four are equal
+    assert BM25Search(["cat", "dog"]).nearest(["dog and cat"], 50) == [[0, 1]]
+    assert BM25Search(["of the", ""]).nearest(["cat"], 5) == [[]]
+
+
+def test_bm25_answers_many_questions_in_batches(monkeypatch):
+    monkeypatch.setattr(negatives, "_QUESTIONS_AT_ONCE", 2)
+    assert BM25Search(TEXTS).nearest(["mill", "tower", "spring", "clock", "mill"], 1) == [[1], [3], [2], [0], [1]]
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 100])
+def test_vectors_are_ranked_by_cosine_block_by_block(monkeypatch, rows_at_once):
+    monkeypatch.setattr(negatives, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(negatives, "_BATCH", 2)
+    search = VectorSearch(TEXTS, WordVectors())
+    assert search.nearest(["the tide of Larkhaven", "a mill", "a tower"], 2) == [[0, 2], [1, 0], [3, 0]]
+    assert search.nearest(["tower"], 9) == [[3, 0, 1, 2]]
+
+
+def test_sentence_transformers_encode_questions_and_documents_each_in_their_way(monkeypatch):
+    calls = []
+
+    class Model:
+        def __init__(self, name):
+            if name == "absent":
+                raise OSError("no such model\ndetails")
+            calls.append(name)
+
+        def encode_document(self, texts, show_progress_bar):
+            calls.append("document")
+            return WordVectors().documents(texts)
+
+        def encode_query(self, texts, show_progress_bar):
+            calls.append("query")
+            return WordVectors().documents(texts)
+
+    module = ModuleType("sentence_transformers")
+    module.SentenceTransformer = Model
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    assert make_search("embedding", TEXTS, "small").nearest(["mill"], 1) == [[1]]
+    assert calls == ["small", "document", "query"]
+    with pytest.raises(ClaraError, match=r"'absent' cannot be loaded \(no such model\)"):
+        make_search("embedding", TEXTS, "absent")
+
+
+def test_a_clara_checkpoint_ranks_as_its_own_scores_do(tiny_clara_folder, model):
+    found = make_search("embedding", TEXTS, f"clara:{tiny_clara_folder}").nearest(["Who came?", "Which mill?"], 4)
+    scores = model.score(model.encode_queries(["Who came?", "Which mill?"]), model.compress(TEXTS))
+    assert found == scores.argsort(dim=1, descending=True).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bm25", []), "no passages to take negatives from; name some with --corpus"),
+        (("tfidf", TEXTS), "negatives must be one of bm25, embedding, got 'tfidf'"),
+        (("embedding", TEXTS), "need an --embedding-model"),
+    ],
+)
+def test_wrong_choices_are_refused(arguments, message):
+    with pytest.raises(ClaraError, match=message):
+        make_search(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [("bm25s", ("bm25", TEXTS), "data"), ("sentence_transformers", ("embedding", TEXTS, "x"), "eval")],
+)
+def test_a_package_that_is_not_installed_is_named_with_its_extra(monkeypatch, package, arguments, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ClaraError, match=rf"clara-integrations\[{extra}\]"):
+        make_search(*arguments)

@@ -1,0 +1,55 @@
+"""The training order: whole epochs, reproducible, groups kept, mixes by weight."""
+
+import numpy as np
+import pytest
+import training_rows
+
+from trainers.data.rows import parse_row
+from trainers.data.sampling import TrainingOrder
+
+ROWS = [parse_row(row) for row in training_rows.question_rows(20)]
+
+
+def indices(order: TrainingOrder) -> list[int]:
+    return [order[i].index for i in range(len(order))]
+
+
+def test_every_epoch_has_every_row_in_another_order():
+    order = TrainingOrder([ROWS], epochs=3, seed=5)
+    epochs = np.array(indices(order)).reshape(3, 20)
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+    assert not (epochs[0] == epochs[1]).all()
+    assert [order[i].epoch for i in (0, 19, 20, 59)] == [0, 0, 1, 2]
+    assert order[7].row == ROWS[order[7].index]
+
+
+def test_the_same_seed_gives_the_same_order_from_any_place():
+    first, second = TrainingOrder([ROWS], epochs=2, seed=1), TrainingOrder([ROWS], epochs=2, seed=1)
+    assert [second[i].index for i in reversed(range(40))] == indices(first)[::-1]
+    assert indices(TrainingOrder([ROWS], epochs=2, seed=2)) != indices(first)
+
+
+def test_the_files_order_is_kept_where_asked():
+    assert indices(TrainingOrder([ROWS], shuffle=False)) == list(range(20))
+    assert indices(TrainingOrder([ROWS[:5], ROWS[5:]], shuffle=False, limit=8)) == list(range(8))
+
+
+def test_groups_stay_together():
+    order = np.array(indices(TrainingOrder([ROWS], seed=3, group=4))).reshape(5, 4)
+    assert all(list(group) == list(range(group[0], group[0] + 4)) and group[0] % 4 == 0 for group in order)
+    assert list(order[:, 0]) != sorted(order[:, 0])
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_mix_draws_by_weight_and_without_repetition(shuffle: bool):
+    order = TrainingOrder([ROWS[:16], ROWS[16:]], epochs=2, weights=(0.6, 0.4), shuffle=shuffle)
+    drawn = np.array(indices(order)).reshape(2, 20)
+    for epoch in drawn:
+        assert (epoch < 16).sum() == 12
+        assert sorted(epoch[epoch >= 16]) == sorted([16, 17, 18, 19] * 2)
+    assert len(set(drawn[0][drawn[0] < 16])) == 12
+    assert set(drawn.ravel()) == set(range(20)), "what the first epoch left out comes in the second"
+
+
+def test_a_weight_of_zero_leaves_a_set_out():
+    assert max(indices(TrainingOrder([ROWS[:10], ROWS[10:]], weights=(1, 0)))) == 9

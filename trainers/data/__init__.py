@@ -1,0 +1,1 @@
+"""Training data: rows, their order, batches; and `clara-data`, which checks, converts and synthesizes them."""

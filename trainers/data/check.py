@@ -1,0 +1,228 @@
+"""What is in data files: rows by type, lengths in tokens, what would be cut, what comes twice, and every bad line.
+
+Rows are read as training reads them (`trainers.data.rows.parse_row`), one line at a time, so files may be larger than
+memory; what is remembered of each row is a few numbers and hashes. Leaves out showing it (`trainers.data.report`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import statistics
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+from clara_model.errors import ClaraError
+from trainers.data.rows import Row, find_files, parse_row
+from trainers.data.token_counts import TokenCounter
+
+TEXTS = ("document", "question", "answer", "paraphrase")
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something about one line."""
+
+    place: str
+    """``file:line``."""
+    what: str
+
+
+@dataclass(kw_only=True)
+class Lengths:
+    """Token counts of one kind of text."""
+
+    counts: array[int] = field(default_factory=lambda: array("I"))
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Number of texts, mean, median, 95th percentile and longest."""
+        ordered = sorted(self.counts)
+        if not ordered:
+            return {"texts": 0}
+        return {
+            "texts": len(ordered),
+            "mean": round(statistics.fmean(ordered), 1),
+            "median": ordered[(len(ordered) - 1) // 2],
+            "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+            "longest": ordered[-1],
+        }
+
+
+@dataclass(kw_only=True)
+class FileReport:
+    """What was found in one file."""
+
+    path: str
+    rows: Counter[str] = field(default_factory=Counter)
+    """Good rows by type: ``pairs`` and ``paraphrase`` (stage 1), ``question`` (stages 2 and 3, evaluation)."""
+    candidates: Counter[int] = field(default_factory=Counter)
+    """Rows by number of documents."""
+    lengths: dict[str, Lengths] = field(default_factory=lambda: {name: Lengths() for name in TEXTS})
+    cut_documents: int = 0
+    """Documents longer than ``doc_max_length``."""
+    cut_tokens: int = 0
+    """Document tokens beyond it."""
+    with_positives: int = 0
+    """Rows of type ``question`` with at least one positive."""
+    positives_out_of_range: int = 0
+    """Bad lines whose ``pos_index`` names a document that is not there."""
+    bad: list[Problem] = field(default_factory=list)
+    """Lines training would refuse."""
+    repeated: list[Problem] = field(default_factory=list)
+    """Rows that equal an earlier one, in this file or one before it."""
+    remarks: list[Problem] = field(default_factory=list)
+    """What training takes but nobody wants: blank texts, the same document or question twice in one row."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "path": self.path,
+            "rows": dict(self.rows),
+            "documents_per_row": {str(number): rows for number, rows in sorted(self.candidates.items())},
+            "tokens": {name: lengths.to_dict() for name, lengths in self.lengths.items() if lengths.counts},
+            "cut_documents": self.cut_documents,
+            "cut_tokens": self.cut_tokens,
+            "rows_with_positives": self.with_positives,
+            "positives_out_of_range": self.positives_out_of_range,
+            **{
+                name: [{"place": problem.place, "what": problem.what} for problem in getattr(self, name)]
+                for name in ("bad", "repeated", "remarks")
+            },
+        }
+
+
+class Checker:
+    """Looks at files one after the other; rows and questions that come twice are found across files."""
+
+    def __init__(self, counter: TokenCounter, doc_max_length: int) -> None:
+        """Nothing is read yet.
+
+        Args:
+            counter: counts tokens.
+            doc_max_length: document tokens the model reads.
+        """
+        if doc_max_length < 1:
+            raise ClaraError(f"doc_max_length must be at least 1, got {doc_max_length}")
+        self.counter, self.doc_max_length = counter, doc_max_length
+        self._rows: dict[bytes, str] = {}
+        self._questions: dict[bytes, str] = {}
+
+    def check(self, path: Path) -> FileReport:
+        """Read one file.
+
+        Raises:
+            ClaraError: it cannot be read at all.
+        """
+        report = FileReport(path=str(path))
+        good: list[Row] = []
+        for place, line in _lines(path):
+            row = _row(line, place, report)
+            if row is not None:
+                self._look_at(row, report)
+                good.append(row)
+            if len(good) >= _ROWS_AT_ONCE:
+                self._measure(good, report)
+                good.clear()
+        self._measure(good, report)
+        if not report.rows and not report.bad:
+            report.bad.append(Problem(place=str(path), what="the file holds no rows"))
+        return report
+
+    def _look_at(self, row: Row, report: FileReport) -> None:
+        """Everything but lengths."""
+        kind = "paraphrase" if row.kind == "paraphrase" else "question" if row.references else "pairs"
+        report.rows[kind] += 1
+        report.candidates[len(row.documents)] += 1
+        report.with_positives += bool(row.positives)
+        for what in _remarks(row):
+            report.remarks.append(Problem(place=row.source, what=what))
+        digest = _digest(row.kind, *row.documents, "/", *row.questions, "/", *row.answers)
+        first = self._rows.setdefault(digest, row.source)
+        if first != row.source:
+            report.repeated.append(Problem(place=row.source, what=f"the same row as {first}"))
+        elif kind == "question":
+            asked = self._questions.setdefault(_digest(row.questions[0].casefold().strip()), row.source)
+            if asked != row.source:
+                report.remarks.append(Problem(place=row.source, what=f"the same question as {asked}, other row"))
+
+    def _measure(self, rows: Sequence[Row], report: FileReport) -> None:
+        """Lengths of the texts of some rows, counted together."""
+        texts = {
+            "document": [text for row in rows for text in row.documents],
+            "question": [text for row in rows for text in row.questions],
+            "answer": [text for row in rows if row.kind == "qa" for text in row.answers],
+            "paraphrase": [text for row in rows if row.kind == "paraphrase" for text in row.answers],
+        }
+        for name, some in texts.items():
+            report.lengths[name].counts.extend(counts := self.counter.count(some))
+            if name == "document":
+                over = [count - self.doc_max_length for count in counts if count > self.doc_max_length]
+                report.cut_documents += len(over)
+                report.cut_tokens += sum(over)
+
+
+def check_files(names: Sequence[str], counter: TokenCounter, doc_max_length: int) -> list[FileReport]:
+    """Look at files and folders.
+
+    Raises:
+        ClaraError: a name that does not exist, or a file that cannot be read.
+    """
+    checker = Checker(counter, doc_max_length)
+    return [checker.check(path) for path in dict.fromkeys(path for name in names for path in find_files(name))]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The lines that are not blank, with their place."""
+    try:
+        with cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}:{number}", line
+    except (OSError, EOFError, zlib.error) as error:
+        raise ClaraError(f"{path} could not be read ({error})") from error
+
+
+def _row(line: bytes, place: str, report: FileReport) -> Row | None:
+    """The row of a line; a bad one goes into the report."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        report.bad.append(Problem(place=place, what=f"not valid JSON ({error})"))
+        return None
+    try:
+        return parse_row(values, place)
+    except ClaraError as error:
+        report.bad.append(Problem(place=place, what=str(error)))
+        report.positives_out_of_range += _out_of_range(values)
+    return None
+
+
+def _out_of_range(values: object) -> bool:
+    if not isinstance(values, dict) or not isinstance(values.get("docs"), list):
+        return False
+    found = values.get("pos_index")
+    numbers = found if isinstance(found, list) else [found]
+    return any(isinstance(number, int) and number >= len(values["docs"]) for number in numbers)
+
+
+def _remarks(row: Row) -> Iterator[str]:
+    for name, texts in (("document", row.documents), ("question", row.questions), ("answer", row.answers)):
+        blank = sum(not text.strip() for text in texts)
+        if blank:
+            yield f"{blank} blank {name}{'s' if blank > 1 else ''}"
+        if name != "answer" and (again := len(texts) - len(set(texts))):
+            yield f"{again} {name}{'s' if again > 1 else ''} twice in the row"
+
+
+def _digest(*parts: str) -> bytes:
+    digest = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        digest.update(f"{len(part)}:{part}".encode("utf-8", "replace"))
+    return digest.digest()

@@ -1,0 +1,159 @@
+"""`clara-data`: look into data files, write stage-1 data with a chat model, convert official question answering files.
+
+Results go to standard output; progress, notes and errors to standard error (progress only to a terminal). Exit codes:
+0 done, 1 the data is bad or nothing came out, 2 something the user can put right, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from rich.text import Text
+
+from trainers.data import report as data_report
+from trainers.data.check import check_files
+from trainers.data.convert import NO_NEGATIVES, SETTINGS, SPLITS, ConvertConfig, Converter
+from trainers.data.jsonl import check_output, write_rows
+from trainers.data.negatives import METHODS
+from trainers.data.qa_formats import FORMATS
+from trainers.data.report import show, show_error, show_json
+from trainers.data.synthesis import cli as synthesis_cli
+from trainers.data.token_counts import token_counter
+
+BAD_DATA, USER_ERROR, INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        with _notes():
+            return int(args.run(args))
+    except BrokenPipeError:  # the reader of our output has left, e.g. `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        show_error("interrupted" + ("; the same command goes on from here" if args.run is synthesis_cli.run else ""))
+        return INTERRUPTED
+    except (ValueError, TypeError, OSError) as error:
+        show_error(" ".join(str(error).split()) or type(error).__name__)
+        return USER_ERROR
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="clara-data", description="Make and check the data that clara-train learns from.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_check(commands.add_parser("check", help="what is in data files, and every bad line"))
+    synthesis_cli.add_arguments(
+        commands.add_parser("synthesize", help="write stage-1 data from raw text with a chat model")
+    )
+    _add_convert(commands.add_parser("convert", help="official question answering files to data for stages 2 and 3"))
+    return parser
+
+
+# -- check ------------------------------------------------------------------------------------------------------
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help=".jsonl, .jsonl.gz, or a folder of them")
+    add("--model", "--tokenizer", metavar="NAME", help="whose tokens are counted: checkpoint, base model or tokenizer "
+        "(default: clara-tiny's where it is there, else words)")  # fmt: skip
+    add(
+        "--doc-max-length", type=int, metavar="N", help="document tokens that are read (default: the model's, else 256)"
+    )
+    add("--all", action="store_true", help="every repeated row and remark, not the first few")
+    add("--json", action="store_true", help="one JSON object instead of tables")
+    parser.set_defaults(run=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    counter = token_counter(args.model)
+    limit = counter.doc_max_length if args.doc_max_length is None else args.doc_max_length
+    reports = check_files(args.files, counter, limit)
+    if args.json:
+        files = [report.to_dict() for report in reports]
+        show_json({"lengths_in": counter.unit, "doc_max_length": limit, "files": files})
+    else:
+        show(data_report.check_report(reports, counter.unit, limit, show_all=args.all))
+    return BAD_DATA if any(report.bad for report in reports) else 0
+
+
+# -- convert ----------------------------------------------------------------------------------------------------
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("files", nargs="+", type=Path, metavar="IN", help="official files, plain or gzipped")
+    add("--format", required=True, choices=tuple(FORMATS), help="whose official form they have")
+    add("--out", required=True, type=Path, metavar="FILE", help="where the rows go, .jsonl or .jsonl.gz")
+    add("--split", choices=SPLITS, default="train", help="train: gold_answer, to learn; eval: all accepted answers")
+    add("--setting", choices=SETTINGS, default="oracle", help="oracle: gold documents are candidates for sure; normal: "
+        "what the search finds (default: oracle)")  # fmt: skip
+    add("--negatives", choices=(*METHODS, NO_NEGATIVES), default="bm25", help="how candidates are filled up (bm25)")
+    add("--candidates", type=int, default=20, metavar="N", help="documents per row (20)")
+    add("--corpus", nargs="+", type=Path, default=[], metavar="FILE", help="more passages: TSV 'id, text, title' or "
+        ".jsonl with text and title; needed for nq")  # fmt: skip
+    add("--embedding-model", metavar="NAME", help="sentence-transformers model, or a CLaRa checkpoint as clara:NAME")
+    add("--seed", type=int, default=0, metavar="N", help="of the order of candidates (0)")
+    add("--json", action="store_true", help="the summary as one JSON object")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    config = ConvertConfig(
+        form=args.format,
+        split=args.split,
+        setting=args.setting,
+        negatives=args.negatives,
+        candidates=args.candidates,
+        embedding_model=args.embedding_model,
+        seed=args.seed,
+    )
+    check_output(args.out)
+    converter = Converter(config, args.files, args.corpus)
+    rows = write_rows(args.out, converter.rows())
+    facts = {**converter.counts, "passages in the pool": len(converter.pool), "left out": dict(converter.left_out)}
+    show_json({"out": str(args.out), **facts}) if args.json else show(data_report.facts_table(facts))
+    if not rows:
+        show_error(f"no row came out of {converter.counts['questions read']} questions")
+        return BAD_DATA
+    if not args.json:
+        show(Text(f"{rows:,} rows in {args.out}"))
+    return 0
+
+
+# -- notes -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Show this project's warnings as lines on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("clara-data: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("clara_model", "trainers")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Official question-answering files to rows for stages 2 and 3 and for evaluation, with candidates filled up.
+
+A row is ``{"id", "question", "docs", "pos_index"}`` with ``gold_answer`` (one string, to learn) for training, or with
+``answers`` (all accepted ones) for evaluation. *oracle*: the gold paragraphs are candidates for sure, shuffled in with
+the question's own other paragraphs and with negatives from the pool. *normal*: the candidates are what the search
+finds, or what the file gives, in that order. The pool: every paragraph of the files and of the corpus, in memory.
+Leaves out answers written by a base model, which the paper's stage 2 learns.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from clara_model.errors import ClaraError
+from trainers.data.negatives import METHODS, Pool, Search, make_search
+from trainers.data.qa_formats import FORMATS, YES_NO, Question, read_passages, read_questions
+
+SPLITS = ("train", "eval")
+SETTINGS = ("oracle", "normal")
+NO_NEGATIVES = "none"
+_DEPTH = 100
+"""Passages looked at for each question (as in DPR's search for NQ's gold passages), or five times the candidates."""
+_AT_ONCE = 512
+_CHANCES = 20
+"""Random passages looked at for each place that the search left open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """What the rows shall be."""
+
+    form: str
+    """``hotpotqa``, ``2wiki``, ``musique`` or ``nq``."""
+    split: str = "train"
+    """``train`` or ``eval``."""
+    setting: str = "oracle"
+    """``oracle`` or ``normal``."""
+    negatives: str = "bm25"
+    """``bm25``, ``embedding``, or ``none``: only the paragraphs that come with the question."""
+    candidates: int = 20
+    """Documents per row (paper: 20)."""
+    embedding_model: str | None = None
+    """For ``embedding``; see `trainers.data.negatives.make_search`."""
+    seed: int = 0
+    """Of the order of candidates; each row's order hangs on the seed and its own id only."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        choices = {"form": tuple(FORMATS), "split": SPLITS, "setting": SETTINGS, "negatives": (*METHODS, NO_NEGATIVES)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ClaraError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.candidates < 1:
+            raise ClaraError(f"candidates must be at least 1, got {self.candidates}")
+        if self.embedding_model and self.negatives != "embedding":
+            raise ClaraError(f"an embedding model has no effect with negatives {self.negatives}; leave one of them out")
+        if self.form == "nq" and self.negatives == NO_NEGATIVES:
+            raise ClaraError(
+                "NQ-open names no passages: its gold passage is searched for; use bm25 or embedding negatives"
+            )
+
+
+class Converter:
+    """Reads questions and a pool, and writes rows; what it did is in ``counts``, what it left out in ``left_out``."""
+
+    def __init__(self, config: ConvertConfig, files: Sequence[Path], corpus: Sequence[Path] = ()) -> None:
+        """Read all files.
+
+        Raises:
+            ClaraError: a file is not there or has another form, or NQ-open comes without a corpus.
+        """
+        if config.form == "nq" and not corpus:
+            raise ClaraError("NQ-open names no passages; give a --corpus, a TSV file 'id, text, title'")
+        self.config = config
+        self.counts: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        self.pool = Pool()
+        self._search: Search | None = None
+        self._questions: list[Question] = []
+        for path in files:
+            for question in read_questions(path, config.form):
+                self._take(question)
+        for path in corpus:
+            for passage in read_passages(path):
+                self.pool.add(passage)
+
+    def _take(self, question: Question) -> None:
+        self.counts["questions read"] += 1
+        for text in (*question.golds, *question.others):
+            self.pool.add(text)
+        problem = self._problem(question)
+        if problem:
+            self.left_out[problem] += 1
+        else:
+            self._questions.append(question)
+
+    def _problem(self, question: Question) -> str:
+        """Why a question cannot become a row; empty where it can."""
+        if not question.answers or not any(answer.strip() for answer in question.answers):
+            return "no answer in the file (a test file?)"
+        if not question.answerable:
+            return "marked as not answerable"
+        if self.config.setting == "normal" or self.config.form == "nq":
+            return ""
+        if question.golds_missing or not question.golds:
+            return "a gold paragraph is not among those given"
+        return "more gold paragraphs than candidates" if len(question.golds) > self.config.candidates else ""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows, in the files' order."""
+        for start in range(0, len(self._questions), _AT_ONCE):
+            batch = self._questions[start : start + _AT_ONCE]
+            for question, found in zip(batch, self._found(batch), strict=True):
+                row = self._row(question, found)
+                if row is not None:
+                    self.counts["rows written"] += 1
+                    yield row
+
+    def _found(self, batch: Sequence[Question]) -> list[list[int]]:
+        """What the search finds for each question; nothing where its own paragraphs are enough."""
+        config = self.config
+        needy = [i for i, question in enumerate(batch) if self._needs_search(question)]
+        found: list[list[int]] = [[] for _ in batch]
+        if needy:
+            if self._search is None:
+                self._search = make_search(config.negatives, self.pool.texts, config.embedding_model)
+            depth = max(_DEPTH, 5 * config.candidates)
+            for i, numbers in zip(needy, self._search.nearest([batch[i].question for i in needy], depth), strict=True):
+                found[i] = numbers
+        return found
+
+    def _needs_search(self, question: Question) -> bool:
+        if self.config.negatives == NO_NEGATIVES:
+            return False
+        own = len(question.golds) + len(question.others)
+        return self.config.setting == "normal" or self.config.form == "nq" or own < self.config.candidates
+
+    def _row(self, question: Question, found: Sequence[int]) -> dict[str, Any] | None:
+        golds = [self.pool.add(text) for text in question.golds]
+        if self.config.form == "nq":
+            golds = [i for i in found if holds_answer(self.pool.texts[i], question.answers)]
+        if self.config.setting == "normal":
+            own = [self.pool.add(text) for text in (*question.golds, *question.others)]
+            numbers = list(dict.fromkeys(found if self._needs_search(question) else own))[: self.config.candidates]
+        elif golds:
+            golds = golds[:1] if self.config.form == "nq" else golds
+            numbers = self._with_negatives(question, golds, found)
+        else:
+            self.left_out[f"no passage with the answer among the first {len(found)} found"] += 1
+            return None
+        if not numbers:
+            self.left_out["nothing found"] += 1
+            return None
+        self.counts["rows with fewer candidates"] += len(numbers) < self.config.candidates
+        self.counts["rows without a gold document"] += not set(numbers) & set(golds)
+        return self._as_row(question, numbers, [i for i, number in enumerate(numbers) if number in set(golds)])
+
+    def _with_negatives(self, question: Question, golds: Sequence[int], found: Sequence[int]) -> list[int]:
+        """Golds, the question's other paragraphs and negatives from the pool, shuffled."""
+        chance = random.Random(f"{self.config.seed}/{question.id}/{question.question}")
+        golds = list(dict.fromkeys(golds))
+        room = self.config.candidates - len(golds)
+        others = list(dict.fromkeys(self.pool.add(text) for text in question.others))
+        others = [number for number in others if number not in golds]
+        if len(others) > room:
+            others = chance.sample(others, room)
+        taken = [*golds, *others]
+        for source, numbers in (("search", found), ("chance", self._by_chance(chance))):
+            before = len(taken)
+            for number in numbers:
+                if len(taken) >= self.config.candidates:
+                    break
+                if number not in taken and not holds_answer(self.pool.texts[number], question.answers):
+                    taken.append(number)
+            self.counts[f"negatives by {source}"] += len(taken) - before
+        chance.shuffle(taken)
+        return taken
+
+    def _by_chance(self, chance: random.Random) -> Iterator[int]:
+        """Random passages, a bounded number of them, for what the search leaves open."""
+        if self.config.negatives != NO_NEGATIVES:
+            for _ in range(_CHANCES * self.config.candidates):
+                yield chance.randrange(len(self.pool))
+
+    def _as_row(self, question: Question, numbers: Sequence[int], positives: list[int]) -> dict[str, Any]:
+        answers: dict[str, Any] = (
+            {"gold_answer": question.answers[0]}
+            if self.config.split == "train"
+            else {"answers": list(question.answers)}
+        )
+        docs = [self.pool.texts[number] for number in numbers]
+        return {"id": question.id, "question": question.question, "docs": docs, **answers, "pos_index": positives}
+
+
+def holds_answer(text: str, answers: Sequence[str]) -> bool:
+    """Whether the text holds any of the answers word for word; yes, no and blank answers are in no text."""
+    words = _words(text)
+    wanted = (_words(answer) for answer in answers if answer.strip().lower() not in YES_NO)
+    return any(answer.strip() and answer in words for answer in wanted)
+
+
+@lru_cache(maxsize=1 << 15)
+def _words(text: str) -> str:
+    """The words of a text in lower case, one space around each."""
+    words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+    return f" {' '.join(words)} "

@@ -1,0 +1,213 @@
+"""Hard negatives: the passages of a pool that are nearest to a question, by BM25 or by an encoder's vectors.
+
+BM25 is the bm25s package (k1 1.5, b 0.75); vectors come from a sentence-transformers model or from a CLaRa checkpoint's
+own roles, as the paper's negatives come from a bi-encoder. The pool and its index lie in memory. The packages are
+optional and imported when used. Leaves out which of the nearest may serve as a negative (`trainers.data.convert`).
+Shapes: ``N`` passages, ``B`` questions, ``D`` dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from clara_model.errors import ClaraError
+
+METHODS = ("bm25", "embedding")
+CLARA_PREFIX = "clara:"
+_BATCH = 32
+_QUESTIONS_AT_ONCE = 256
+_ROWS_AT_ONCE = 16384
+
+
+class Pool:
+    """Different passages, numbered in the order they were added; case and white space do not make a difference."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        """Start with some passages."""
+        self.texts: list[str] = []
+        self._numbers: dict[bytes, int] = {}
+        for text in texts:
+            self.add(text)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def add(self, text: str) -> int:
+        """Add a passage unless it is there; returns its number."""
+        number = self._numbers.setdefault(_key(text), len(self.texts))
+        if number == len(self.texts):
+            self.texts.append(text)
+        return number
+
+
+def _key(text: str) -> bytes:
+    """The same for texts that differ in case and white space only."""
+    return hashlib.blake2b(" ".join(text.casefold().split()).encode("utf-8", "replace"), digest_size=16).digest()
+
+
+class Search(Protocol):
+    """Finds the passages of a pool that are nearest to questions."""
+
+    def nearest(self, questions: Sequence[str], k: int) -> list[list[int]]:
+        """The numbers of at most ``k`` passages for each question, nearest first; fewer where nothing else matches."""
+
+
+class BM25Search:
+    """BM25 over words; passages that share no word with the question are not found."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Index the passages.
+
+        Raises:
+            ClaraError: the ``bm25s`` package is not installed.
+        """
+        try:
+            import bm25s
+        except ImportError as error:
+            raise ClaraError(
+                "BM25 negatives need the bm25s package; install it with: pip install 'clara-integrations[data]'"
+            ) from error
+        self._tokenize = partial(bm25s.tokenize, stopwords="en", token_pattern=r"\w+", show_progress=False)
+        self._index: Any = bm25s.BM25()
+        self._size = len(texts)
+        tokens = self._tokenize(list(texts))
+        self._has_words = any(len(ids) for ids in tokens.ids)
+        if self._has_words:
+            self._index.index(tokens, show_progress=False)
+
+    def nearest(self, questions: Sequence[str], k: int) -> list[list[int]]:
+        """See `Search`; equal scores stand in the order of the pool."""
+        if not self._has_words:
+            return [[] for _ in questions]
+        found: list[list[int]] = []
+        for start in range(0, len(questions), _QUESTIONS_AT_ONCE):
+            tokens = self._tokenize(list(questions[start : start + _QUESTIONS_AT_ONCE]))
+            numbers, scores = self._index.retrieve(tokens, k=min(k, self._size), show_progress=False)
+            for row, values in zip(numbers, scores, strict=True):
+                found.append([int(row[i]) for i in np.lexsort((row, -values)) if values[i] > 0])
+        return found
+
+
+class VectorSearch:
+    """Cosine between vectors; the pool's are computed once and kept as float16."""
+
+    def __init__(self, texts: Sequence[str], encoder: Encoder) -> None:
+        """Encode the passages."""
+        self._encoder = encoder
+        rows = [encoder.documents(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
+        self._vectors_ND = np.concatenate([_unit(row).astype(np.float16) for row in rows])
+
+    def nearest(self, questions: Sequence[str], k: int) -> list[list[int]]:
+        """See `Search`."""
+        found: list[list[int]] = []
+        for start in range(0, len(questions), _BATCH):
+            queries_BD = _unit(self._encoder.questions(questions[start : start + _BATCH])).astype(np.float32)
+            found += [_best(scores_N, k) for scores_N in self._scores(queries_BD)]
+        return found
+
+    def _scores(self, queries_BD: np.ndarray) -> np.ndarray:
+        """``[B, N]`` float32; the pool is widened block by block, never as a whole."""
+        starts = range(0, len(self._vectors_ND), _ROWS_AT_ONCE)
+        blocks = (self._vectors_ND[start : start + _ROWS_AT_ONCE] for start in starts)
+        return np.concatenate([queries_BD @ block_ND.astype(np.float32).T for block_ND in blocks], axis=1)
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors ``[N, D]`` whose cosine says how near they are."""
+
+    def documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of passages."""
+
+    def questions(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of questions."""
+
+
+class SentenceTransformersEncoder:
+    """A sentence-transformers model, with its own prompts for questions and passages where it has them."""
+
+    def __init__(self, name: str) -> None:
+        """Load the model.
+
+        Raises:
+            ClaraError: the package is not installed, or the model cannot be loaded.
+        """
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise ClaraError(
+                "embedding negatives need the sentence-transformers package; install it with: "
+                "pip install 'clara-integrations[eval]'"
+            ) from error
+        try:
+            self._model: Any = SentenceTransformer(name)
+        except (OSError, ValueError) as error:
+            raise ClaraError(f"the embedding model {name!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+
+    def documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of passages."""
+        return np.asarray(self._model.encode_document(list(texts), show_progress_bar=False))
+
+    def questions(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of questions."""
+        return np.asarray(self._model.encode_query(list(texts), show_progress_bar=False))
+
+
+class ClaraEncoder:
+    """A CLaRa checkpoint: flattened latents of the compressor and of the query reasoner."""
+
+    def __init__(self, name: str) -> None:
+        """Load the checkpoint."""
+        from clara_model.modeling.model import ClaraModel
+
+        self._model = ClaraModel.from_pretrained(name)
+        if "query_reasoner" not in self._model.config.roles:
+            raise ClaraError(f"{name!r} has no query reasoner, so it cannot rank; use a checkpoint of stage end_to_end")
+
+    def documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of passages."""
+        return self._model.compress(texts).vectors.flatten(1).float().cpu().numpy()
+
+    def questions(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of questions."""
+        return self._model.encode_queries(texts).vectors.flatten(1).float().cpu().numpy()
+
+
+def make_search(method: str, texts: Sequence[str], embedding_model: str | None = None) -> Search:
+    """A search over some passages.
+
+    Args:
+        method: ``bm25`` or ``embedding``.
+        texts: the passages; at least one.
+        embedding_model: for ``embedding``, a sentence-transformers model, or a CLaRa checkpoint as ``clara:NAME``.
+
+    Raises:
+        ClaraError: an unknown method, no passages, no embedding model, or a package that is not installed.
+    """
+    if not texts:
+        raise ClaraError("there are no passages to take negatives from; name some with --corpus")
+    if method == "bm25":
+        return BM25Search(texts)
+    if method != "embedding":
+        raise ClaraError(f"negatives must be one of {', '.join(METHODS)}, got {method!r}")
+    if not embedding_model:
+        raise ClaraError("embedding negatives need an --embedding-model: a sentence-transformers name, or clara:NAME")
+    if embedding_model.startswith(CLARA_PREFIX):
+        return VectorSearch(texts, ClaraEncoder(embedding_model.removeprefix(CLARA_PREFIX)))
+    return VectorSearch(texts, SentenceTransformersEncoder(embedding_model))
+
+
+def _unit(vectors_ND: np.ndarray) -> np.ndarray:
+    """Rows of length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(vectors_ND.astype(np.float32), axis=1, keepdims=True)
+    return vectors_ND / np.maximum(lengths, 1e-12)
+
+
+def _best(scores_N: np.ndarray, k: int) -> list[int]:
+    """The best ``k`` positions, best first; equal scores in their order."""
+    some = np.argpartition(-scores_N, k - 1)[:k] if k < len(scores_N) else np.arange(len(scores_N))
+    return [int(i) for i in some[np.lexsort((some, -scores_N[some]))]]

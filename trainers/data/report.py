@@ -1,0 +1,204 @@
+"""What `clara-data` shows: tables of what is in data files and of what a run made, as terminal text.
+
+Texts of rows and files are data: control characters are made visible and nothing in them is read as markup. Leaves out
+everything that computes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from clara_model.cli.report import visible
+from trainers.data.check import TEXTS, FileReport, Lengths, Problem
+from trainers.data.synthesis.journal import Outcome, Spent
+from trainers.data.synthesis.prompts import Messages
+
+SHOWN = 5
+"""Repeated rows and remarks shown of each file, unless all are asked for. Bad lines are always all shown."""
+_WIDTH_OF_A_FILE = 160  # columns of a table that goes to a pipe or file
+
+
+def check_report(reports: Sequence[FileReport], unit: str, doc_max_length: int, *, show_all: bool) -> RenderableType:
+    """All that was found, the verdict last."""
+    bad = sum(len(report.bad) for report in reports)
+    parts: list[RenderableType] = [_rows_table(reports), Text(), _lengths_table(reports, unit, doc_max_length)]
+    for title, style, name, limit in (  # the worst last, where the eye is
+        ("Repeated rows", "yellow", "repeated", None if show_all else SHOWN),
+        ("Worth a look", "yellow", "remarks", None if show_all else SHOWN),
+        ("Bad lines", "red", "bad", None),
+    ):
+        parts += _problems(title, style, [getattr(report, name) for report in reports], limit)
+    verdict = f"{bad:,} bad line{'s' if bad > 1 else ''}: training refuses these files." if bad else "No bad line."
+    if unit == "words":
+        parts += [Text(), Text("Counted in words; --model NAME counts a model's tokens.", style="dim")]
+    return Group(*parts, Text(), Text(verdict, style="bold red" if bad else "bold green"))
+
+
+def _rows_table(reports: Sequence[FileReport]) -> Table:
+    table = _table("file", "rows", "qa sets", "paraphrases", "questions", "with gold", "docs/row", "bad", "repeated")
+    lines = [_row_cells(report) for report in reports]
+    for report, cells in zip(reports, lines, strict=True):
+        table.add_row(
+            visible(report.path), *map(_number, cells[:5]), _documents(report.candidates), *map(_number, cells[5:])
+        )
+    if len(reports) > 1:
+        total = [sum(column) for column in zip(*lines, strict=True)]
+        documents = sum((report.candidates for report in reports), Counter[int]())
+        table.add_section()
+        table.add_row("together", *map(_number, total[:5]), _documents(documents), *map(_number, total[5:]))
+    return table
+
+
+def _row_cells(report: FileReport) -> list[int]:
+    rows = report.rows
+    kinds = [rows[kind] for kind in ("pairs", "paraphrase", "question")]
+    return [rows.total(), *kinds, report.with_positives, len(report.bad), len(report.repeated)]
+
+
+def _documents(candidates: Mapping[int, int]) -> str:
+    """Documents per row, e.g. `20` or `2-20`."""
+    if not candidates:
+        return "-"
+    low, high = min(candidates), max(candidates)
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def _lengths_table(reports: Sequence[FileReport], unit: str, doc_max_length: int) -> Table:
+    table = _table(f"length in {unit}", "texts", "mean", "median", "95 %", "longest", f"cut at {doc_max_length}")
+    for name in TEXTS:
+        lengths = Lengths()
+        for report in reports:
+            lengths.counts.extend(report.lengths[name].counts)
+        values = lengths.to_dict()
+        if values["texts"]:
+            cut = _cut(reports, lengths) if name == "document" else ""
+            cells = [_number(values[key]) for key in ("texts", "mean", "median", "p95", "longest")]
+            table.add_row(f"{name}s", *cells, cut)
+    return table
+
+
+def _cut(reports: Sequence[FileReport], lengths: Lengths) -> str:
+    """How many documents are cut, and what share of all document tokens is lost."""
+    cut = sum(report.cut_documents for report in reports)
+    lost = sum(report.cut_tokens for report in reports) / max(1, sum(lengths.counts))
+    return f"{cut:,} ({cut / len(lengths.counts):.1%}), {lost:.1%} lost" if cut else "0"
+
+
+def _problems(title: str, style: str, found: Sequence[Sequence[Problem]], limit: int | None) -> list[RenderableType]:
+    """A heading and the places, of each file at most ``limit``."""
+    if not any(found):
+        return []
+    lines = []
+    for problems in found:
+        lines += [f"  {visible(problem.place)}: {visible(problem.what)}" for problem in problems[:limit]]
+        if limit is not None and len(problems) > limit:
+            lines.append(f"  and {len(problems) - limit:,} more there; --all shows them")
+    number = sum(len(problems) for problems in found)
+    return [Text(), Text(f"{title} ({number:,})", style=style), Text("\n".join(lines))]
+
+
+# -- synthesize and convert --------------------------------------------------------------------------------------
+
+
+def prompts_report(requests: Iterable[tuple[str, Messages]]) -> RenderableType:
+    """Every kind of request, with what stands in it."""
+    parts: list[RenderableType] = []
+    for what, messages in requests:
+        parts.append(Text(f"\n=== {what} ===", style="bold"))
+        for message in messages:
+            parts += [Text(f"[{message['role']}]", style="cyan"), Text(visible(message["content"]))]
+    return Group(*parts)
+
+
+def cost(spent: Spent, price_in: float, price_out: float) -> float:
+    """What some tokens cost, in the currency of the prices per million."""
+    return (spent.prompt_tokens * price_in + spent.completion_tokens * price_out) / 1e6
+
+
+def synthesis_facts(
+    passages: int, outcomes: Iterable[Outcome], run: Spent, all_runs: Spent, price_in: float, price_out: float
+) -> dict[str, object]:
+    """What a run made and spent, as plain values."""
+    rows, dropped, counts, finished = Counter[str](), Counter[str](), Counter[str](), 0
+    for outcome in outcomes:
+        finished += 1
+        rows.update(row["data_type"] for row in outcome.rows)
+        dropped.update(f"{what}: {reason}" for what, reason in outcome.dropped.items())
+        counts.update(outcome.counts)
+    return {
+        "passages": passages,
+        "finished": finished,
+        "rows": dict(rows),
+        "dropped": dict(dropped.most_common()),
+        "counts": dict(counts),
+        "this run": _spent(run, price_in, price_out),
+        "all runs": _spent(all_runs, price_in, price_out),
+    }
+
+
+def _spent(spent: Spent, price_in: float, price_out: float) -> dict[str, object]:
+    values: dict[str, object] = {
+        "requests": spent.requests,
+        "prompt tokens": spent.prompt_tokens,
+        "completion tokens": spent.completion_tokens,
+    }
+    return values | ({"cost": round(cost(spent, price_in, price_out), 4)} if price_in or price_out else {})
+
+
+def facts_table(facts: Mapping[str, object]) -> Table:
+    """Names and values, one a line; nested ones are indented."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+
+    def add(values: Mapping[str, object], indent: str) -> None:
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                if value:
+                    table.add_row(f"{indent}{visible(name)}", "")
+                    add(value, indent + "  ")
+            else:
+                table.add_row(
+                    f"{indent}{visible(name)}", _number(value) if isinstance(value, (int, float)) else str(value)
+                )
+
+    add(facts, "")
+    return table
+
+
+def _table(first: str, *numbers: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(first, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,}"
+
+
+# -- output -----------------------------------------------------------------------------------------------------
+
+
+def show(what: RenderableType) -> None:
+    """Print to standard output; lines are left whole, and a pipe or file gets tables that are wide enough."""
+    width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
+    Console(highlight=False, soft_wrap=True, width=width).print(what)
+
+
+def show_json(values: object) -> None:
+    """Print one JSON object to standard output."""
+    sys.stdout.write(json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+
+
+def show_error(sentence: str) -> None:
+    """Print one sentence to standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"clara-data: {sentence}"))

@@ -1,0 +1,1 @@
+"""Stage-1 data written by a language model: questions, answers and paraphrases of passages."""

@@ -1,0 +1,235 @@
+"""`clara-data synthesize`: from folders of raw text to a file of stage-1 rows, with a summary of what it made and cost.
+
+The rows are written when the asking ends, also when it ends early; what counts until then is the journal beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.text import Text
+
+from clara_model.documents import passages
+from clara_model.errors import ClaraError
+from trainers.data import report as data_report
+from trainers.data.jsonl import check_output, write_rows
+from trainers.data.report import show, show_error, show_json
+from trainers.data.synthesis.client import NO_KEY, Endpoint, EndpointConfig
+from trainers.data.synthesis.journal import Journal, Outcome, Spent
+from trainers.data.synthesis.run import (
+    estimate,
+    finished_rows,
+    passage_key,
+    sample_requests,
+    settings_digest,
+    synthesize,
+)
+from trainers.data.synthesis.writer import KINDS, SynthesisConfig
+from trainers.data.token_counts import TokenCounter, token_counter
+
+WORDS_PER_PASSAGE = 180
+"""Where no tokenizer is given: English words that stay below 256 tokens of most tokenizers."""
+BAD_DATA = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser this command's words."""
+    add = parser.add_argument
+    add("sources", nargs="+", metavar="FOLDER", help="raw documents: folders or files, .txt, .md, .jsonl")
+    add("--out", type=Path, metavar="FILE", help="where the rows go, .jsonl or .jsonl.gz")
+    add("--base-url", metavar="URL", help="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1")
+    add("--model", metavar="NAME", help="the chat model's name there")
+    add("--dry-run", action="store_true", help="show the prompts for the first passage and ask nothing")
+
+    what = parser.add_argument_group("what is written")
+    add = what.add_argument
+    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all three")
+    add("--rounds", type=int, default=10, metavar="N", help="supplementary rounds before a passage is dropped (10)")
+    add("--attempts", type=int, default=3, metavar="N", help="times an unreadable reply is asked for (3)")
+    add(
+        "--passage-tokens",
+        type=_at_least_one,
+        metavar="N",
+        help="longest passage (default: the tokenizer's model's, else 256)",
+    )
+    add("--tokenizer", metavar="NAME", help="counts the passages' tokens: checkpoint, base model or tokenizer "
+        "(default: clara-tiny's where it is there, else words)")  # fmt: skip
+    add("--limit", type=_at_least_one, metavar="N", help="only the first N passages")
+
+    how = parser.add_argument_group("how the model is asked")
+    add = how.add_argument
+    add("--api-key-env", metavar="NAME", help="environment variable with the key (default: no key; OPENAI_API_KEY for "
+        "api.openai.com)")  # fmt: skip
+    add("--temperature", type=float, default=0.7, metavar="T", help="of what is written (0.7); checks are asked at 0")
+    add("--max-tokens", type=int, default=2048, metavar="N", help="longest reply (2048)")
+    add("--verdict-tokens", type=int, default=16, metavar="N", help="longest reply to a check (16; more if it reasons)")
+    add("--concurrency", type=int, default=8, metavar="N", help="requests under way at once (8)")
+    add("--requests-per-minute", type=float, metavar="N", help="HTTP requests started per minute (default: no limit)")
+    add(
+        "--retries", type=int, default=6, metavar="N", help="times a request is repeated on 429, 5xx, no connection (6)"
+    )
+    add("--timeout", type=float, default=300.0, metavar="SECONDS", help="of one HTTP request (300)")
+    add("--extra-body", type=_json_object, default={}, metavar="JSON", help="fields added to every request; null takes "
+        'one out, e.g. \'{"temperature": null}\'')  # fmt: skip
+
+    books = parser.add_argument_group("books")
+    add = books.add_argument
+    add("--journal", type=Path, metavar="FILE", help="every reply, for going on after a stop (default: OUT.journal)")
+    add("--price-in", type=float, default=0.0, metavar="PRICE", help="of a million prompt tokens")
+    add("--price-out", type=float, default=0.0, metavar="PRICE", help="of a million completion tokens")
+    add("--json", action="store_true", help="the summary as one JSON object")
+    add("--quiet", action="store_true", help="no progress")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    config = SynthesisConfig(
+        kinds=tuple(args.kinds),
+        rounds=args.rounds,
+        attempts=args.attempts,
+        temperature=args.temperature,
+        max_tokens=args.max_tokens,
+        verdict_tokens=args.verdict_tokens,
+    )
+    if args.dry_run:
+        _dry_run(args, config)
+        return 0
+    missing = [flag for flag in ("out", "base_url", "model") if not getattr(args, flag)]
+    if missing:
+        flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in missing)
+        raise ClaraError(f"{flags} must be given; --dry-run shows the prompts without")
+    endpoint = EndpointConfig(
+        base_url=args.base_url,
+        model=args.model,
+        api_key=_api_key(args.base_url, args.api_key_env),
+        concurrency=args.concurrency,
+        requests_per_minute=args.requests_per_minute,
+        retries=args.retries,
+        timeout=args.timeout,
+        extra_body=args.extra_body,
+    )
+    journal_path = args.journal or args.out.with_name(f"{args.out.name}.journal")
+    check_output(args.out, overwrite=journal_path.exists())
+    texts = _passages(args, token_counter(args.tokenizer))
+    with Journal(journal_path, settings_digest(config, args.model)) as journal:
+        return _run_synthesis(args, texts, config, endpoint, journal)
+
+
+def _run_synthesis(
+    args: argparse.Namespace, texts: list[str], config: SynthesisConfig, endpoint: EndpointConfig, journal: Journal
+) -> int:
+    """Ask, then write what is finished, also where the asking ended early."""
+    spent = Spent()
+    refused = 0
+
+    async def ask() -> None:
+        nonlocal spent, refused
+        async with Endpoint(endpoint, journal) as opened:
+            spent = opened.spent
+            with _Progress(len(texts), opened, args) as progress:
+                refused = await synthesize(texts, opened, config, progress.passage)
+
+    try:
+        asyncio.run(ask())
+    finally:
+        rows = write_rows(args.out, finished_rows(texts, journal))
+        outcomes = (journal.outcome(key) for key in map(passage_key, texts) if journal.is_finished(key))
+        prices = args.price_in, args.price_out
+        facts = data_report.synthesis_facts(len(texts), outcomes, spent, journal.spent, *prices)
+        facts |= {"refused by the endpoint": refused} if refused else {}
+        if journal.spent.requests:
+            show_json({"out": str(args.out), **facts}) if args.json else show(data_report.facts_table(facts))
+    if not rows:
+        show_error(f"no row came out of {len(texts)} passages; the reasons are listed under dropped")
+        return BAD_DATA
+    if not args.json:
+        show(Text(f"{rows:,} rows in {args.out}"))
+    return 0
+
+
+def _passages(args: argparse.Namespace, counter: TokenCounter) -> list[str]:
+    """The texts of the passages, each once."""
+    longest = args.passage_tokens or (WORDS_PER_PASSAGE if counter.unit == "words" else counter.doc_max_length)
+    documents = passages.read_documents(args.sources)
+    split = passages.split_documents(documents, lambda text: counter.count([text])[0], longest)
+    return list(dict.fromkeys(passage.text for passage in split))[: args.limit]
+
+
+def _dry_run(args: argparse.Namespace, config: SynthesisConfig) -> None:
+    counter = token_counter(args.tokenizer)
+    texts = _passages(args, counter)
+    guess = estimate(texts, config, counter.count)
+    spent = Spent(requests=guess.requests, prompt_tokens=guess.prompt_tokens, completion_tokens=guess.completion_tokens)
+    price = data_report.cost(spent, args.price_in, args.price_out)
+    show(data_report.prompts_report(sample_requests(texts[0], config)))
+    show(
+        Text(
+            f"\n{guess.passages:,} passages would take about {guess.requests:,} requests, {guess.prompt_tokens:,} "
+            f"{counter.unit} in and {guess.completion_tokens:,} out"
+            + (f", at a cost of {price:,.2f}" if price else "")
+            + ". Nothing was asked."
+        )
+    )
+
+
+def _api_key(base_url: str, variable: str | None) -> str:
+    """The key from the environment; only the endpoint it belongs to gets one that was not named."""
+    if variable is None:
+        return os.environ.get("OPENAI_API_KEY", NO_KEY) if urlsplit(base_url).hostname == "api.openai.com" else NO_KEY
+    if not os.environ.get(variable):
+        raise ClaraError(f"the environment variable {variable} of --api-key-env is not set")
+    return os.environ[variable]
+
+
+class _Progress:
+    """A moving line on a terminal: passages, requests, tokens, cost."""
+
+    def __init__(self, passages: int, endpoint: Endpoint, args: argparse.Namespace) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._bar = Progress(
+            BarColumn(), MofNCompleteColumn(), TextColumn("passages"), TimeRemainingColumn(),
+            TextColumn("{task.fields[spent]}"), console=console, disable=args.quiet or not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=passages, spent="")
+        self._endpoint, self._args = endpoint, args
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def passage(self, _: Outcome) -> None:
+        """One more passage."""
+        spent = self._endpoint.spent
+        price = data_report.cost(spent, self._args.price_in, self._args.price_out)
+        words = f"{spent.requests:,} requests, {spent.prompt_tokens + spent.completion_tokens:,} tokens"
+        self._bar.update(self._task, advance=1, spent=words + (f", {price:.2f}" if price else ""))
+
+
+def _at_least_one(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {word!r}")
+    return int(word)
+
+
+def _json_object(word: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(word)
+    except json.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, got {word!r}")
+    return value

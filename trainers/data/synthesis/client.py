@@ -1,0 +1,204 @@
+"""Asking a chat model behind an OpenAI-compatible endpoint: limited, retried, counted, never twice for the same thing.
+
+The ``openai`` client makes the requests and repeats those that fail with 408, 409, 429 or 5xx or do not connect,
+waiting as the endpoint says. Every HTTP request, a repeated one too, waits for its turn under the rate limit. Replies
+come from the journal where it has them. The client is an optional dependency, imported when an endpoint is opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from clara_model.errors import ClaraError
+from trainers.data.synthesis.journal import Journal, Reply, Spent
+from trainers.data.synthesis.prompts import Messages
+
+NO_KEY = "none"
+"""Sent where no key is given: servers on one's own machine take any."""
+
+
+class RequestRefusedError(ClaraError):
+    """The endpoint refused this one request (400, 413, 422), e.g. because of its length or its content."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointConfig:
+    """Where to ask, and how hard."""
+
+    base_url: str
+    """E.g. ``http://localhost:8000/v1``."""
+    model: str
+    """The model's name there."""
+    api_key: str = field(default=NO_KEY, repr=False)
+    concurrency: int = 8
+    """Requests under way at once."""
+    requests_per_minute: float | None = None
+    """HTTP requests started per minute, evenly spread; no limit where not given."""
+    retries: int = 6
+    """How often the client repeats a request that failed for a passing reason."""
+    timeout: float = 300.0
+    """Seconds one HTTP request may take."""
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    """Fields added to every request; a null takes a field out, e.g. ``{"temperature": null}``."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ClaraError(f"base_url must start with http:// or https://, got {self.base_url!r}")
+        if not self.model:
+            raise ClaraError("the model's name is empty; give the name the endpoint knows it by")
+        for name in ("concurrency", "timeout"):
+            if getattr(self, name) <= 0:
+                raise ClaraError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
+            raise ClaraError(f"requests_per_minute must be above 0, got {self.requests_per_minute}")
+        if self.retries < 0:
+            raise ClaraError(f"retries must be at least 0, got {self.retries}")
+
+
+class Pace:
+    """Lets requests start at most so often: evenly spread, no burst after a pause."""
+
+    def __init__(self, requests_per_minute: float | None) -> None:
+        """No limit where None."""
+        self._gap = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        """Wait until the next request may start."""
+        now = time.monotonic()
+        start = max(now, self._next)
+        self._next = start + self._gap
+        if start > now:
+            await asyncio.sleep(start - now)
+
+
+class Endpoint:
+    """An open endpoint with the journal that remembers its replies. Use with ``async with``."""
+
+    def __init__(self, config: EndpointConfig, journal: Journal) -> None:
+        """Make the client; nothing is sent.
+
+        Raises:
+            ClaraError: the ``openai`` package is not installed.
+        """
+        try:
+            import openai
+        except ImportError as error:
+            raise ClaraError(
+                "synthesize needs the openai package; install it with: pip install 'clara-integrations[data]'"
+            ) from error
+        self.config, self.journal = config, journal
+        self.spent = Spent()
+        """What this run asked; the journal has the sum over all runs."""
+        self.http_requests = 0
+        """With repeated ones."""
+        self._openai = openai
+        self._pace = Pace(config.requests_per_minute)
+        self._free = asyncio.Semaphore(config.concurrency)
+        self._client = openai.AsyncOpenAI(
+            api_key=config.api_key,
+            base_url=config.base_url,
+            max_retries=config.retries,
+            timeout=config.timeout,
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [self._before_request]}),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def ask(
+        self, passage: str, messages: Messages, *, temperature: float, max_tokens: int, attempt: int = 1
+    ) -> Reply:
+        """The reply to a request, from the journal or from the endpoint.
+
+        Args:
+            passage: the passage's key in the journal.
+            messages: the chat.
+            temperature: of sampling.
+            max_tokens: the most tokens of the reply.
+            attempt: counts requests with the same words whose reply was of no use, from 1.
+
+        Raises:
+            RequestRefusedError: the endpoint takes requests, but not this one.
+            ClaraError: the endpoint cannot be reached, does not know the model or the key, or keeps failing.
+        """
+        body = {"messages": messages, "temperature": temperature, "max_tokens": max_tokens, **self.config.extra_body}
+        body = {"model": self.config.model, **{name: value for name, value in body.items() if value is not None}}
+        key = request_key(body, attempt)
+        if (known := self.journal.reply(passage, key)) is not None:
+            return known
+        async with self._free:
+            reply = await self._send(body)
+        self.journal.add_reply(passage, key, reply)
+        self.spent.add(reply)
+        return reply
+
+    async def _before_request(self, _: object) -> None:
+        await self._pace.turn()
+        self.http_requests += 1
+
+    async def _send(self, body: Mapping[str, Any]) -> Reply:
+        options = {name: value for name, value in body.items() if name not in ("model", "messages")}
+        try:
+            completion = await self._client.chat.completions.create(
+                model=body["model"], messages=body["messages"], extra_body=options
+            )
+        except self._openai.APIStatusError as error:
+            raise self._explained(error) from error
+        except self._openai.APITimeoutError as error:
+            raise ClaraError(
+                f"{self.config.base_url} did not reply within {self.config.timeout:g} s; give a longer --timeout, then "
+                "run again to go on"
+            ) from error
+        except self._openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise ClaraError(
+                f"{self.config.base_url} cannot be reached ({cause}); check --base-url and run again to go on"
+            ) from error
+        except (self._openai.OpenAIError, ValueError) as error:
+            raise ClaraError(
+                f"{self.config.base_url} does not answer in the form of a chat completion ({error})"
+            ) from error
+        return _reply(completion, self.config.base_url)
+
+    def _explained(self, error: Any) -> ClaraError:
+        said = re.sub(r"^Error code: \d+ - ", "", " ".join(str(error.message).split()))[:300]
+        if error.status_code in (400, 413, 422) and self.journal.spent.requests:
+            return RequestRefusedError(f"refused by the endpoint ({error.status_code})")
+        hint = {
+            401: "check the key",
+            403: "check the key",
+            404: "check --base-url (it often ends in /v1) and --model",
+        }.get(error.status_code, "run again to go on" if error.status_code >= 429 else "see --extra-body")
+        return ClaraError(f"{self.config.base_url} answered with {error.status_code}: {said}; {hint}")
+
+
+def request_key(body: Mapping[str, Any], attempt: int) -> str:
+    """The content hash a reply is kept under."""
+    text = json.dumps([body, attempt], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def _reply(completion: Any, base_url: str) -> Reply:
+    """The parts that matter of a chat completion; some servers leave out the usage, or answer with something else."""
+    choices = getattr(completion, "choices", None)
+    if not choices or getattr(choices[0], "message", None) is None:
+        raise ClaraError(f"{base_url} does not answer with chat completions; check --base-url (it often ends in /v1)")
+    usage = getattr(completion, "usage", None)
+    return Reply(
+        text=choices[0].message.content or "",
+        cut_off=choices[0].finish_reason == "length",
+        prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
+        completion_tokens=getattr(usage, "completion_tokens", None) or 0,
+    )

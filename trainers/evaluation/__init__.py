@@ -1,0 +1,1 @@
+"""Measuring a checkpoint: answers and rankings against what is known to be right."""

@@ -1,0 +1,329 @@
+"""How well a checkpoint answers and ranks: EM, F1, cover-EM and recall@1/3/5 on a JSON lines file.
+
+    python -m trainers.evaluation.evaluate CHECKPOINT FILE [--top_k 5] [--read ranked|gold|first] [--json]
+
+Distinct documents are compressed once; answers are generated in batches of similar length. A checkpoint without a query
+reasoner ranks with its compressor, which is what the query reasoner starts as, and reads the gold documents unless told
+otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from clara_model.errors import ClaraError
+from clara_model.modeling.model import ClaraModel
+from clara_model.modeling.ranking import cosine_scores
+from trainers.data.rows import Row, read_rows
+from trainers.evaluation.metrics import AnswerScores, mean_scores, ranking_means, score_answer
+
+logger = logging.getLogger(__name__)
+
+Read = Literal["auto", "ranked", "gold", "first"]
+Setting = Literal["normal", "oracle"]
+RankedBy = Literal["auto", "query_reasoner", "compressor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured."""
+
+    top_k: int = 5
+    """Documents the generator reads."""
+    read: Read = "auto"
+    """``ranked``: the best of the candidates; ``gold``: the positives; ``first``: in the file's order."""
+    ranked_by: RankedBy = "auto"
+    """The role that encodes questions; ``compressor`` is what the query reasoner starts as."""
+    setting: Setting = "normal"
+    """``oracle``: the gold documents are put among the candidates where ``candidates`` cuts the list."""
+    candidates: int = 0
+    """Candidates offered per question, 0 for all of the row's."""
+    batch_size: int = 64
+    """Prompts generated together."""
+    batch_tokens: int = 16_384
+    """Tokens of one encoder batch."""
+    max_new_tokens: int = 64
+    """Of an answer."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if min(self.top_k, self.batch_size, self.batch_tokens, self.max_new_tokens) < 1 or self.candidates < 0:
+            raise ClaraError(f"top_k, batch sizes and max_new_tokens must be at least 1, got {self}")
+        if self.read not in ("auto", "ranked", "gold", "first") or self.setting not in ("normal", "oracle"):
+            raise ClaraError(f"read must be auto, ranked, gold or first, and setting normal or oracle, got {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One answered question."""
+
+    question: str
+    answer: str
+    references: tuple[str, ...]
+    scores: AnswerScores
+    documents: tuple[int, ...]
+    """Indices of the documents that were read, in reading order."""
+    ranking: tuple[int, ...]
+    """All candidates, best first."""
+    positives: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `evaluate` returns."""
+
+    metrics: dict[str, float]
+    """``em``, ``f1``, ``cover_em`` and, where positives are known, ``recall@k`` and ``precision@k``."""
+    questions: int
+    documents: int
+    """Distinct ones."""
+    ranked_by: str
+    """``query_reasoner`` or ``compressor``."""
+    read: str
+    seconds: float
+    predictions: tuple[Prediction, ...]
+
+
+@torch.no_grad()
+def evaluate(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig | None = None) -> Report:
+    """Answer every question and score it.
+
+    Args:
+        model: in any mode; it is put back into it afterwards.
+        rows: with one question each.
+        config: what is measured.
+
+    Raises:
+        ClaraError: a row has no or several questions, or lacks the positives that are asked for.
+    """
+    config = config or EvaluationConfig()
+    started, was_training = time.perf_counter(), model.training
+    model.eval()
+    try:
+        rows = [_offered(_single(row), config) for row in rows]
+        latents, place = _compress(model, rows, config)
+        encoder = config.ranked_by
+        if encoder == "auto":
+            encoder = "query_reasoner" if "query_reasoner" in model.config.roles else "compressor"
+        rankings = _rank(model, encoder, rows, latents, place, config)
+        read = _what_to_read(config.read, encoder, rows)
+        chosen = [_chosen(row, ranking, read, config.top_k) for row, ranking in zip(rows, rankings, strict=True)]
+        answers = _generate(model, rows, chosen, latents, place, config)
+    finally:
+        model.train(was_training)
+    predictions = tuple(
+        Prediction(
+            question=row.questions[0],
+            answer=answer,
+            references=row.references,
+            scores=score_answer(answer, row.references),
+            documents=tuple(documents),
+            ranking=tuple(ranking),
+            positives=row.positives,
+        )
+        for row, answer, documents, ranking in zip(rows, answers, chosen, rankings, strict=True)
+    )
+    metrics = mean_scores([p.scores for p in predictions]) | ranking_means(rankings, [row.positives for row in rows])
+    return Report(
+        metrics=metrics,
+        questions=len(rows),
+        documents=len(place),
+        ranked_by=encoder,
+        read=read,
+        seconds=time.perf_counter() - started,
+        predictions=predictions,
+    )
+
+
+def _single(row: Row) -> Row:
+    if len(row.questions) != 1:
+        raise ClaraError(f"{row.source} has {len(row.questions)} questions; evaluation wants one in each row")
+    return row if row.references else replace(row, references=row.answers)
+
+
+def _offered(row: Row, config: EvaluationConfig) -> Row:
+    """The row with the candidates that are offered."""
+    if config.setting == "oracle" and not row.positives:
+        raise ClaraError(f'{row.source} has no "pos_index", which the oracle setting needs; use --setting normal')
+    if not config.candidates or len(row.documents) <= config.candidates:
+        return row
+    first = list(row.positives[: config.candidates]) if config.setting == "oracle" else []
+    others = [i for i in range(len(row.documents)) if i not in first]
+    kept = sorted([*first, *others[: config.candidates - len(first)]])
+    return replace(
+        row,
+        documents=tuple(row.documents[i] for i in kept),
+        positives=tuple(kept.index(i) for i in row.positives if i in kept),
+    )
+
+
+def _compress(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig) -> tuple[Tensor, dict[str, int]]:
+    """Latents ``[N, M, D]`` of the distinct documents, and each one's row in them."""
+    place: dict[str, int] = {}
+    for row in rows:
+        for text in row.documents:
+            place.setdefault(text, len(place))
+    return _encode(model, "compressor", list(place), config), place
+
+
+def _encode(model: ClaraModel, role: str, texts: Sequence[str], config: EvaluationConfig) -> Tensor:
+    """Encoder passes over texts of similar length: ``[N, M, D]`` in the texts' order."""
+    ids = [model.tokens.document_ids(text) for text in texts]
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    out: Tensor | None = None
+    while order:
+        count = max(1, config.batch_tokens // len(ids[order[0]]))
+        batch, order = order[:count], order[count:]
+        vectors, _ = model.encode(role, *model.tokens.pad([ids[i] for i in batch]))
+        if out is None:
+            out = vectors.new_empty(len(texts), *vectors.shape[1:])
+        out[batch] = vectors
+    assert out is not None
+    return out
+
+
+def _rank(
+    model: ClaraModel,
+    encoder: str,
+    rows: Sequence[Row],
+    latents: Tensor,
+    place: dict[str, int],
+    config: EvaluationConfig,
+) -> list[list[int]]:
+    """Each question's candidates, best first."""
+    queries = _encode(model, encoder, [row.questions[0] for row in rows], config)
+    rankings = []
+    for row, query in zip(rows, queries, strict=True):
+        candidates = latents[[place[text] for text in row.documents]]
+        scores = cosine_scores(query[None], candidates)[0]
+        rankings.append(scores.argsort(descending=True, stable=True).tolist())
+    return rankings
+
+
+def _what_to_read(read: Read, encoder: str, rows: Sequence[Row]) -> Read:
+    if read != "auto":
+        return read
+    if encoder == "query_reasoner":
+        return "ranked"
+    return "gold" if all(row.positives for row in rows) else "first"
+
+
+def _chosen(row: Row, ranking: Sequence[int], read: Read, top_k: int) -> list[int]:
+    if read == "gold":
+        if not row.positives:
+            raise ClaraError(f'{row.source} has no "pos_index", which --read gold needs; use --read ranked or first')
+        return list(row.positives[:top_k])
+    return list(ranking[:top_k]) if read == "ranked" else list(range(min(top_k, len(row.documents))))
+
+
+def _generate(
+    model: ClaraModel,
+    rows: Sequence[Row],
+    chosen: Sequence[Sequence[int]],
+    latents: Tensor,
+    place: dict[str, int],
+    config: EvaluationConfig,
+) -> list[str]:
+    prompt = model.config.prompts.answer
+    prompts = [
+        model.tokens.prompt_ids(prompt, len(documents), row.questions[0])
+        for row, documents in zip(rows, chosen, strict=True)
+    ]
+    answers = [""] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), config.batch_size):
+        batch = order[start : start + config.batch_size]
+        blocks = [latents[[place[rows[i].documents[j]] for j in chosen[i]]] for i in batch]
+        made = model.generate_ids([prompts[i] for i in batch], blocks, max_new_tokens=config.max_new_tokens)
+        for i, text in zip(batch, made.texts, strict=True):
+            answers[i] = text.strip()
+    return answers
+
+
+# -- command line ------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m trainers.evaluation.evaluate``; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    try:
+        rows = read_rows(options.files, prefer_gold=True)
+        rows = rows[: options.max_samples] if options.max_samples else rows
+        model = ClaraModel.from_pretrained(
+            options.checkpoint,
+            base_model=options.base_model,
+            dtype=torch.bfloat16 if options.bf16 else torch.float32,
+            device=options.device,
+        )
+        config = EvaluationConfig(
+            top_k=options.top_k or model.config.top_k,
+            read=options.read,
+            setting=options.setting,
+            candidates=options.candidates,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+        )
+        report = evaluate(model, rows, config)
+    except ClaraError as error:
+        sys.stderr.write(f"evaluate: {error}\n")
+        return 1
+    if options.predictions:
+        write_predictions(report, Path(options.predictions))
+    values = asdict(replace(report, predictions=()))
+    values.pop("predictions")
+    sys.stdout.write(json.dumps(values) + "\n" if options.json else table(report) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainers.evaluation.evaluate", description="Measure a checkpoint.")
+    parser.add_argument("checkpoint", help="folder or name")
+    parser.add_argument("files", nargs="+", help="evaluation files (.jsonl, .jsonl.gz) or folders")
+    parser.add_argument("--top_k", type=int, default=0, help="documents the generator reads (the checkpoint's)")
+    parser.add_argument(
+        "--read", choices=["auto", "ranked", "gold", "first"], default="auto", help="which (%(default)s)"
+    )
+    parser.add_argument("--setting", choices=["normal", "oracle"], default="normal", help="(%(default)s)")
+    parser.add_argument("--candidates", type=int, default=0, help="candidates per question; 0: all (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=64, help="prompts generated together (%(default)s)")
+    parser.add_argument("--max_new_tokens", type=int, default=64, help="of an answer (%(default)s)")
+    parser.add_argument("--max_samples", type=int, default=0, help="questions used at most; 0: all (%(default)s)")
+    parser.add_argument("--base_model", help="folder or hub name, instead of the one the checkpoint names")
+    parser.add_argument("--device", help="e.g. cpu or cuda:0")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, not float32")
+    parser.add_argument("--predictions", metavar="FILE", help="write each answer with its scores there (JSON lines)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, not a table")
+    return parser
+
+
+def table(report: Report) -> str:
+    """The metrics as a text table."""
+    read = {"ranked": "the best ranked", "gold": "the gold documents", "first": "the first documents"}[report.read]
+    head = (
+        f"{report.questions} questions, {report.documents} documents, {report.seconds:.1f} s\n"
+        f"ranked by the {report.ranked_by.replace('_', ' ')}, answered from {read}"
+    )
+    return "\n".join([head, *[f"{name:<14} {value:6.3f}" for name, value in report.metrics.items()]])
+
+
+def write_predictions(report: Report, path: Path) -> None:
+    """One JSON line for each question."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(asdict(prediction), ensure_ascii=False) for prediction in report.predictions]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
