@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +34,32 @@ LOAD_OPTIONS = (
 )
 """The keyword arguments of `clara_model.Clara.load`."""
 
+GENERATION = (
+    *("max_new_tokens", "stop", "do_sample", "temperature", "top_p", "sampling_top_k", "min_p", "typical_p"),
+    *("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "num_beams", "length_penalty"),
+    *("early_stopping", "seed"),
+)
+"""The arguments of `clara_model.Clara.answer` that say how to generate."""
+
+
+@contextmanager
+def naming_extra(framework: str, extra: str) -> Iterator[None]:
+    """Imports inside the block that fail because the framework is not installed say which extra brings it.
+
+    Raises:
+        ModuleNotFoundError: as it was, but for its text.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != framework:
+            raise
+        raise ModuleNotFoundError(
+            f"{error.name} is not installed; the extra {extra!r} brings it: pip install '.[{extra}]' in a checkout of "
+            "clara-integrations",
+            name=error.name,
+        ) from error
+
 
 class ModelHolder:
     """The model of one component: loaded when first asked for, let go by `close`, loaded again when asked for again.
@@ -42,26 +70,28 @@ class ModelHolder:
     ``holder = ModelHolder("clara-tiny", {"dtype": "float32"}); holder.get().rank(question, texts); holder.close()``
     """
 
-    def __init__(self, model: str | os.PathLike[str] | Clara, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, model: str | os.PathLike[str] | Clara, options: Mapping[str, Any] | None = None, owner: str = "Clara"
+    ) -> None:
         """Remember what to load; nothing is loaded here.
 
         Args:
             model: a folder, a bundled or hub name, or a `Clara`.
             options: of `Clara.load`; None stands for an option that is not given.
+            owner: the class that errors name.
 
         Raises:
             TypeError: not a model, or an option that `Clara.load` does not have.
         """
         self._options = {name: value for name, value in (options or {}).items() if value is not None}
-        unknown = sorted(set(self._options) - set(LOAD_OPTIONS))
-        if unknown:
-            raise TypeError(f"unknown model option {', '.join(unknown)}; known are {', '.join(LOAD_OPTIONS)}")
+        self._owner = owner
+        check_known(self._options, LOAD_OPTIONS, "model option", owner)
         self._name: str | None = None
         self._given: Clara | None = None
         if isinstance(model, (str, os.PathLike)):
             self._name = os.fspath(model)
         else:
-            self._given = _checked(model, self._options)
+            self._given = self._checked(model)
         self._clara: Clara | None = None
         self._lock = threading.RLock()
 
@@ -102,49 +132,62 @@ class ModelHolder:
             ValueError: the model was handed over as an object, which has no plain form.
         """
         if self._name is None:
-            raise ValueError("a component that was given a loaded Clara cannot be saved; give it the model's name")
+            raise ValueError(f"a {self._owner} that was given a loaded Clara cannot be saved; give it the model's name")
         return self._name
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled and copied as the name and the options; the copy loads when it is asked."""
-        return type(self), (self.saved_name, self._options)
+        return type(self), (self.saved_name, self._options, self._owner)
 
     def __deepcopy__(self, _: dict[int, Any]) -> ModelHolder:
         """Another holder of the same model; a model that was handed over is not copied."""
-        return type(self)(self._given if self._given is not None else self.saved_name, self._options)
+        return type(self)(self._given if self._given is not None else self.saved_name, self._options, self._owner)
 
     def _load(self, options: Mapping[str, Any]) -> Clara:
         from clara_model.inference.clara import Clara
 
         return Clara.load(str(self._name), **{**self._options, **options})
 
+    def _checked(self, model: Any) -> Clara:
+        """A model that was handed over, which cannot be told how to load."""
+        from clara_model.inference.clara import Clara
 
-def _checked(model: Any, options: Mapping[str, Any]) -> Clara:
-    """A model that was handed over, which cannot be told how to load."""
-    from clara_model.inference.clara import Clara
-
-    if not isinstance(model, Clara):
-        raise TypeError(f"model must be a name, a folder or a Clara, got {type(model).__name__}")
-    if options:
-        raise ValueError(f"{', '.join(sorted(options))}: a Clara that is loaded already takes no options")
-    return model
+        if not isinstance(model, Clara):
+            raise TypeError(f"{self._owner}: model must be a name, a folder or a Clara, got {type(model).__name__}")
+        if self._options:
+            names = ", ".join(sorted(self._options))
+            raise ValueError(f"{self._owner}: {names}: a Clara that is loaded already takes no options")
+        return model
 
 
-def check_top(value: int, name: str = "top_k") -> int:
-    """A number of documents, at least 1.
+def check_known(given: Collection[str], known: Collection[str], what: str, owner: str) -> None:
+    """Names that are all known.
+
+    Raises:
+        TypeError: one that is not; names the nearest that is, and all.
+    """
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise TypeError(f"{owner}: unknown {what} {name!r}; {hint}Known are {', '.join(known)}")
+
+
+def check_top(value: int, name: str, owner: str) -> int:
+    """A number of documents (or the like), at least 1; ``name`` and ``owner``, its class, are for the error.
 
     Raises:
         TypeError: not a whole number.
         ValueError: below 1.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, but got {value!r}")
+        raise TypeError(f"{owner}: {name} must be a whole number, but got {value!r}")
     if value <= 0:
-        raise ValueError(f"{name} must be > 0, but got {value}")
+        raise ValueError(f"{owner}: {name} must be > 0, but got {value}")
     return value
 
 
-def check_query(query: object) -> str:
+def check_query(query: object, owner: str) -> str:
     """A question that says something.
 
     Raises:
@@ -152,24 +195,26 @@ def check_query(query: object) -> str:
         ValueError: blank.
     """
     if not isinstance(query, str):
-        raise TypeError(f"query must be a string, but got {type(query).__name__}")
+        raise TypeError(f"{owner}: query must be a string, but got {type(query).__name__}")
     if not query.strip():
-        raise ValueError(f"query must not be blank, but got {query!r}")
+        raise ValueError(f"{owner}: query must not be blank, but got {query!r}")
     return query
 
 
-def check_generation(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Keyword arguments for `Clara.answer`, which are checked there.
+def check_generation(options: Mapping[str, Any] | None, owner: str) -> dict[str, Any]:
+    """Keyword arguments for `Clara.answer` by name; their values are checked there.
 
     Raises:
         ValueError: one that the component sets itself.
+        TypeError: one that there is not.
     """
     for name in ("top_k", "rerank"):
         if name in (options or {}):
             raise ValueError(
-                f"{name} is an argument of the component, not of the generation; sampling from the best tokens is "
-                "sampling_top_k"
+                f"{owner}: {name} is an argument of the component, not of the generation; sampling from the best "
+                "tokens is sampling_top_k"
             )
+    check_known(options or {}, GENERATION, "generation argument", owner)
     return dict(options or {})
 
 
@@ -187,9 +232,8 @@ def _number(score: float | None) -> float:
     return -inf if score is None else score
 
 
-def in_batches(items: list[Item], size: int | None) -> Iterator[list[Item]]:
-    """Lists of at most ``size`` items, in order; one list where it is not given."""
-    size = size or max(1, len(items))
+def in_batches(items: list[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of at most ``size`` items, in order."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 

@@ -24,8 +24,18 @@ _PLAIN = (str, int, float, bool, type(None))
 class ClaraComponent:
     """A component that holds a model: loads it on `warm_up`, lets go of it on `close`, saves its arguments.
 
-    A subclass calls `_hold` in its constructor and names its own arguments in `_arguments`.
+    A subclass calls `_hold` in its constructor and names its own arguments in `_arguments`. What says which model is
+    loaded cannot be assigned afterwards; a subclass checks the rest when it runs.
     """
+
+    _fixed = ("model", "subfolder", "revision", "dtype", "device", "token", "batch_size", "model_kwargs")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed and "_holder" in vars(self):
+            raise AttributeError(
+                f"{type(self).__name__}: {name} says which model is loaded and cannot be changed; make another one"
+            )
+        super().__setattr__(name, value)
 
     def _hold(
         self,
@@ -40,29 +50,36 @@ class ClaraComponent:
         batch_size: int | None = None,
     ) -> None:
         """Keep the arguments under their own names, checked; nothing is loaded and no secret is read."""
-        if device is not None and ComponentDevice.resolve_device(device).has_multiple_devices:
-            raise ValueError("device must be a single device, but got a device map")
+        owner = type(self).__name__
+        if device is not None and not isinstance(device, ComponentDevice):
+            raise ValueError(
+                f"{owner}: device must be a ComponentDevice, e.g. ComponentDevice.from_str({str(device)!r})"
+            )
+        if device is not None and device.has_multiple_devices:
+            raise ValueError(f"{owner}: device must be a single device, but got a device map")
         if dtype is not None and not isinstance(dtype, str):
-            raise TypeError(f"dtype must be a string such as 'bfloat16', but got {dtype!r}")
+            raise TypeError(f"{owner}: dtype must be a string such as 'bfloat16', but got {dtype!r}")
         if batch_size is not None:
-            check_top(batch_size, "batch_size")
+            check_top(batch_size, "batch_size", owner)
         plain = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in (model_kwargs or {}).items()}
         for name, value in plain.items():
             if not isinstance(value, _PLAIN):
-                raise TypeError(f"model_kwargs: {name} must be a plain value, but got {type(value).__name__}")
+                kind = type(value).__name__
+                raise TypeError(f"{owner}: {name} of model_kwargs must be a plain value, but got {kind}")
         self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self.subfolder = subfolder
         self.revision = revision
         self.dtype = dtype
         self.device = device
         self.token = token
-        self.batch_size = batch_size
         self.model_kwargs = plain
         options = {"subfolder": subfolder, "revision": revision, "dtype": dtype, "batch_size": batch_size}
         twice = sorted({*options, "device", "token"} & set(plain))
         if twice:
-            raise ValueError(f"model_kwargs must not hold {', '.join(twice)}, which the component takes by name")
-        self._holder = ModelHolder(self.model, {**options, **plain})
+            raise ValueError(
+                f"{owner}: model_kwargs must not hold {', '.join(twice)}, which the component takes by name"
+            )
+        self._holder = ModelHolder(self.model, {**options, **plain}, owner)
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
 
@@ -121,14 +138,14 @@ class ClaraComponent:
         return default_from_dict(cls, data)
 
 
-def check_documents(documents: object, user: str) -> list[Document]:
+def check_documents(documents: object, owner: str) -> list[Document]:
     """A list of documents.
 
     Raises:
         TypeError: something else.
     """
     if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
-        raise TypeError(f"{user} expects a list of Documents, but got {_kind(documents)}")
+        raise TypeError(f"{owner} expects a list of Documents, but got {_kind(documents)}")
     return documents
 
 

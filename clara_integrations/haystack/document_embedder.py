@@ -36,6 +36,8 @@ class ClaraDocumentEmbedder(ClaraComponent):
     ```
     """
 
+    _fixed = tuple(name for name in ClaraComponent._fixed if name != "batch_size")
+
     def __init__(
         self,
         model: str | os.PathLike[str] | Clara = DEFAULT_MODEL,
@@ -76,7 +78,9 @@ class ClaraDocumentEmbedder(ClaraComponent):
         Raises:
             ValueError: ``dimensions`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
         """
-        self.dimensions = check_top(dimensions, "dimensions")
+        owner = type(self).__name__
+        self.dimensions = check_top(dimensions, "dimensions", owner)
+        self.batch_size = check_top(batch_size, "batch_size", owner)
         self.prefix = prefix
         self.suffix = suffix
         self.progress_bar = progress_bar
@@ -89,7 +93,6 @@ class ClaraDocumentEmbedder(ClaraComponent):
             dtype=dtype,
             device=device,
             token=token,
-            batch_size=batch_size,
             model_kwargs=model_kwargs,
         )
 
@@ -104,29 +107,31 @@ class ClaraDocumentEmbedder(ClaraComponent):
             "batch_size": self.batch_size,
         }
 
-    @component.output_types(documents=list[Document], meta=dict[str, Any])
-    def run(self, documents: list[Document]) -> dict[str, Any]:
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document]) -> dict[str, list[Document]]:
         """Embed documents.
 
         Args:
             documents: are left as they are; a content of None is the empty text.
 
         Returns:
-            ``documents``: copies with their ``embedding``, in the order given, and ``meta`` with the ``model``.
+            ``documents``: copies with their ``embedding``, in the order given.
 
         Raises:
             TypeError: not a list of documents.
         """
-        check_documents(documents, "ClaraDocumentEmbedder")
+        owner = type(self).__name__
+        size = check_top(self.batch_size, "batch_size", owner)
+        check_documents(documents, owner)
         embedded: list[Document] = []
         with tqdm(total=len(documents), desc="Compressing", disable=not self.progress_bar) as bar:
-            for batch in in_batches(documents, self.batch_size):
+            for batch in in_batches(documents, size):
                 vectors = self._embedded([self._text(document) for document in batch])
                 embedded += [
                     replace(document, embedding=vector) for document, vector in zip(batch, vectors, strict=True)
                 ]
                 bar.update(len(batch))
-        return {"documents": embedded, "meta": {"model": self._holder.name}}
+        return {"documents": embedded}
 
     def _text(self, document: Document) -> str:
         text = text_of(document, self.meta_fields_to_embed, self.embedding_separator)

@@ -91,13 +91,16 @@ class ClaraGenerator(ClaraComponent):
 
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
+            TypeError: an unknown generation argument.
         """
-        self.top_k = None if top_k is None else check_top(top_k)
+        owner = type(self).__name__
+        self.top_k = None if top_k is None else check_top(top_k, "top_k", owner)
         self.rerank = rerank
-        self.generation_kwargs = check_generation(generation_kwargs)
+        self.generation_kwargs = check_generation(generation_kwargs, owner)
         self.streaming_callback = streaming_callback
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
+        self.batch_size = batch_size
         self._hold(
             model,
             subfolder=subfolder,
@@ -196,18 +199,21 @@ class ClaraGenerator(ClaraComponent):
 
     def _offered(self, query: str, documents: list[Document]) -> list[Document]:
         """The documents that are offered to the model, none if there is nothing to answer from."""
+        owner = type(self).__name__
+        if self.top_k is not None:
+            check_top(self.top_k, "top_k", owner)
         offered = best_copies(
-            check_documents(documents, "ClaraGenerator"), lambda document: document.id, lambda document: document.score
+            check_documents(documents, owner), lambda document: document.id, lambda document: document.score
         )
         if offered:
-            check_query(query)
+            check_query(query, owner)
         return offered
 
     def _texts(self, documents: list[Document]) -> list[str]:
         return [text_of(document, self.meta_fields_to_embed, self.embedding_separator) for document in documents]
 
     def _how(self, generation_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-        return {**self.generation_kwargs, **check_generation(generation_kwargs)}
+        return check_generation({**self.generation_kwargs, **(generation_kwargs or {})}, type(self).__name__)
 
     def _chunk(self, content: str, **fields: Any) -> StreamingChunk:
         info = ComponentInfo.from_component(self)

@@ -76,10 +76,11 @@ class ClaraRanker(ClaraComponent):
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
         """
-        self.top_k = check_top(top_k)
+        self.top_k = check_top(top_k, "top_k", type(self).__name__)
         self.score_threshold = score_threshold
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
+        self.batch_size = batch_size
         self._hold(
             model,
             subfolder=subfolder,
@@ -119,11 +120,12 @@ class ClaraRanker(ClaraComponent):
             ValueError: a blank query, a ``top_k`` below 1, or a checkpoint without a query reasoner.
             TypeError: not a query, or not a list of documents.
         """
-        keep = self.top_k if top_k is None else check_top(top_k)
+        owner = type(self).__name__
+        keep = check_top(self.top_k if top_k is None else top_k, "top_k", owner)
         threshold = self.score_threshold if score_threshold is None else score_threshold
-        if not check_documents(documents, "ClaraRanker"):
+        if not check_documents(documents, owner):
             return {"documents": []}
-        check_query(query)
+        check_query(query, owner)
         candidates = best_copies(documents, lambda document: document.id, lambda document: document.score)
         texts = [text_of(document, self.meta_fields_to_embed, self.embedding_separator) for document in candidates]
         ranking = self.clara.rank(query, texts, keep)

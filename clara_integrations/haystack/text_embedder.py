@@ -61,7 +61,7 @@ class ClaraTextEmbedder(ClaraComponent):
         Raises:
             ValueError: ``dimensions`` below 1, or a device that is not a single `ComponentDevice`.
         """
-        self.dimensions = check_top(dimensions, "dimensions")
+        self.dimensions = check_top(dimensions, "dimensions", type(self).__name__)
         self.prefix = prefix
         self.suffix = suffix
         self._hold(
@@ -77,15 +77,15 @@ class ClaraTextEmbedder(ClaraComponent):
     def _arguments(self) -> dict[str, Any]:
         return {"dimensions": self.dimensions, "prefix": self.prefix, "suffix": self.suffix}
 
-    @component.output_types(embedding=list[float], meta=dict[str, Any])
-    def run(self, text: str) -> dict[str, Any]:
+    @component.output_types(embedding=list[float])
+    def run(self, text: str) -> dict[str, list[float]]:
         """Embed a query.
 
         Args:
             text: the query; an empty one is embedded too.
 
         Returns:
-            ``embedding`` and ``meta`` with the ``model``.
+            ``embedding``, and nothing else: so a bare ``connect`` to a retriever is not ambiguous.
 
         Raises:
             TypeError: not a string.
@@ -93,11 +93,10 @@ class ClaraTextEmbedder(ClaraComponent):
         """
         if not isinstance(text, str):
             raise TypeError(
-                f"ClaraTextEmbedder expects a string, but got {type(text).__name__}; use ClaraDocumentEmbedder for "
+                f"{type(self).__name__} expects a string, but got {type(text).__name__}; use ClaraDocumentEmbedder for "
                 "a list of Documents"
             )
         clara = self.clara
         from clara_model.modeling.embedding import embed
 
-        embedding = embed(clara.encode_queries([f"{self.prefix}{text}{self.suffix}"]), self.dimensions)[0]
-        return {"embedding": embedding, "meta": {"model": self._holder.name}}
+        return {"embedding": embed(clara.encode_queries([f"{self.prefix}{text}{self.suffix}"]), self.dimensions)[0]}

@@ -31,6 +31,7 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
     """
 
     dimensions: int = Field(default=DEFAULT_DIMENSIONS, gt=0, frozen=True, description="Numbers in a vector.")
+    model_name: str = Field(default=DEFAULT_MODEL, frozen=True, description="Another name of `model`.")
     embed_batch_size: int = Field(default=32, gt=0, le=2048, description="Texts that are embedded in one call.")
 
     @model_validator(mode="before")

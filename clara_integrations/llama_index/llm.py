@@ -23,7 +23,7 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
 )
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.bridge.pydantic import Field, field_validator
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
@@ -70,6 +70,11 @@ class ClaraLLM(ClaraComponent, CustomLLM):
         default=None, gt=0, description="Tokens of prompt and response together; the base model's own where not given."
     )
 
+    @field_validator("generate_kwargs")
+    @classmethod
+    def _known(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return check_generation(options, cls.__name__)
+
     @classmethod
     def class_name(cls) -> str:
         """Name under which the component is serialized."""
@@ -88,7 +93,8 @@ class ClaraLLM(ClaraComponent, CustomLLM):
 
     def generation(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of one generation: ``options`` win over the component's own."""
-        return check_generation({"max_new_tokens": self.max_new_tokens, **self.generate_kwargs, **options})
+        given = {"max_new_tokens": self.max_new_tokens, **self.generate_kwargs, **options}
+        return check_generation(given, type(self).__name__)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -136,33 +142,30 @@ class ClaraLLM(ClaraComponent, CustomLLM):
         return [*system, {"role": "user", "content": prompt}]
 
     def _write(self, turns: Turns, options: Mapping[str, Any]) -> CompletionResponse:
-        return _response(self.clara.plain(turns, **self.generation(options)))
+        return self._completed(self.clara.plain(turns, **self.generation(options)))
 
     def _stream(self, turns: Turns, options: Mapping[str, Any]) -> AnswerStream:
         return self.clara.stream_plain(turns, **self.generation(options))
 
-    @staticmethod
-    def _written(stream: AnswerStream) -> CompletionResponseGen:
+    def _written(self, stream: AnswerStream) -> CompletionResponseGen:
         text = ""
         for piece in pieces(stream):
             text += piece
             yield CompletionResponse(text=text, delta=piece)
-        yield _response(stream.answer)
+        yield self._completed(stream.answer)
 
-    @staticmethod
-    async def _awritten(stream: AnswerStream) -> CompletionResponseAsyncGen:
+    async def _awritten(self, stream: AnswerStream) -> CompletionResponseAsyncGen:
         text = ""
         async for piece in apieces(stream):
             text += piece
             yield CompletionResponse(text=text, delta=piece)
-        yield _response(stream.answer)
+        yield self._completed(stream.answer)
 
-
-def _response(answer: Answer) -> CompletionResponse:
-    """A whole answer; its usage is where token counting looks for it, and where it enters no later prompt."""
-    used = {"prompt_tokens": answer.usage.prompt_tokens, "completion_tokens": answer.usage.completion_tokens}
-    usage = {**used, "total_tokens": sum(used.values())}
-    return CompletionResponse(text=answer.text, delta="", raw={"usage": usage, "finish_reason": answer.finish_reason})
+    def _completed(self, answer: Answer) -> CompletionResponse:
+        """A whole answer; its usage is where token counting looks for it, and where it enters no later prompt."""
+        used = {"prompt_tokens": answer.usage.prompt_tokens, "completion_tokens": answer.usage.completion_tokens}
+        raw = {"usage": {**used, "total_tokens": sum(used.values())}, "finish_reason": answer.finish_reason}
+        return CompletionResponse(text=answer.text, delta="", raw=raw)
 
 
 def _turns(messages: Sequence[ChatMessage]) -> Turns:

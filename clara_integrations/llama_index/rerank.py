@@ -63,7 +63,7 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
             raise ValueError("Query bundle must be provided.")
         if not nodes:
             return []
-        question = check_query(query_bundle.query_str)
+        question = check_query(query_bundle.query_str, type(self).__name__)
         top_n = self.top_n or self.clara.model.config.top_k
         dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.checkpoint))
         payload: dict[str, Any] = {
