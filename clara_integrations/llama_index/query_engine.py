@@ -44,7 +44,7 @@ class ClaraQueryEngine(RetrieverQueryEngine):
     def __init__(
         self,
         retriever: BaseRetriever,
-        response_synthesizer: ClaraSynthesizer,
+        response_synthesizer: ClaraSynthesizer | None = None,
         node_postprocessors: Sequence[BaseNodePostprocessor] = (),
         callback_manager: CallbackManager | None = None,
     ) -> None:
@@ -52,7 +52,7 @@ class ClaraQueryEngine(RetrieverQueryEngine):
 
         Args:
             retriever: the first stage.
-            response_synthesizer: a `ClaraSynthesizer`.
+            response_synthesizer: a `ClaraSynthesizer`; it has a default only to be asked for in one sentence.
             node_postprocessors: applied in their order; a `ClaraRerank` belongs at the end.
             callback_manager: for the engine and its parts.
 

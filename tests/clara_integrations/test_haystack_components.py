@@ -174,20 +174,40 @@ def test_a_constructor_loads_nothing_and_reads_no_secret(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_wrong_is_refused_at_construction(kind):
-    with pytest.raises(ValueError, match="Must either be None or ComponentDevice"):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: device must be a ComponentDevice"):
         kind(device="cpu")
     with pytest.raises(ValueError, match="device must be a single device"):
         kind(device=ComponentDevice.from_multiple(DeviceMap({"": CPU.first_device._single_device})))
     with pytest.raises(TypeError, match="dtype must be a string"):
         kind(dtype=object())
-    with pytest.raises(TypeError, match="model must be a name, a folder or a Clara, got int"):
+    with pytest.raises(TypeError, match=f"{kind.__name__}: model must be a name, a folder or a Clara, got int"):
         kind(model=3)
-    with pytest.raises(TypeError, match="unknown model option widht"):
-        kind(model_kwargs={"widht": 1})
-    with pytest.raises(TypeError, match="prompts must be a plain value"):
+    with pytest.raises(TypeError, match=f"{kind.__name__}: unknown model option 'promts'; did you mean 'prompts'"):
+        kind(model_kwargs={"promts": 1})
+    with pytest.raises(TypeError, match=f"{kind.__name__}: prompts of model_kwargs must be a plain value"):
         kind(model_kwargs={"prompts": object()})
     with pytest.raises(ValueError, match="must not hold dtype, token"):
         kind(model_kwargs={"dtype": "float32", "token": "hush"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_says_which_model_it_is_cannot_be_assigned(kind):
+    made = kind("clara-tiny")
+    for name in COMMON:
+        with pytest.raises(AttributeError, match=f"{kind.__name__}: {name} says which model is loaded"):
+            setattr(made, name, "other")
+    assert made.to_dict() == kind().to_dict()
+
+
+def test_an_assigned_number_is_checked_when_it_runs():
+    ranker, generator, embedder = ClaraRanker("nowhere"), ClaraGenerator("nowhere"), ClaraDocumentEmbedder("nowhere")
+    ranker.top_k, generator.top_k, embedder.batch_size = 0, -1, True
+    with pytest.raises(ValueError, match="ClaraRanker: top_k must be > 0, but got 0"):
+        ranker.run(QUESTION, [])
+    with pytest.raises(ValueError, match="ClaraGenerator: top_k must be > 0, but got -1"):
+        generator.run(QUESTION, [])
+    with pytest.raises(TypeError, match="ClaraDocumentEmbedder: batch_size must be a whole number, but got True"):
+        embedder.run([])
 
 
 # -- lifecycle --------------------------------------------------------------------------------------------------------
@@ -258,10 +278,16 @@ def test_a_model_that_was_handed_over_stays_open(own_folder):
         assert [doc.score for doc in found] == [one.score for one in expected]
         ranker.close()
         assert clara.rank(QUESTION, TEXTS) == expected
-        with pytest.raises(ValueError, match="takes no options"):
+        with pytest.raises(ValueError, match="ClaraRanker: dtype: a Clara that is loaded already takes no options"):
             ClaraRanker(model=clara, dtype="float32")
     with pytest.raises(ClaraError, match="closed"):
         ranker.run(QUESTION, documents_of(TEXTS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_component_takes_a_loaded_model(kind, own_folder):
+    with Clara.load(own_folder, dtype="float32", device="cpu") as clara:
+        assert run(kind(clara)) == run(kind(str(own_folder), **LOADING))
 
 
 # -- imports ----------------------------------------------------------------------------------------------------------
