@@ -13,7 +13,7 @@ import pytest
 import small_model
 import torch
 
-from clara_model.modeling.model import ClaraModel
+from clara_model import ClaraModel
 
 GOLDENS = Path(__file__).parents[2] / "shared" / "goldens"
 DATA = Path(__file__).parents[2] / "shared" / "data"
