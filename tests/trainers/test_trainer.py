@@ -1,6 +1,7 @@
 """Training steps: exact accumulation, pinned trajectories, what moves and what is written, evaluation, failures."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,17 @@ def test_the_log_shows_what_a_stage_learns(tmp_path: Path, request: pytest.Fixtu
     last = history(tmp_path / "3")[-1]
     assert 0 <= last["recall@1"] <= last["recall@3"] <= last["recall@5"] == 1
     assert (tmp_path / "3" / "loss_curve.png").stat().st_size > 1000
+
+
+def test_a_run_without_matplotlib_keeps_its_figures_and_says_what_draws_them(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with caplog.at_level("WARNING", logger="trainers"):
+        train(stage_config("pretrain", tmp_path, request, max_steps=1))
+    assert "pip install 'clara-integrations[plots]'" in caplog.text
+    assert history(tmp_path)[0]["loss"] > 0
+    assert not (tmp_path / "loss_curve.png").exists()
 
 
 def test_evaluation_while_training(tmp_path: Path, request: pytest.FixtureRequest):
