@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recorded
 import small_model
 import torch
 from safetensors.torch import load_file, save_file
@@ -144,7 +145,7 @@ def test_published_equals_the_model_it_was_written_from(base_folder: Path, publi
 
 @pytest.mark.parametrize("checkpoint", ["mistral-a/stage2", "qwen2-a/stage2"])
 def test_recorded_checkpoint_to_ours(goldens: Path, tmp_path: Path, checkpoint: str):
-    folder = goldens / "ckpts" / checkpoint
+    folder = recorded.need(goldens / "ckpts" / checkpoint)
     base = goldens / json.loads((folder / "config.json").read_text())["decoder_model_name"]
     first = load(folder, base_model=base, prompts=goldens / "prompts.json")
     first.save_pretrained(tmp_path)
