@@ -360,7 +360,8 @@ class ClaraModel(nn.Module):
             blocks_kMD = torch.cat(list(blocks_kMD)) if len(blocks_kMD) else embeds.new_empty(0)
         values = blocks_kMD.reshape(-1, embeds.shape[-1]).to(embeds)
         slots = torch.isin(ids, torch.tensor(self.tokens.memory_ids, device=ids.device))
-        assert int(slots.sum()) == len(values), f"{int(slots.sum())} slots for {len(values)} latents"
+        if int(slots.sum()) != len(values):
+            raise ValueError(f"the prompts have {int(slots.sum())} slots for {len(values)} latents; give one to each")
         return embeds.masked_scatter(slots.unsqueeze(-1), values)
 
     def generate_ids(
