@@ -116,11 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--top-k", type=_at_least_one, metavar="K", help="passages an answer is read from (default: the model's)"
     )
     show.add_argument(
-        "--png",
-        type=Path,
-        default=Path("clara-demo.png"),
-        metavar="FILE",
-        help="where the picture goes (default: %(default)s)",
+        "--png", type=Path, metavar="FILE", help="draw scores and times as a picture (needs the extra: plots)"
     )
     show.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     show.set_defaults(run=_demo)
@@ -192,7 +188,9 @@ def _streamed(stream: AnswerStream, args: argparse.Namespace) -> Answer:
 
 def _demo(args: argparse.Namespace) -> None:
     examples = demo.DemoSet.read(demo.BUNDLED_SET)
-    args.png.parent.mkdir(parents=True, exist_ok=True)
+    if args.png:
+        report.check_pictures()
+        args.png.parent.mkdir(parents=True, exist_ok=True)
     clara = _load(args)
     out = _output()
     talk = not (args.json or args.quiet)
@@ -205,8 +203,9 @@ def _demo(args: argparse.Namespace) -> None:
             answers.append(clara.answer(question, examples.texts, args.top_k))
         if talk:
             _show_answer(out, examples, question, accepted, answers[-1])
-    title = f"{args.model}: {len(examples.questions)} questions to {len(examples.texts)} documents"
-    report.save_picture(args.png, title, examples.questions, answers)
+    if args.png:
+        title = f"{args.model}: {len(examples.questions)} questions to {len(examples.texts)} documents"
+        report.save_picture(args.png, title, examples.questions, answers)
     right = [demo.is_right(a.text, accepted) for a, accepted in zip(answers, examples.answers, strict=True)]
     if args.json:
         _print_json(_demo_record(args, examples, answers, right))
@@ -214,7 +213,8 @@ def _demo(args: argparse.Namespace) -> None:
     tokens, slots = (sum(getattr(a.usage, name) for a in answers) for name in ("text_tokens", "slots"))
     out.print()
     out.print(f"{sum(right)} of {len(right)} answers right; {tokens:,} tokens of text were read as {slots:,} slots.")
-    out.print(f"Scores and times as a picture: {args.png}")
+    if args.png:
+        out.print(f"Scores and times as a picture: {args.png}")
 
 
 def _show_answer(out: Console, examples: demo.DemoSet, question: str, accepted: list[str], answer: Answer) -> None:
@@ -272,7 +272,7 @@ def _demo_record(
         "model": args.model,
         "documents": len(examples.texts),
         "right": sum(right),
-        "picture": str(args.png),
+        "picture": str(args.png) if args.png else None,
         "questions": [
             {
                 "question": question,
