@@ -7,11 +7,14 @@ Leaves out all arithmetic: that is ``clara_model``'s.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from clara_model.inference.streaming import TextStream
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 Model = "str | os.PathLike[str] | Clara"
 """A folder, a bundled or hub name, or a model that is loaded already."""
 
@@ -40,6 +44,10 @@ GENERATION = (
     *("early_stopping", "seed"),
 )
 """The arguments of `clara_model.Clara.answer` that say how to generate."""
+
+
+_LOADING = ThreadPoolExecutor(1, thread_name_prefix="clara-load")
+"""Where models are loaded and let go of for event loops; the loader does one at a time anyway."""
 
 
 @contextmanager
@@ -105,6 +113,21 @@ class ModelHolder:
                     clara = self._clara = self._given or self._load(options)
         return clara
 
+    async def beside(
+        self, call: Callable[..., Result], *args: Any, load: Callable[[], Clara] | None = None, **options: Any
+    ) -> Result:
+        """Run a call in one of the model's own threads, beside the event loop, whose default executor stays free.
+
+        ``load`` loads the model where it is not; `get` if not given.
+        """
+        load = self.get if load is None else load
+        clara = load() if self.loaded else await _run(_LOADING, load)
+        return await _run(clara.engine.loaded.threads, call, *args, **options)
+
+    async def aclose(self) -> None:
+        """`close` beside the event loop."""
+        await _run(_LOADING, self.close)
+
     def close(self) -> None:
         """Let go of the model; closing twice, or what was never loaded, is fine."""
         with self._lock:
@@ -158,6 +181,12 @@ class ModelHolder:
             names = ", ".join(sorted(self._options))
             raise ValueError(f"{self._owner}: {names}: a Clara that is loaded already takes no options")
         return model
+
+
+async def _run(threads: ThreadPoolExecutor, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
+    """Run a call in a thread, in the context of the task, as `asyncio.to_thread` does in the loop's own threads."""
+    run = partial(contextvars.copy_context().run, call, *args, **options)
+    return await asyncio.get_running_loop().run_in_executor(threads, run)
 
 
 def check_known(given: Collection[str], known: Collection[str], what: str, owner: str) -> None:

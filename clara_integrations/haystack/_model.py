@@ -5,9 +5,9 @@ Leaves out what each component does with the model.
 
 from __future__ import annotations
 
-import asyncio
 import os
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from haystack import Document, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice, Secret
@@ -17,6 +17,7 @@ from clara_integrations.shared import ModelHolder, check_top
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
 
+Result = TypeVar("Result")
 TOKEN = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False)
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -90,7 +91,7 @@ class ClaraComponent:
     async def warm_up_async(self) -> None:
         """`warm_up` beside the event loop."""
         if not self._holder.loaded:
-            await asyncio.to_thread(self.warm_up)
+            await self._beside(self.warm_up)
 
     def close(self) -> None:
         """Let go of the model; the last component that does so frees its memory, and the next use loads it again."""
@@ -98,7 +99,11 @@ class ClaraComponent:
 
     async def close_async(self) -> None:
         """`close` beside the event loop."""
-        await asyncio.to_thread(self.close)
+        await self._holder.aclose()
+
+    async def _beside(self, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
+        """Run a call in one of the model's own threads, beside the event loop."""
+        return await self._holder.beside(call, *args, load=lambda: self.clara, **options)
 
     @property
     def clara(self) -> Clara:

@@ -133,6 +133,11 @@ class ClaraDocumentEmbedder(ClaraComponent):
                 bar.update(len(batch))
         return {"documents": embedded}
 
+    @component.output_types(documents=list[Document])
+    async def run_async(self, documents: list[Document]) -> dict[str, list[Document]]:
+        """`run` beside the event loop, in one of the model's own threads."""
+        return await self._beside(self.run, documents) if documents else self.run(documents)
+
     def _text(self, document: Document) -> str:
         text = text_of(document, self.meta_fields_to_embed, self.embedding_separator)
         return f"{self.prefix}{text}{self.suffix}"

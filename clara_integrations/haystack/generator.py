@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from contextlib import aclosing
 from inspect import isawaitable
@@ -185,11 +184,10 @@ class ClaraGenerator(ClaraComponent):
             return {"replies": []}
         texts, how = self._texts(offered), self._how(generation_kwargs)
         await self.warm_up_async()
-        clara = self.clara
+        clara, how = self.clara, {**how, "rerank": self.rerank}
         if callback is None:
-            answer = await asyncio.to_thread(clara.answer, query, texts, self.top_k, rerank=self.rerank, **how)
-            return self._result(answer, offered)
-        stream, number = clara.stream(query, texts, self.top_k, rerank=self.rerank, **how), 0
+            return self._result(await self._beside(clara.answer, query, texts, self.top_k, **how), offered)
+        stream, number = await self._beside(clara.stream, query, texts, self.top_k, **how), 0
         async with aclosing(read_stream(stream)) as pieces:
             async for piece in pieces:
                 await _called(callback, self._chunk(piece, start=number == 0))

@@ -136,3 +136,12 @@ class ClaraRanker(ClaraComponent):
                 if threshold is None or one.score >= threshold
             ]
         }
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self, query: str, documents: list[Document], top_k: int | None = None, score_threshold: float | None = None
+    ) -> dict[str, list[Document]]:
+        """`run` beside the event loop, in one of the model's own threads."""
+        if not documents:
+            return self.run(query, documents, top_k, score_threshold)
+        return await self._beside(self.run, query, documents, top_k, score_threshold)

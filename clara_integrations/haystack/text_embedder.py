@@ -100,3 +100,8 @@ class ClaraTextEmbedder(ClaraComponent):
         from clara_model.modeling.embedding import embed
 
         return {"embedding": embed(clara.encode_queries([f"{self.prefix}{text}{self.suffix}"]), self.dimensions)[0]}
+
+    @component.output_types(embedding=list[float])
+    async def run_async(self, text: str) -> dict[str, list[float]]:
+        """`run` beside the event loop, in one of the model's own threads."""
+        return await self._beside(self.run, text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
@@ -58,13 +57,13 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
         return embed(self.clara.encode_queries([query]), self.dimensions)[0]
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        return await asyncio.to_thread(self._get_query_embedding, query)
+        return await self._holder.beside(self._get_query_embedding, query)
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
 
     async def _aget_text_embedding(self, text: str) -> Embedding:
-        return await asyncio.to_thread(self._get_text_embedding, text)
+        return await self._holder.beside(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         from clara_model.modeling.embedding import embed
@@ -72,4 +71,4 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
         return embed(self.clara.compress(texts), self.dimensions) if texts else []
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await asyncio.to_thread(self._get_text_embeddings, texts)
+        return await self._holder.beside(self._get_text_embeddings, texts)

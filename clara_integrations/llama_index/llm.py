@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +103,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """`complete` beside the event loop."""
-        return await asyncio.to_thread(self._write, self._turn(prompt, formatted), kwargs)
+        return await self._holder.beside(self._write, self._turn(prompt, formatted), kwargs)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
@@ -114,7 +113,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """`stream_complete` beside the event loop."""
-        return self._awritten(await asyncio.to_thread(self._stream, self._turn(prompt, formatted), kwargs))
+        return self._awritten(await self._holder.beside(self._stream, self._turn(prompt, formatted), kwargs))
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -124,7 +123,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` beside the event loop."""
-        return completion_response_to_chat_response(await asyncio.to_thread(self._write, _turns(messages), kwargs))
+        return completion_response_to_chat_response(await self._holder.beside(self._write, _turns(messages), kwargs))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -134,7 +133,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """`stream_chat` beside the event loop."""
-        stream = await asyncio.to_thread(self._stream, _turns(messages), kwargs)
+        stream = await self._holder.beside(self._stream, _turns(messages), kwargs)
         return astream_completion_response_to_chat_response(self._awritten(stream))
 
     def _turn(self, prompt: str, formatted: bool) -> Turns:

@@ -81,6 +81,13 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
         dispatcher.event(ReRankEndEvent(nodes=reranked))
         return reranked
 
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if query_bundle is None or not nodes:
+            return self._postprocess_nodes(nodes, query_bundle)
+        return await self._holder.beside(self._postprocess_nodes, nodes, query_bundle)
+
     def _scored(self, source: NodeWithScore, score: float) -> NodeWithScore:
         node = source.node
         if self.keep_retrieval_score:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Hashable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,6 +24,12 @@ from clara_model.inference.underway import Underway
 from clara_model.store.memory import CACHE_BYTES, LatentCache
 
 DTYPES = ("float32", "bfloat16", "float16")
+ASYNC_THREADS = 4
+"""For the calls of event loops on one model: enough to tokenise, rank and store beside the one pass at a time."""
+
+
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(ASYNC_THREADS, thread_name_prefix="clara-async")
 
 
 @dataclass(eq=False)
@@ -37,6 +44,8 @@ class Loaded:
     """What it was loaded as; None for a model that was handed over."""
     cache: LatentCache | None = None
     """Of the latents it has made; None for a model that was handed over."""
+    threads: ThreadPoolExecutor = field(default_factory=_threads)
+    """Where event loops run their calls, so that their own default executor stays free. Ends with the model."""
 
 
 _loaded: weakref.WeakValueDictionary[Hashable, Loaded] = weakref.WeakValueDictionary()

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 import haystack_pipeline
+from fastapi import HTTPException
 from hayhooks import BasePipelineWrapper
 from haystack import Pipeline
 
@@ -30,7 +31,9 @@ class PipelineWrapper(BasePipelineWrapper):
         self.pipeline.warm_up()
 
     def run_api(self, question: str) -> dict:
-        """Answer a question from the documents."""
+        """Answer a question from the documents; a blank one is the caller's mistake (422), not the server's."""
+        if not question.strip():
+            raise HTTPException(422, f"question must not be blank, but got {question!r}")
         result = self.pipeline.run(haystack_pipeline.inputs(self.pipeline, question))
         answer = result["answers"]["answers"][0]
         return {
