@@ -8,7 +8,7 @@ VENV := .venv
 CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-PACKAGES := clara_model trainers clara_integrations
+PACKAGES := clara_model trainers clara_integrations haystack_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
 .PHONY: demo test lint types unit slow lowest format clean

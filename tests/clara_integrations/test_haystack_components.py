@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from counting import encoded
 from haystack import Pipeline
 from haystack.components.generators.utils import print_streaming_chunk
@@ -22,6 +23,12 @@ from clara_model.inference.loader import loaded_models
 
 QUESTION = QUESTIONS[0]
 KINDS = [ClaraRanker, ClaraGenerator, ClaraTextEmbedder, ClaraDocumentEmbedder]
+WHERE = {
+    ClaraRanker: "rankers.clara.ranker",
+    ClaraGenerator: "generators.clara.generator",
+    ClaraTextEmbedder: "embedders.clara.text_embedder",
+    ClaraDocumentEmbedder: "embedders.clara.document_embedder",
+}
 TOKEN = {"type": "env_var", "env_vars": ["HF_API_TOKEN", "HF_TOKEN"], "strict": False}
 COMMON = {
     "model": "clara-tiny",
@@ -95,14 +102,8 @@ def copies(folder) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_to_dict_with_defaults_is_exact_and_names_the_module(kind):
-    module = {
-        ClaraRanker: "ranker",
-        ClaraGenerator: "generator",
-        ClaraTextEmbedder: "text_embedder",
-        ClaraDocumentEmbedder: "document_embedder",
-    }[kind]
     assert kind().to_dict() == {
-        "type": f"clara_integrations.haystack.{module}.{kind.__name__}",
+        "type": f"haystack_integrations.components.{WHERE[kind]}.{kind.__name__}",
         "init_parameters": DEFAULTS[kind],
     }
 
@@ -146,12 +147,10 @@ def pipeline_of(folder) -> Pipeline:
 
 
 @pytest.mark.integration
-def test_a_pipeline_goes_through_yaml_if_the_package_is_allowed(own_folder):
+def test_a_pipeline_goes_through_yaml_with_nothing_allowed(own_folder):
     pipeline = pipeline_of(own_folder)
     text = pipeline.dumps()
-    with pytest.raises(DeserializationError, match="clara_integrations"):
-        Pipeline.loads(text)
-    again = Pipeline.loads(text, allowed_modules=["clara_integrations"])
+    again = Pipeline.loads(text)
     assert again == pipeline
     assert again.dumps() == text
     inputs = {"query": QUESTION, "documents": documents_of(TEXTS)}
@@ -159,6 +158,34 @@ def test_a_pipeline_goes_through_yaml_if_the_package_is_allowed(own_folder):
     pipeline.close()
     again.close()
     assert copies(own_folder) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_component_that_was_saved_under_its_former_path_loads_in_a_fresh_process(kind):
+    module = WHERE[kind].rpartition(".")[2]
+    former = {
+        "type": f"clara_integrations.haystack.{module}.{kind.__name__}",
+        "init_parameters": {"model": "some/name"},
+    }
+    text = yaml.safe_dump({"components": {"one": former}, "connections": []})
+    code = (
+        "from haystack import Pipeline; from haystack.core.errors import DeserializationError\n"
+        f"text = {text!r}\n"
+        "try: Pipeline.loads(text)\n"
+        "except DeserializationError as error: assert 'clara_integrations' in str(error)\n"
+        "print(Pipeline.loads(text, allowed_modules=['clara_integrations']).dumps())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    saved = yaml.safe_load(found.stdout)["components"]["one"]
+    assert saved == kind("some/name").to_dict()
+
+
+def test_a_component_of_another_class_is_not_loaded():
+    with pytest.raises(DeserializationError, match="can't be deserialized as 'ClaraRanker'"):
+        ClaraRanker.from_dict(ClaraTextEmbedder().to_dict())
+    with pytest.raises(DeserializationError, match="can't be deserialized as 'ClaraRanker'"):
+        ClaraRanker.from_dict({"type": "clara_integrations.haystack.generator.ClaraRanker", "init_parameters": {}})
 
 
 # -- constructors -----------------------------------------------------------------------------------------------------

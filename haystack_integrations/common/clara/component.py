@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from haystack import Document, default_from_dict, default_to_dict
+from haystack.core.serialization import generate_qualified_class_name
 from haystack.utils import ComponentDevice, Secret
 
 from clara_integrations.shared import ModelHolder, check_top
@@ -139,8 +140,16 @@ class ClaraComponent:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The component that `to_dict` saved."""
-        return default_from_dict(cls, data)
+        """The component that `to_dict` saved, under today's name or that of before ``haystack_integrations``."""
+        module = cls.__module__.rpartition(".")[2]
+        if data.get("type") == f"clara_integrations.haystack.{module}.{cls.__name__}":
+            data = {**data, "type": generate_qualified_class_name(cls)}
+        return default_from_dict(cls, {**data, "init_parameters": cls._restored(data.get("init_parameters", {}))})
+
+    @classmethod
+    def _restored(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Saved arguments; a subclass restores those that Haystack does not know how to."""
+        return dict(arguments)
 
 
 def check_documents(documents: object, owner: str) -> list[Document]:
