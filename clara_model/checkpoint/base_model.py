@@ -78,7 +78,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_base(name: str, options: LoadOptions = LoadOptions()) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_base(name: str, options: LoadOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a causal language model and its fast tokenizer.
 
     Args:
