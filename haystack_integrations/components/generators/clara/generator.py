@@ -23,8 +23,8 @@ from clara_integrations.shared import (
     check_generation,
     check_query,
     check_top,
-    read_stream,
 )
+from clara_integrations.streams import read_stream
 from haystack_integrations.common.clara.component import TOKEN, ClaraComponent, check_documents, text_of
 
 if TYPE_CHECKING:
