@@ -113,7 +113,7 @@ class ClaraQueryEngine(RetrieverQueryEngine):
             **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Loading`.
         """
         with errors_of(cls.__name__):
-            rerank = ClaraRerank(model, top_n=top_n, metadata_mode=MetadataMode.LLM, **loading)
+            rerank = ClaraRerank(model=model, top_n=top_n, metadata_mode=MetadataMode.LLM, **loading)
         synthesizer = ClaraSynthesizer(
             model,
             streaming=streaming,

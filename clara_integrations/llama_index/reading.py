@@ -58,7 +58,7 @@ class LatentReader(ClaraLLM):
     def of(cls, llm: ClaraLLM, texts: Sequence[str], options: Mapping[str, Any], manager: CallbackManager) -> Self:
         """One that shares the model of ``llm``, which generates as that one does unless ``options`` say otherwise."""
         reader = cls(
-            llm.model,
+            model=llm.model,
             max_new_tokens=llm.max_new_tokens,
             generate_kwargs={**llm.generate_kwargs, **options},
             callback_manager=manager,

@@ -163,7 +163,7 @@ def test_a_callback_that_fails_ends_the_generation(generator):
     with pytest.raises(RuntimeError, match="no more"):
         asyncio.run(generator.run_async(QUESTION, documents_of(TEXTS), broken_async, many))
     for thread in threading.enumerate():
-        if thread.name.startswith("clara-"):
+        if thread.name.startswith(("clara-stream", "clara-read", "clara-close")):
             thread.join(timeout=20)
             assert not thread.is_alive()
 

@@ -130,7 +130,7 @@ def test_reading_a_stream_and_leaving_one_early(tiny_clara_folder):
 
         asyncio.run(read())
         for thread in threading.enumerate():
-            if thread.name.startswith("clara-"):
+            if thread.name.startswith(("clara-stream", "clara-read", "clara-close")):
                 thread.join(timeout=30)
                 assert not thread.is_alive()
 

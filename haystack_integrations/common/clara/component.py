@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from haystack import Document, default_from_dict, default_to_dict
 from haystack.core.serialization import generate_qualified_class_name
@@ -31,7 +31,16 @@ class ClaraComponent:
     loaded cannot be assigned afterwards; a subclass checks the rest when it runs.
     """
 
-    _fixed = ("model", "subfolder", "revision", "dtype", "device", "token", "batch_size", "model_kwargs")
+    _fixed: ClassVar[tuple[str, ...]] = (
+        "model",
+        "subfolder",
+        "revision",
+        "dtype",
+        "device",
+        "token",
+        "batch_size",
+        "model_kwargs",
+    )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._fixed and "_holder" in vars(self):
