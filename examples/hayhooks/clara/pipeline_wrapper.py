@@ -23,8 +23,7 @@ class PipelineWrapper(BasePipelineWrapper):
 
     def setup(self) -> None:
         """Load the pipeline, and put the documents where it looks for them."""
-        saved = Path(os.environ.get("CLARA_PIPELINE", SAVED)).read_text()
-        self.pipeline = Pipeline.loads(saved, allowed_modules=["clara_integrations"])
+        self.pipeline = Pipeline.loads(Path(os.environ.get("CLARA_PIPELINE", SAVED)).read_text())
         docs = os.environ.get("CLARA_DOCS")
         documents = haystack_pipeline.read(docs.split(os.pathsep) if docs else None, self.pipeline)
         haystack_pipeline.index(documents, self.pipeline)
