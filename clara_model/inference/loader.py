@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 from clara_model.checkpoint.base_model import default_device, default_dtype
-from clara_model.checkpoint.files import ADAPTERS, CONFIG, PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS
+from clara_model.checkpoint.contents import ADAPTERS, CONFIG
 from clara_model.checkpoint.prompts import PromptSet
+from clara_model.checkpoint.published import PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS
 from clara_model.errors import ClaraError
 from clara_model.modeling.model import ClaraModel
 from clara_model.store.memory import CACHE_BYTES, LatentCache, LatentStore

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from clara_model.checkpoint.chat_template import NO_SYSTEM, ChatTemplate
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.checkpoint.prompts import Prompt
 from clara_model.errors import ClaraError
@@ -70,6 +71,8 @@ class Tokens:
         self.config = config
         self.tokenizer = tokenizer
         self._set_ends()
+        self._chat = ChatTemplate(tokenizer)
+        self._chat.check(system=any(prompt.system for prompt in config.prompts))
         self._plain = _without_added_tokens(tokenizer)
         self.memory_tokens = [f"<MEM{i}>" for i in range(config.memory_tokens)]
         tokenizer.add_tokens([*self.memory_tokens, "<AE>", "<ENC>", "<SEP>"], special_tokens=True)
@@ -266,18 +269,14 @@ class Tokens:
         try:
             return self._rendered(messages, generation)
         except TemplateError as error:
-            if "System role not supported" not in str(error) or len(messages) < 2:
+            if NO_SYSTEM not in str(error) or len(messages) < 2:
                 raise
         system, first, *rest = messages
         merged = {"role": first["role"], "content": f"{system['content']}\n{first['content']}"}
         return self._rendered([merged, *rest], generation)
 
     def _rendered(self, messages: list[dict[str, str]], generation: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation, enable_thinking=False
-            )
-        )
+        return self._chat.render(messages, generation)
 
     # -- training ----------------------------------------------------------------------------------------------
 
