@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from clara_model.checkpoint import base_files
 from clara_model.checkpoint.config import read_json
+from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError, blaming
 
 logger = logging.getLogger(__name__)
@@ -78,40 +79,26 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_base(
-    name: str,
-    *,
-    revision: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    attn_implementation: str | None = None,
-    quantization: str | None = None,
-    token: str | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_base(name: str, options: LoadOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a causal language model and its fast tokenizer.
 
     Args:
         name: folder or hub name.
-        revision: of the hub repository.
-        dtype: of the weights; `default_dtype` where not given.
-        device: where the weights go; `default_device` where not given.
-        attn_implementation: ``sdpa`` (default), ``eager`` or ``flash_attention_2``.
-        quantization: ``int8`` or ``int4`` (bitsandbytes, GPU only).
-        token: for private hub repositories.
+        options: ``revision`` and ``token`` are the base model's here; what concerns a checkpoint is not used.
 
     Raises:
         ClaraError: the model is not there, or something asked for is not installed.
     """
-    device = torch.device(device) if device is not None else default_device()
-    attention = attn_implementation or "sdpa"
+    options = options.resolved()
+    device, attention = torch.device(options.device or "cpu"), str(options.attn_implementation)
     _check_attention(attention)
-    quantized = _quantization(quantization, device)
-    files = base_files.check(base_files.find(name, revision, token))
+    quantized = _quantization(options.quantization, device)
+    files = base_files.check(base_files.find(name, options.revision, options.token))
     tokenizer = load_tokenizer(files.folder)
     with blaming(files.weights[0] if len(files.weights) == 1 else files.folder), _bars_to_terminals_only():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             files.folder,
-            dtype=dtype or default_dtype(device),
+            dtype=options.dtype,
             attn_implementation=attention,
             quantization_config=quantized,
             device_map={"": device} if quantized else None,

@@ -68,7 +68,7 @@ class ChatTemplate:
             raise TemplateError(_reason(error)) from error
 
     def check(self, system: bool) -> None:
-        """Render a probe: one exchange, ready for its answer and with it.
+        """Render a probe: a user's turn, ready for its answer, without and with a system message before it.
 
         Args:
             system: whether prompts have a system message, so that the template must have a place for one or say that it
@@ -77,18 +77,16 @@ class ChatTemplate:
         Raises:
             ClaraError: the template fails, or drops or doubles the text of a turn.
         """
-        first, user, answer = (
-            {"role": role, "content": f"A probe of the {role}'s text, 1 to 3."}
-            for role in ("system", "user", "assistant")
+        first, user = (
+            {"role": role, "content": f"A probe of the {role}'s text, 1 to 3."} for role in ("system", "user")
         )
-        self._probe([user], True)
-        self._probe([user, answer], False)
+        self._probe([user])
         if system:
-            self._probe([first, user], True)
+            self._probe([first, user])
 
-    def _probe(self, turns: Sequence[Mapping[str, str]], ready: bool) -> None:
+    def _probe(self, turns: Sequence[Mapping[str, str]]) -> None:
         try:
-            text = self.render(turns, ready)
+            text = self.render(turns, True)
         except TemplateError as error:
             if turns[0]["role"] == "system" and NO_SYSTEM in str(error):
                 return

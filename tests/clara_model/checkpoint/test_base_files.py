@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from clara_model.checkpoint import base_files
 from clara_model.checkpoint.base_model import load_base
+from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError
 from clara_model.modeling.model import ClaraModel
 
@@ -32,9 +33,13 @@ def change(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
 
 
+def load(folder: Path) -> tuple[Any, Any]:
+    return load_base(str(folder), LoadOptions(device="cpu", dtype="float32"))
+
+
 def refused(folder: Path, message: str) -> str:
     with pytest.raises(ClaraError, match=message) as caught:
-        load_base(str(folder), device="cpu", dtype=torch.float32)
+        load(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -65,7 +70,7 @@ def test_code_of_a_tokenizer_is_refused(base: Path, tmp_path: Path, monkeypatch:
 
 def test_a_known_kind_of_model_is_loaded_without_its_code(base: Path, tmp_path: Path):
     change(base / "config.json", **plant(base, tmp_path / "witness"))
-    load_base(str(base), device="cpu", dtype=torch.float32)
+    load(base)
     assert not (tmp_path / "witness").exists()
 
 
@@ -155,7 +160,7 @@ def test_a_pickled_base(base: Path, tmp_path: Path, zipped: bool):
     tensors = load_file(base / "model.safetensors")
     (base / "model.safetensors").unlink()
     torch.save(tensors, base / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-    load_base(str(base), device="cpu", dtype=torch.float32)
+    load(base)
     torch.save(tensors | {"x": Witness(tmp_path / "witness")}, base / "pytorch_model.bin")
     refused(base, "pytorch_model.bin holds pickled code, not only tensors; it was refused and nothing in it was run")
     assert not (tmp_path / "witness").exists()
@@ -173,11 +178,11 @@ def test_an_index_that_names_no_files_of_its_folder(base: Path, index: dict[str,
 
 
 def test_weights_in_several_files(base: Path):
-    before, _ = load_base(str(base), device="cpu", dtype=torch.float32)
+    before, _ = load(base)
     before.save_pretrained(base, max_shard_size="50KB")
     (base / "model.safetensors").unlink(missing_ok=True)
     assert len(base_files.check(base).weights) > 1
-    again, _ = load_base(str(base), device="cpu", dtype=torch.float32)
+    again, _ = load(base)
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), again.parameters(), strict=True))
     base_files.check(base).weights[0].unlink()
     refused(base, "safetensors is missing; is the download complete")

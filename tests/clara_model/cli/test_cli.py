@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -256,6 +257,23 @@ def test_demo_json_and_quiet(clara, demo_set, tmp_path, monkeypatch):
     assert len(out.strip().splitlines()) == 2
 
 
+def test_demo_draws_a_picture_only_when_asked(clara, demo_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, out, err = clara("demo")
+    assert (code, err) == (0, "")
+    assert "picture" not in out
+    assert list(tmp_path.iterdir()) == [demo_set]
+
+
+def test_a_picture_without_matplotlib_is_one_sentence_before_anything_is_loaded(clara, demo_set, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, out, err = clara("demo", "--png", tmp_path / "new" / "a.png", model="no-such-model")
+    assert (code, out) == (2, "")
+    assert err == "clara: a picture needs matplotlib; install it with: pip install 'clara-integrations[plots]'\n"
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -326,3 +344,20 @@ def test_a_reader_that_leaves_early_is_no_error(tiny_clara_folder, docs, monkeyp
         monkeypatch.setattr(sys, "stdout", out)
         assert cli.main(["ask", QUESTION, "--docs", str(docs), "--json", "--model", str(tiny_clara_folder)]) == 0
     assert capsys.readouterr().err == ""
+
+
+# -- a hostile base ---------------------------------------------------------------------------------------------
+
+
+def test_code_of_a_base_is_refused_and_standard_input_is_not_read(
+    clara, tiny_clara_folder, base_folder, tmp_path, monkeypatch
+):
+    base, witness = shutil.copytree(base_folder, tmp_path / "base"), tmp_path / "witness"
+    (base / "planted.py").write_text(f"import os\nos.mkdir({str(witness)!r})\nclass Planted: pass\n")
+    values = json.loads((base / "config.json").read_text())
+    values |= {"model_type": "planted", "auto_map": {"AutoConfig": "planted.Planted"}}
+    (base / "config.json").write_text(json.dumps(values))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\n"))
+    code, out, err = clara("info", "--base-model", base, "--device", "cpu")
+    assert (code, out) == (2, "") and err.startswith(f"clara: {base}/config.json has the model_type 'planted'")
+    assert not witness.exists() and sys.stdin.read() == "y\ny\n"

@@ -1,13 +1,16 @@
 """Batches: token for token what `Tokens.example` gives, documents once, wordings that survive a resume, errors."""
 
+import json
 from pathlib import Path
 
 import pytest
+import recorded
 import torch
 import training_rows
+from safetensors.torch import load_file
 
+from clara_model import ClaraModel
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.tokens import Tokens
 from trainers.data.collator import Collator
 from trainers.data.rows import Row, parse_row
@@ -140,30 +143,26 @@ def test_unusable_rows_are_named(tokens: Tokens, stage, row, settings, message):
         Collator(tokens, stage, **settings)(items([row]))
 
 
-def test_parity_with_recorded_batches(goldens: Path):
-    """Ids, masks and labels of a stage-1 and a stage-2 training batch of the published implementation."""
-    import json
-
-    from safetensors.torch import load_file
-
-    for stage, name, k in (("stage1_2", "instruct", 9), ("stage2", "end_to_end", 2)):
-        folder = goldens / "cases/mistral-a" / stage
-        case, tensors = json.loads((folder / "train.json").read_text()), load_file(folder / "train.safetensors")
-        model = ClaraModel.from_pretrained(
-            goldens / "ckpts/mistral-a" / stage,
-            base_model=goldens / "bases/tiny-mistral",
-            prompts=goldens / "prompts.json",
-            dtype=torch.float32,
-            device="cpu",
-        )
-        k = tensors["train.topk_idx"].shape[1] if "train.topk_idx" in tensors else k
-        rows = [
-            Row(documents=tuple(docs), questions=(question,), answers=(answer,), positives=tuple(positives))
-            for docs, question, answer, _, positives in case["items"]
-        ]
-        collator = Collator(model.tokens, name, top_k=k, max_length=case["dec_max_len"])
-        batch = collator([TrainingItem(row, n, 0) for n, row in enumerate(rows)])
-        ids, labels = sequences(batch)
-        recorded_mask = tensors["train.batch.dec_attention_mask"]
-        assert ids == unpadded(tensors["train.batch.dec_input_ids"], recorded_mask)
-        assert labels == unpadded(tensors["train.batch.labels"], recorded_mask)
+@pytest.mark.parametrize(("stage", "name", "k"), [("stage1_2", "instruct", 9), ("stage2", "end_to_end", 2)])
+def test_parity_with_recorded_batches(goldens: Path, stage: str, name: str, k: int):
+    """Ids, masks and labels of a stage-2 and a stage-3 training batch of the published implementation."""
+    folder = recorded.need(goldens / "cases/mistral-a" / stage)
+    case, tensors = json.loads((folder / "train.json").read_text()), load_file(folder / "train.safetensors")
+    model = ClaraModel.from_pretrained(
+        goldens / "ckpts/mistral-a" / stage,
+        base_model=goldens / "bases/tiny-mistral",
+        prompts=goldens / "prompts.json",
+        dtype=torch.float32,
+        device="cpu",
+    )
+    k = tensors["train.topk_idx"].shape[1] if "train.topk_idx" in tensors else k
+    rows = [
+        Row(documents=tuple(docs), questions=(question,), answers=(answer,), positives=tuple(positives))
+        for docs, question, answer, _, positives in case["items"]
+    ]
+    collator = Collator(model.tokens, name, top_k=k, max_length=case["dec_max_len"])
+    batch = collator([TrainingItem(row, n, 0) for n, row in enumerate(rows)])
+    ids, labels = sequences(batch)
+    recorded_mask = tensors["train.batch.dec_attention_mask"]
+    assert ids == unpadded(tensors["train.batch.dec_input_ids"], recorded_mask)
+    assert labels == unpadded(tensors["train.batch.labels"], recorded_mask)
