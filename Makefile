@@ -13,7 +13,7 @@ SOURCES := $(PACKAGES) $(wildcard tests examples)
 .PHONY: demo test lint types unit slow format clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed-plots
 	$(BIN)/clara demo --png runs/demo.png
 
 test: lint types unit
@@ -56,6 +56,10 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-plots: $(VENV)/.installed
+	$(PIP) install -c constraints.txt -e '.[plots]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: the small random model, and the recorded numbers where they are present."""
+"""Fixtures shared by all tests: the small random model, and the recorded numbers."""
 
 import os
 import sys
@@ -10,12 +10,22 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
+import recorded
 import small_model
 import torch
+from hypothesis import HealthCheck, settings
 
-from clara_model.modeling.model import ClaraModel
+from clara_model import ClaraModel
 
-GOLDENS = Path(__file__).parents[2] / "shared" / "goldens"
+settings.register_profile(
+    "project",
+    deadline=None,  # the first example pays for loading
+    max_examples=60,
+    derandomize=True,  # one run finds what another found
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("project")
+
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -41,10 +51,8 @@ def model(tiny_clara_folder: Path) -> ClaraModel:
 
 @pytest.fixture(scope="session")
 def goldens() -> Path:
-    """The recorded numbers of the published implementation."""
-    if not GOLDENS.is_dir():
-        pytest.skip("the recorded numbers are not here")
-    return GOLDENS
+    """The recorded numbers of the published implementation: the full set where it is here, else the small one."""
+    return recorded.folder()
 
 
 @pytest.fixture(scope="session")

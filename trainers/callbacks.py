@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,19 +127,27 @@ class Record(TrainerCallback):
         control: TrainerControl,
         **_: Any,
     ) -> None:
-        """Draw the curve."""
-        if state.is_world_process_zero and any("loss" in line for line in state.log_history):
+        """Draw the curve, which is no reason to lose a run where matplotlib is not installed."""
+        if not state.is_world_process_zero or not any("loss" in line for line in state.log_history):
+            return
+        if find_spec("matplotlib") is None:
+            logger.warning(
+                "loss_curve.png is not drawn: it needs matplotlib; install it with: "
+                "pip install 'clara-integrations[plots]' (log.jsonl has all the figures)"
+            )
+        else:
             draw(state.log_history, self.save_path / "loss_curve.png")
 
 
 def draw(history: Sequence[dict[str, Any]], path: Path) -> None:
     """Losses, and recall where there is any, over the steps."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # an extra
 
     panels = [("loss", "alignment_loss", "eval_loss"), ("recall@1", "recall@3", "recall@5")]
     found = [[name for name in names if any(name in line for line in history)] for names in panels]
     found = [names for names in found if names]
-    figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 3.5), squeeze=False)
+    figure = Figure(figsize=(5 * len(found), 3.5), layout="tight")
+    axes = figure.subplots(1, len(found), squeeze=False)
     for axis, names in zip(axes[0], found, strict=True):
         for name in names:
             points = [(line["step"], line[name]) for line in history if name in line]
@@ -146,9 +155,7 @@ def draw(history: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel("step")
         axis.legend()
         axis.grid(alpha=0.3)
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def reporters(config: TrainConfig) -> list[TrainerCallback]:
@@ -160,6 +167,7 @@ def reporters(config: TrainConfig) -> list[TrainerCallback]:
     from transformers.integrations import TensorBoardCallback, WandbCallback
     from transformers.integrations.integration_utils import is_tensorboard_available, is_wandb_available
 
+    found: list[TrainerCallback] = []
     if config.use_tensorboard:
         if not is_tensorboard_available():
             raise ClaraError("use_tensorboard needs tensorboard; install clara-integrations[train]")
@@ -167,12 +175,20 @@ def reporters(config: TrainConfig) -> list[TrainerCallback]:
         callback.logging_dir = os.path.join(
             config.use_tensorboard, config.wandb_run_name or Path(config.save_path).name
         )
-        return [callback]
+        found.append(callback)
     if config.use_wandb:
         if not is_wandb_available():
             raise ClaraError("use_wandb needs wandb; pip install wandb, or use --use_tensorboard FOLDER")
-        os.environ.setdefault("WANDB_PROJECT", config.wandb_project)
-        if config.use_wandb.lower() != "true":
-            os.environ["WANDB_API_KEY"] = config.use_wandb
-        return [WandbCallback()]
-    return []
+        _set_wandb(config)
+        found.append(WandbCallback())
+    return found
+
+
+def _set_wandb(config: TrainConfig) -> None:
+    """Where Weights & Biases puts the run; what the environment says already stays."""
+    places = {"PROJECT": config.wandb_project, "ENTITY": config.wandb_org, "RUN_GROUP": config.wandb_group}
+    for name, value in places.items():
+        if value:
+            os.environ.setdefault(f"WANDB_{name}", value)
+    if config.use_wandb.lower() != "true":
+        os.environ["WANDB_API_KEY"] = config.use_wandb

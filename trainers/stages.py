@@ -14,9 +14,10 @@ import torch
 
 from clara_model.checkpoint.base_model import load_base
 from clara_model.checkpoint.config import ClaraConfig
+from clara_model.checkpoint.options import LoadOptions
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
+from clara_model.inference.published import ClaraModel
 from trainers.arguments import TrainConfig
 from trainers.contradictions import check_slots
 
@@ -55,12 +56,19 @@ def dtype_of(config: TrainConfig) -> torch.dtype:
 
 
 def _attention(config: TrainConfig) -> str:
-    return "flash_attention_2" if config.flash_attn else "sdpa"
+    """FlashAttention needs a GPU; where there is none the flag is idle (`contradictions.idle`)."""
+    return "flash_attention_2" if config.flash_attn and not on_cpu(config) else "sdpa"
+
+
+def on_cpu(config: TrainConfig) -> bool:
+    """Whether the run has no GPU, by choice or because there is none."""
+    return config.use_cpu or not torch.cuda.is_available()
 
 
 def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraModel:
     base, tokenizer = load_base(
-        config.pretrain, dtype=dtype_of(config), device=device, attn_implementation=_attention(config)
+        config.pretrain,
+        LoadOptions(dtype=dtype_of(config), device=device, attn_implementation=_attention(config)),
     )
     values = ClaraConfig(
         base_model=config.pretrain,

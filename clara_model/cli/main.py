@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
+from clara_model.checkpoint import options
+from clara_model.checkpoint.options import DEFAULT_MODEL
 from clara_model.cli import demo, report
 from clara_model.documents import passages
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, AnswerStream, Clara
     from clara_model.latents import Latents
 
-DEFAULT_MODEL = "clara-tiny"
 _MODEL_HELP = "checkpoint: a folder or a hub name (default: %(default)s)"
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -88,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--base-model", metavar="NAME", help="base model to use instead of the one the checkpoint names")
     model.add_argument("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
     model.add_argument("--device", help="where to compute, e.g. cpu, cuda (default: the fastest there is)")
-    model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
+    model.add_argument("--dtype", choices=options.DTYPES, help="number format of the weights")
     model.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (needs a GPU)")
 
     ask = commands.add_parser("ask", parents=[model, quiet], help="answer a question from files")
@@ -116,11 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--top-k", type=_at_least_one, metavar="K", help="passages an answer is read from (default: the model's)"
     )
     show.add_argument(
-        "--png",
-        type=Path,
-        default=Path("clara-demo.png"),
-        metavar="FILE",
-        help="where the picture goes (default: %(default)s)",
+        "--png", type=Path, metavar="FILE", help="draw scores and times as a picture (needs the extra: plots)"
     )
     show.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     show.set_defaults(run=_demo)
@@ -192,7 +189,9 @@ def _streamed(stream: AnswerStream, args: argparse.Namespace) -> Answer:
 
 def _demo(args: argparse.Namespace) -> None:
     examples = demo.DemoSet.read(demo.BUNDLED_SET)
-    args.png.parent.mkdir(parents=True, exist_ok=True)
+    if args.png:
+        report.check_pictures()
+        args.png.parent.mkdir(parents=True, exist_ok=True)
     clara = _load(args)
     out = _output()
     talk = not (args.json or args.quiet)
@@ -205,8 +204,9 @@ def _demo(args: argparse.Namespace) -> None:
             answers.append(clara.answer(question, examples.texts, args.top_k))
         if talk:
             _show_answer(out, examples, question, accepted, answers[-1])
-    title = f"{args.model}: {len(examples.questions)} questions to {len(examples.texts)} documents"
-    report.save_picture(args.png, title, examples.questions, answers)
+    if args.png:
+        title = f"{args.model}: {len(examples.questions)} questions to {len(examples.texts)} documents"
+        report.save_picture(args.png, title, examples.questions, answers)
     right = [demo.is_right(a.text, accepted) for a, accepted in zip(answers, examples.answers, strict=True)]
     if args.json:
         _print_json(_demo_record(args, examples, answers, right))
@@ -214,7 +214,8 @@ def _demo(args: argparse.Namespace) -> None:
     tokens, slots = (sum(getattr(a.usage, name) for a in answers) for name in ("text_tokens", "slots"))
     out.print()
     out.print(f"{sum(right)} of {len(right)} answers right; {tokens:,} tokens of text were read as {slots:,} slots.")
-    out.print(f"Scores and times as a picture: {args.png}")
+    if args.png:
+        out.print(f"Scores and times as a picture: {args.png}")
 
 
 def _show_answer(out: Console, examples: demo.DemoSet, question: str, accepted: list[str], answer: Answer) -> None:
@@ -272,7 +273,7 @@ def _demo_record(
         "model": args.model,
         "documents": len(examples.texts),
         "right": sum(right),
-        "picture": str(args.png),
+        "picture": str(args.png) if args.png else None,
         "questions": [
             {
                 "question": question,
@@ -304,12 +305,8 @@ def _load(args: argparse.Namespace) -> Clara:
         transformers_logging.disable_progress_bar()  # of reading weights; downloads keep theirs
         if args.quiet or not sys.stderr.isatty():
             disable_progress_bars()
-        options = {
-            name: getattr(args, name)
-            for name in ("subfolder", "revision", "base_model", "prompts", "device", "dtype", "quantization")
-            if getattr(args, name, None) is not None
-        }
-        return Clara.load(args.model, **options)
+        keywords: dict[str, Any] = {name: getattr(args, name, None) for name in options.NAMES}
+        return Clara.load(args.model, **keywords)
 
 
 def _output() -> Console:

@@ -7,11 +7,14 @@ Left out: everything that computes; these functions take results and draw them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
+
+from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, Timings, Usage
@@ -110,6 +113,16 @@ def _fact(name: str, value: object) -> str:
     return str(value)
 
 
+def check_pictures() -> None:
+    """See that pictures can be drawn, before the work that one would show.
+
+    Raises:
+        ClaraError: matplotlib, which draws them, is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise ClaraError("a picture needs matplotlib; install it with: pip install 'clara-integrations[plots]'")
+
+
 def save_picture(path: Path, title: str, questions: Sequence[str], answers: Sequence[Answer]) -> None:
     """Draw the scores of every candidate and where the time went, one row a question, into a PNG file.
 
@@ -119,7 +132,7 @@ def save_picture(path: Path, title: str, questions: Sequence[str], answers: Sequ
         questions: one a row.
         answers: the answer of each question.
     """
-    from matplotlib.figure import Figure  # here, because drawing is the only use
+    from matplotlib.figure import Figure  # an extra
 
     rows = range(len(questions))
     figure = Figure(figsize=(13, 1.9 + 0.62 * len(questions)), dpi=130, layout="constrained")

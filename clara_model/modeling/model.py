@@ -8,11 +8,10 @@ caching and locks (`inference.clara`), the losses (`modeling.objectives`) and tr
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from transformers.generation.streamers import BaseStreamer
 from clara_model.checkpoint import files
 from clara_model.checkpoint.base_model import load_base, only_tokens, resize_embeddings, resolve_base
 from clara_model.checkpoint.config import MAX_NEW_TOKENS, ClaraConfig
-from clara_model.checkpoint.prompts import Prompt, PromptSet
+from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.errors import ClaraError
 from clara_model.latents import Latents, fingerprint_of
 from clara_model.modeling.adapters import BASE, Roles
@@ -75,50 +74,32 @@ class ClaraModel(nn.Module):
     # -- load and save -----------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        subfolder: str | None = None,
-        revision: str | None = None,
-        base_model: str | Path | None = None,
-        prompts: str | Path | PromptSet | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        attn_implementation: str | None = None,
-        quantization: str | None = None,
-        token: str | None = None,
-    ) -> Self:
+    def from_pretrained(cls, name: str | Path, **options: Unpack[LoadKeywords]) -> Self:
         """Load a checkpoint of this project's layout or a published CLaRa or PISCO one.
 
         Args:
             name: a folder (which wins), a bundled name such as ``clara-tiny``, or a hub name.
-            subfolder: inside it, e.g. ``compression-16``.
-            revision: of the hub repository.
-            base_model: folder or hub name of the base model, instead of the one the checkpoint names.
-            prompts: instead of the checkpoint's: a `PromptSet`, or a file as for `PromptSet.from_file`.
-            dtype: of all weights; bfloat16 where the device has it in hardware, else float32.
-            device: e.g. ``cuda:0`` or ``cpu``; a GPU where there is one.
-            attn_implementation: ``sdpa`` (default), ``eager`` or ``flash_attention_2``.
-            quantization: ``int8`` or ``int4`` of the base (bitsandbytes, GPU only).
-            token: for private hub repositories.
+            **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
+                ``attn_implementation``, ``quantization``, ``token``; see `LoadOptions`.
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.
+            TypeError: an option that there is not.
         """
-        folder = files.locate(str(name), subfolder, revision, token)
-        checkpoint = files.read(folder, prompts)
-        base_name = str(base_model) if base_model else resolve_base(checkpoint.config.base_model, folder)
+        return cls.from_options(name, LoadOptions.of(options))
+
+    @classmethod
+    def from_options(cls, name: str | Path, options: LoadOptions) -> Self:
+        """`from_pretrained` with its options in one object."""
+        options = options.resolved()
+        folder = files.locate(str(name), options.subfolder, options.revision, options.token)
+        checkpoint = files.read(folder, options.prompts)
+        own = checkpoint.config
+        base_name = str(options.base_model) if options.base_model else resolve_base(own.base_model, folder)
         base, tokenizer = load_base(
-            base_name,
-            revision=None if base_model else checkpoint.config.base_revision,
-            dtype=dtype,
-            device=device,
-            attn_implementation=attn_implementation,
-            quantization=quantization,
-            token=token,
+            base_name, replace(options, revision=None if options.base_model else own.base_revision)
         )
-        checkpoint.config = replace(checkpoint.config, base_model=base_name)
+        checkpoint.config = replace(own, base_model=base_name)
         model = cls(base, tokenizer, checkpoint.config, to_be_loaded=True)
         model.load_weights(checkpoint)
         return model.to_float(base.dtype)
@@ -361,7 +342,8 @@ class ClaraModel(nn.Module):
             blocks_kMD = torch.cat(list(blocks_kMD)) if len(blocks_kMD) else embeds.new_empty(0)
         values = blocks_kMD.reshape(-1, embeds.shape[-1]).to(embeds)
         slots = torch.isin(ids, torch.tensor(self.tokens.memory_ids, device=ids.device))
-        assert int(slots.sum()) == len(values), f"{int(slots.sum())} slots for {len(values)} latents"
+        if int(slots.sum()) != len(values):
+            raise ValueError(f"the prompts have {int(slots.sum())} slots for {len(values)} latents; give one to each")
         return embeds.masked_scatter(slots.unsqueeze(-1), values)
 
     def generate_ids(
@@ -441,90 +423,6 @@ class ClaraModel(nn.Module):
         ]
         return self.generate_ids(prompts, [p.vectors for p in latents], max_new_tokens=max_new_tokens, **options)
 
-    # -- the three calls of the published model card -----------------------------------------------------------
-
-    def generate_from_paraphrase(
-        self,
-        questions: Sequence[str],
-        documents: Sequence[Sequence[str]],
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        *,
-        instruction: int | str | None = None,
-        **options: Any,
-    ) -> list[str]:
-        """Paraphrase each row of documents from their latents.
-
-        Args:
-            questions: not used; kept as in the published call.
-            documents: rows of texts, each row paraphrased together.
-            max_new_tokens: at most so many new tokens.
-            instruction: index of one of the checkpoint's wordings, or one of your own with ``{memory}`` in it;
-                drawn by Python's ``random`` for each row where not given.
-            **options: as for `generate_ids`.
-        """
-        rows = [self.compress(row) for row in _rows(documents)]
-        prompt = self.config.prompts.paraphrase
-        if isinstance(instruction, str):
-            prompt, instruction = Prompt(system=prompt.system, user=(instruction,)), 0
-        last = len(prompt.user) - 1
-        if instruction is not None and not 0 <= instruction <= last:
-            raise ValueError(f"instruction must be between 0 and {last}, or a wording of your own, got {instruction}")
-        indices = [random.choice(range(last + 1)) if instruction is None else instruction for _ in rows]
-        ids = [self.tokens.prompt_ids(prompt, len(row), wording=i) for row, i in zip(rows, indices, strict=True)]
-        return self.generate_ids(ids, [r.vectors for r in rows], max_new_tokens=max_new_tokens, **options).texts
-
-    def generate_from_text(
-        self,
-        questions: Sequence[str],
-        documents: Sequence[Sequence[str]],
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        **options: Any,
-    ) -> list[str]:
-        """Answer each question from all of its documents, in the given order, compressed."""
-        latents = [self.compress(row) for row in _rows(documents)]
-        return self.generate(questions, latents, max_new_tokens=max_new_tokens, **options).texts
-
-    def generate_from_questions(
-        self,
-        questions: Sequence[str],
-        documents: Sequence[Sequence[str]],
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        *,
-        generation_top_k: int | None = None,
-        **options: Any,
-    ) -> tuple[list[str], Tensor]:
-        """Rank each question's candidates and answer from the best.
-
-        Args:
-            questions: ``B`` questions.
-            documents: the candidates of each; counts may differ.
-            max_new_tokens: at most so many new tokens.
-            generation_top_k: documents to answer from, the checkpoint's where not given; capped at the candidates.
-            **options: as for `generate_ids`.
-
-        Returns:
-            answers, and the selected indices ``[B, k]`` best first (-1 where a question had fewer candidates).
-        """
-        k = self.config.top_k if generation_top_k is None else generation_top_k
-        if k < 1:
-            raise ValueError(f"generation_top_k must be at least 1, got {k}")
-        rows, queries = [self.compress(row) for row in _rows(documents)], self.encode_queries(questions)
-        if len(rows) != len(queries):
-            raise ValueError(f"need candidates for each question, got {len(rows)} rows for {len(queries)} questions")
-        picks = [self.score(queries[[i]], row)[0].topk(min(k, len(row))).indices.tolist() for i, row in enumerate(rows)]
-        chosen = [row[pick] for row, pick in zip(rows, picks, strict=True)]
-        texts = self.generate(questions, chosen, max_new_tokens=max_new_tokens, **options).texts
-        width = max(len(pick) for pick in picks)
-        return texts, torch.tensor([pick + [-1] * (width - len(pick)) for pick in picks])
-
     def generate_plain(self, prompts: Sequence[Sequence[int]], **options: Any) -> Generated:
         """The base model alone, from prompts of plain ids without slots; options as for `generate_ids`."""
         return self.generate_ids(prompts, [], role=BASE, **options)
-
-
-def _rows(documents: Sequence[Sequence[str]]) -> list[list[str]]:
-    if isinstance(documents, str) or not isinstance(documents, Iterable):
-        raise TypeError(
-            f"documents must be a list of lists of strings, one list for each question; got {type(documents).__name__}"
-        )
-    return [check_texts(row) for row in documents]

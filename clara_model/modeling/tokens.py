@@ -2,8 +2,10 @@
 
 Added special tokens, in this order: ``<MEM0>..<MEM(M-1)>``, ``<AE>``, ``<ENC>``, ``<SEP>``. A document or question is
 ``<ENC> bos text eos`` cut to ``doc_max_length + 3`` ids, then the ``M`` memory ids (published format).
-User text is data: a text that holds any special token's string is tokenised as plain text, all other text as one string
-with its frame, which keeps it equal to the published tokenisation token for token.
+Text is data, whoever wrote it (documents, questions, instructions, messages, a checkpoint's prompts): a text that holds
+any special token's string is tokenised as plain text, all other text as one string with its frame, which keeps it equal
+to the published tokenisation token for token. Only the slots and the chat template's own words are control tokens.
+Nothing here changes once it is made, so any number of threads may tokenise at once.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from jinja2 import TemplateError
@@ -22,14 +26,13 @@ from transformers import PreTrainedTokenizerFast
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.checkpoint.prompts import Prompt
 from clara_model.errors import ClaraError
+from clara_model.modeling.places import Places
+from clara_model.validation import check_role
 
 logger = logging.getLogger(__name__)
 
 READ_CHARS = 64
 """Characters read per token that can be kept; what lies beyond cannot reach the first ``doc_max_length`` tokens."""
-
-_OPEN = "\ue000{}\ue001"
-"""A place in a rendered prompt that is still open: its text must be tokenised on its own."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,10 @@ class Example:
 
 
 def clean_text(text: object, what: str = "text") -> str:
-    """The text with lone surrogates replaced by U+FFFD; anything but a string is refused."""
+    """The text as a plain string with lone surrogates replaced by U+FFFD; anything but a string is refused."""
     if not isinstance(text, str):
         raise TypeError(f"{what} must be a string, got {type(text).__name__}")
+    text = str.__str__(text)  # of a member of a string enumeration, its value
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -65,7 +69,7 @@ class Tokens:
         """Add the special tokens to ``tokenizer`` (changed in place).
 
         Raises:
-            ClaraError: the tokenizer has no chat template, or no bos or eos token.
+            ClaraError: the tokenizer has no chat template or one that does not work, or no bos or eos token.
         """
         self.config = config
         self.tokenizer = tokenizer
@@ -78,7 +82,11 @@ class Tokens:
         tokenizer.padding_side, tokenizer.truncation_side = "left", "right"
         self.memory_ids: list[int] = [self._id(token) for token in self.memory_tokens]
         self.added_ids = [*self.memory_ids, self._id("<AE>"), self._id("<ENC>"), self._id("<SEP>")]
+        self._control = frozenset(self.added_ids)
         self._markers = tuple(tokenizer.get_added_vocab())
+        self._live = tokenizer.backend_tokenizer
+        self._live.no_truncation()
+        self._live.no_padding()
         self._encode_frame = f"<ENC>{tokenizer.bos_token}"
 
     def _set_ends(self) -> None:
@@ -97,13 +105,16 @@ class Tokens:
         tokenizer.bos_token, tokenizer.eos_token = extra[0], extra[1]
 
     def _id(self, token: str) -> int:
-        found = self.tokenizer.convert_tokens_to_ids(token)
-        assert isinstance(found, int)
-        return found
+        return cast(int, self.tokenizer.convert_tokens_to_ids(token))
 
     def __len__(self) -> int:
         """Vocabulary size with the added tokens; embeddings are resized to it."""
         return len(self.tokenizer)
+
+    @cached_property
+    def _shows_answers(self) -> bool:
+        """Whether the chat template shows an assistant's turn exactly once."""
+        return self.render("", "first probing words", "second probing words").count("second probing words") == 1
 
     # -- documents and questions -------------------------------------------------------------------------------
 
@@ -116,7 +127,7 @@ class Tokens:
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
     def _frame_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._live.encode(text, add_special_tokens=False).ids)
 
     def count(self, text: str) -> int:
         """Text tokens of a document, special tokens not counted, before any cut."""
@@ -130,7 +141,7 @@ class Tokens:
             max_length: text tokens to keep, ``doc_max_length`` where not given.
         """
         limit = (max_length or self.config.doc_max_length) + 3
-        text = clean_text(text)[: READ_CHARS * limit + 4096]
+        text = clean_text(_clipped(text, limit))
         if self.holds_marker(text):
             bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
             ids = [self._id("<ENC>"), bos, *self.plain_ids(text), eos]
@@ -157,6 +168,10 @@ class Tokens:
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
         return ids, mask
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
     # -- prompts -----------------------------------------------------------------------------------------------
 
     def slots(self, documents: int) -> str:
@@ -171,64 +186,80 @@ class Tokens:
         Raises:
             ClaraError: the slots and the template alone do not fit.
         """
-        question = clean_text(question, "question") if question is not None else None
-        ids = self._prompt(prompt, self.slots(documents), question, wording)
         limit = self.config.max_prompt_length
-        if len(ids) <= limit:
+        read = _clipped(question, limit)
+        asked = None if question is None else clean_text(read, "question")
+        ids = self._prompt(prompt, documents, asked, wording)
+        if len(ids) <= limit and (question is None or len(read) == len(question)):
             return ids
-        least = len(self._prompt(prompt, self.slots(documents), "" if question is not None else None, wording))
-        if question is None or least > limit:
+        least = len(self._prompt(prompt, documents, None if asked is None else "", wording))
+        if asked is None or least > limit:
             raise ClaraError(
                 f"the slots of {documents} documents need a prompt of {least} tokens, {least - limit} more than "
                 f"max_prompt_length ({limit}); use a smaller top_k"
             )
-        return self._shortened(prompt, documents, question, wording, limit - least)
+        ids, kept = self._shortened(prompt, documents, asked, wording, limit - least)
+        logger.warning(
+            "the question was shortened from %d to %d characters to fit a prompt of %d tokens with the slots of %d "
+            "documents", len(question or ""), kept, limit, documents
+        )  # fmt: skip
+        return ids
 
     def text_prompt_ids(self, prompt: Prompt, memory: str, question: str | None = None) -> list[int]:
         """Ids of the same prompt with plain text in the slots' place, for the base model reading text."""
-        question = clean_text(question, "question") if question is not None else None
-        return self._prompt(prompt, clean_text(memory), question, 0, memory_is_text=True)
+        before, _, after = prompt.user[0].partition("{memory}")
+        user = f"{_filled(before, question)}{clean_text(memory)}{_filled(after, question)}"
+        return self._exchange_ids(prompt.system, [user], 0)
 
-    def _shortened(self, prompt: Prompt, documents: int, question: str, wording: int, room: int) -> list[int]:
-        """The prompt with the longest start of the question that fits; ``room`` is where the search begins."""
+    def _shortened(
+        self, prompt: Prompt, documents: int, question: str, wording: int, room: int
+    ) -> tuple[list[int], int]:
+        """The prompt with the longest start of the question that fits, and that start's characters.
+
+        ``room`` is the number of the question's tokens where the search begins.
+        """
         encoding = self._plain.encode(question, add_special_tokens=False)
-        total = len(encoding.ids)
-        keep = min(room, total)
+        keep = min(room, len(encoding.ids))
         while True:
             cut = encoding.offsets[keep - 1][1] if keep else 0
-            ids = self._prompt(prompt, self.slots(documents), question[:cut], wording)
-            if len(ids) <= self.config.max_prompt_length:
-                logger.warning("the question was shortened from %d to %d tokens to fit the prompt", total, keep)
-                return ids
-            keep = max(0, keep - max(1, len(ids) - self.config.max_prompt_length))
+            ids = self._prompt(prompt, documents, question[:cut], wording)
+            over = len(ids) - self.config.max_prompt_length
+            if over <= 0:
+                return ids, cut
+            keep = max(0, keep - over)
 
     def _prompt(
-        self, prompt: Prompt, memory: str, question: str | None, wording: int, memory_is_text: bool = False
+        self, prompt: Prompt, documents: int, question: str | None, wording: int, answer: str | None = None
     ) -> list[int]:
-        data = {} if question is None else {"question": question}
-        frame = {} if memory_is_text else {"memory": memory}
-        return self._rendered_ids(prompt, wording, data | ({"memory": memory} if memory_is_text else {}), frame)
+        """Ids of one exchange with slots; the wording's two sides of the slots are texts like any other."""
+        before, _, after = prompt.user[wording].partition("{memory}")
+        sides = [_filled(before, question), _filled(after, question)]
+        return self._exchange_ids(prompt.system, sides, documents, answer)
 
-    def _rendered_ids(
-        self, prompt: Prompt, wording: int, data: dict[str, str], frame: dict[str, str], answer: str | None = None
-    ) -> list[int]:
-        """Ids of one exchange; ``data`` (and the answer) is user text, ``frame`` may hold special tokens."""
-        every = data if answer is None else data | {"answer": answer}
-        unsafe = {name: text for name, text in every.items() if self.holds_marker(text)}
-        shown = every | {name: _OPEN.format(name) for name in unsafe}
-        places = {name: shown[name] for name in data} | frame
-        rendered = self.render(prompt.system, _fill(prompt.user[wording], places), shown.get("answer"))
-        return self._ids_with(rendered, unsafe)
+    def _exchange_ids(self, system: str, sides: Sequence[str], documents: int, answer: str | None = None) -> list[int]:
+        """Ids of a system message, a user's turn (texts with the slots between them), and the answer if there is one.
 
-    def _ids_with(self, rendered: str, unsafe: dict[str, str]) -> list[int]:
-        """Ids of a rendered prompt in which some places are still open, those filled as plain text."""
-        for name, text in unsafe.items():
-            before, place, after = rendered.partition(_OPEN.format(name))
-            if not place:
-                continue
-            rest = {n: t for n, t in unsafe.items() if n != name}
-            return [*self._ids_with(before, rest), *self.plain_ids(text), *self._ids_with(after, rest)]
-        return self._frame_ids(rendered)
+        Raises:
+            ClaraError: the chat template does not show all of it exactly once.
+        """
+        system, *sides = [clean_text(text) for text in (system, *sides)]
+        texts = [system, *sides, *([] if answer is None else [answer])]
+        places = Places(texts)
+        system, *sides = [self._shown(text, places) for text in (system, *sides)]
+        shown = None if answer is None else self._shown(answer, places)
+        rendered = self.render(system, self.slots(documents).join(sides), shown)
+        ids = self._piece_ids(places.pieces(rendered))
+        slots = [*self.memory_ids, self.added_ids[-1]] * documents
+        if not places.all_once(rendered) or [i for i in ids if i in self._control] != slots:
+            raise self._unfit("does not show this prompt once and whole")
+        return ids
+
+    def _shown(self, text: str, places: Places) -> str:
+        return places.hold(text) if self.holds_marker(text) else text
+
+    def _piece_ids(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
+        """Ids of a rendering, what was held back in it as plain text."""
+        return [i for text, held in pieces for i in (self.plain_ids(text) if held else self._frame_ids(text))]
 
     def render(self, system: str, user: str, answer: str | None = None) -> str:
         """The base model's chat template around one exchange, ready for the answer or with it.
@@ -242,41 +273,55 @@ class Tokens:
             turns.append({"role": "assistant", "content": answer})
         return self._template(turns, answer is None)
 
-    def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def chat_ids(self, messages: Sequence[Mapping[str, str]], room: int | None = None) -> list[int]:
         """Ids of a conversation as the base model's template renders it, ready for the answer; contents are plain text.
 
         Args:
             messages: turns with ``role`` (``system``, ``user``, ``assistant``) and ``content``.
+            room: tokens that the base model reads, where it says so; one has to be left for the answer.
 
         Raises:
-            ClaraError: the template refuses the conversation.
+            ValueError: a role that is no word.
+            ClaraError: the template refuses the conversation, or it is longer than the base model reads.
         """
-        turns, unsafe = [], {}
-        for index, message in enumerate(messages):
-            content = clean_text(message["content"], "message content")
-            if self.holds_marker(content):
-                unsafe[str(index)], content = content, _OPEN.format(index)
-            turns.append({"role": message["role"], "content": content})
-        try:
-            return self._ids_with(self._template(turns, True), unsafe)
-        except TemplateError as error:
-            raise ClaraError(f"the base model's chat template refuses these messages: {error}") from error
+        characters = sum(len(message["content"]) for message in messages)
+        if room is not None and characters > READ_CHARS * room + 4096:
+            raise ClaraError(
+                f"the prompt has {characters} characters and the base model reads {room} tokens; shorten it"
+            )
+        contents = [clean_text(message["content"], "message content") for message in messages]
+        places = Places(contents)
+        turns = [
+            {"role": check_role(message["role"]), "content": self._shown(content, places)}
+            for message, content in zip(messages, contents, strict=True)
+        ]
+        ids = self._piece_ids(places.pieces(self._template(turns, True)))
+        if room is not None and len(ids) >= room:
+            raise ClaraError(f"the prompt has {len(ids)} tokens and the base model reads {room}; shorten it")
+        return ids
 
     def _template(self, messages: list[dict[str, str]], generation: bool) -> str:
         try:
             return self._rendered(messages, generation)
         except TemplateError as error:
             if "System role not supported" not in str(error) or len(messages) < 2:
-                raise
+                raise ClaraError(
+                    f"the chat template of base model {self.config.base_model!r} refuses these messages: {error}"
+                ) from error
         system, first, *rest = messages
         merged = {"role": first["role"], "content": f"{system['content']}\n{first['content']}"}
-        return self._rendered([merged, *rest], generation)
+        return self._template([merged, *rest], generation)
 
     def _rendered(self, messages: list[dict[str, str]], generation: bool) -> str:
         return str(
             self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=generation, enable_thinking=False
             )
+        )
+
+    def _unfit(self, what: str) -> ClaraError:
+        return ClaraError(
+            f"the chat template of base model {self.config.base_model!r} {what}; use an instruct model with another one"
         )
 
     # -- training ----------------------------------------------------------------------------------------------
@@ -304,10 +349,11 @@ class Tokens:
             ClaraError: ``max_length`` cuts into the slots.
         """
         answer = clean_text(answer, "answer")
-        question = clean_text(question, "question") if question is not None else None
-        slots, data = {"memory": self.slots(documents)}, {} if question is None else {"question": question}
-        head = self._rendered_ids(prompt, wording, data, slots)
-        ids = self._rendered_ids(prompt, wording, data, slots, answer)
+        question = None if question is None else clean_text(question, "question")
+        if not self._shows_answers:
+            raise self._unfit("does not show an assistant's turn once, so there is no answer to learn from")
+        head = self._prompt(prompt, documents, question, wording)
+        ids = self._prompt(prompt, documents, question, wording, answer)
         if documents and self._id("<SEP>") in ids[max_length:]:
             raise ClaraError(
                 f"a training prompt with the slots of {documents} documents has {len(head)} tokens and loses slots "
@@ -317,18 +363,14 @@ class Tokens:
         return Example(ids[:max_length], labels[:max_length])
 
 
-def _fill(template: str, values: dict[str, str]) -> str:
-    """Put values in their places in one pass, so that a value holding ``{memory}`` is not filled again."""
-    out, rest = [], template
-    while rest:
-        found = [(rest.find("{" + name + "}"), name) for name in values]
-        place = min((f for f in found if f[0] >= 0), default=None)
-        if place is None:
-            break
-        at, name = place
-        out += [rest[:at], values[name]]
-        rest = rest[at + len(name) + 2 :]
-    return "".join([*out, rest])
+def _filled(wording: str, question: str | None) -> str:
+    """One side of a prompt's wording with the question in its place."""
+    return wording if question is None else wording.replace("{question}", clean_text(question, "question"))
+
+
+def _clipped(text: Any, tokens: int) -> Any:
+    """As much of a text as can reach its first ``tokens`` tokens; anything but a text as it is."""
+    return text[: READ_CHARS * tokens + 4096] if isinstance(text, str) else text
 
 
 def _without_added_tokens(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:

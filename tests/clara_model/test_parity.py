@@ -1,7 +1,8 @@
 """Parity with the published implementation: every recorded case except the three that differ here on purpose.
 
 Those are ``variant_sep_false``, ``generate_truncated_prompt`` and ``train_reasoning``. Tolerances are the ones that the
-recorded set's README suggests; ids, indices, labels and texts must be equal.
+recorded set's README suggests; ids, indices, labels and texts must be equal. A plain clone has the small set, of
+one model.
 """
 
 import json
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recorded
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clara_model.modeling.model import ClaraModel
+from clara_model import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel, alignment_loss
 from clara_model.modeling.ranking import positives_mask, straight_through_topk
 
@@ -40,11 +42,11 @@ class Reference:
     def case(self, checkpoint: str, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         path = self.folder / "cases" / checkpoint / name
         tensors = path.with_suffix(".safetensors")
-        values = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        values = json.loads(recorded.need(path.with_suffix(".json")).read_text(encoding="utf-8"))
         return values, load_file(tensors) if tensors.is_file() else {}
 
     def _model(self, checkpoint: str) -> ClaraModel:
-        folder = self.folder / "ckpts" / checkpoint
+        folder = recorded.need(self.folder / "ckpts" / checkpoint)
         base = self.folder / json.loads((folder / "config.json").read_text())["decoder_model_name"]
         prompts = self.folder / "prompts.json"
         return ClaraModel.from_pretrained(folder, base_model=base, prompts=prompts, dtype=torch.float32, device="cpu")

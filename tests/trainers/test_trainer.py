@@ -1,6 +1,7 @@
 """Training steps: exact accumulation, pinned trajectories, what moves and what is written, evaluation, failures."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ import torch
 import training_rows
 from safetensors.torch import load_file
 
+from clara_model import ClaraModel
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.objectives import TrainingModel
 from trainers import run
 from trainers.arguments import TrainConfig
@@ -44,7 +45,8 @@ def stage_config(stage: str, folder: Path, request: pytest.FixtureRequest, **val
 @pytest.mark.parametrize("stage", ["pretrain", "instruct", "end_to_end", "pretrain_retrieval"])
 def test_ten_steps_stay_as_pinned(stage: str, tmp_path: Path, request: pytest.FixtureRequest):
     """A change here is a change of what is trained; `python tests/trainers/pin_trajectories.py` writes them anew."""
-    train(stage_config(stage, tmp_path, request, lora_dropout=0.0))
+    scheduler = "cosine" if stage in ("pretrain", "instruct") else "constant"
+    train(stage_config(stage, tmp_path, request, lora_dropout=0.0, lr_scheduler=scheduler))
     pinned = json.loads(TRAJECTORIES.read_text())[stage]
     steps = history(tmp_path)
     assert [line["step"] for line in steps] == list(range(1, 11))
@@ -177,6 +179,17 @@ def test_the_log_shows_what_a_stage_learns(tmp_path: Path, request: pytest.Fixtu
     last = history(tmp_path / "3")[-1]
     assert 0 <= last["recall@1"] <= last["recall@3"] <= last["recall@5"] == 1
     assert (tmp_path / "3" / "loss_curve.png").stat().st_size > 1000
+
+
+def test_a_run_without_matplotlib_keeps_its_figures_and_says_what_draws_them(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with caplog.at_level("WARNING", logger="trainers"):
+        train(stage_config("pretrain", tmp_path, request, max_steps=1))
+    assert "pip install 'clara-integrations[plots]'" in caplog.text
+    assert history(tmp_path)[0]["loss"] > 0
+    assert not (tmp_path / "loss_curve.png").exists()
 
 
 def test_evaluation_while_training(tmp_path: Path, request: pytest.FixtureRequest):

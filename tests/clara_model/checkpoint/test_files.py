@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recorded
 import small_model
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from clara_model import ClaraModel
 from clara_model.checkpoint import files
 from clara_model.checkpoint.base_model import HUB_NAMES, load_base, resolve_base
 from clara_model.checkpoint.config import ROLES
 from clara_model.checkpoint.prompts import Prompt, PromptSet
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
 
 TEXTS, QUESTIONS = small_model.TEXTS, small_model.QUESTIONS
 PUBLISHED = {role: name for name, role in files.PUBLISHED_ROLES.items()}
@@ -144,7 +145,7 @@ def test_published_equals_the_model_it_was_written_from(base_folder: Path, publi
 
 @pytest.mark.parametrize("checkpoint", ["mistral-a/stage2", "qwen2-a/stage2"])
 def test_recorded_checkpoint_to_ours(goldens: Path, tmp_path: Path, checkpoint: str):
-    folder = goldens / "ckpts" / checkpoint
+    folder = recorded.need(goldens / "ckpts" / checkpoint)
     base = goldens / json.loads((folder / "config.json").read_text())["decoder_model_name"]
     first = load(folder, base_model=base, prompts=goldens / "prompts.json")
     first.save_pretrained(tmp_path)
@@ -304,9 +305,9 @@ def test_a_dead_base_path_in_a_published_folder(published: Path, monkeypatch: py
     (published / "config.json").write_text(json.dumps(dead))
     asked = []
 
-    def instead(name: str, **options: Any) -> object:
+    def instead(name: str, *options: Any) -> object:
         asked.append(name)
-        return load_base(str(base_folder), **options)
+        return load_base(str(base_folder), *options)
 
     monkeypatch.setattr("clara_model.modeling.model.load_base", instead)
     assert load(published).config.base_model == asked[0] == "mistralai/Mistral-7B-Instruct-v0.2"

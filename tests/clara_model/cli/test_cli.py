@@ -256,6 +256,23 @@ def test_demo_json_and_quiet(clara, demo_set, tmp_path, monkeypatch):
     assert len(out.strip().splitlines()) == 2
 
 
+def test_demo_draws_a_picture_only_when_asked(clara, demo_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, out, err = clara("demo")
+    assert (code, err) == (0, "")
+    assert "picture" not in out
+    assert list(tmp_path.iterdir()) == [demo_set]
+
+
+def test_a_picture_without_matplotlib_is_one_sentence_before_anything_is_loaded(clara, demo_set, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, out, err = clara("demo", "--png", tmp_path / "new" / "a.png", model="no-such-model")
+    assert (code, out) == (2, "")
+    assert err == "clara: a picture needs matplotlib; install it with: pip install 'clara-integrations[plots]'\n"
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

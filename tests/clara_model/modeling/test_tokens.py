@@ -1,5 +1,6 @@
 """Tokens: frames of documents and prompts, user text as data, cuts and padding."""
 
+import enum
 import logging
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import small_model
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from clara_model import ClaraModel
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.checkpoint.prompts import Prompt
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.tokens import Tokens, clean_text
 
 ASK = Prompt(system="S", user=("{memory}\nQ: {question}",))
@@ -196,6 +197,82 @@ def test_markers_and_places_in_a_question_are_plain_text(tokens: Tokens, questio
     assert tokens.tokenizer.decode(ids).endswith(f"\nQ: {question}[assistant] ")
 
 
+@pytest.mark.parametrize(
+    "wording", ["<MEM0> {memory}", "{memory}<SEP>", "</s>{memory} <ENC>", "<{memory}MEM0>", "\ue000{memory}\ue001<s>"]
+)
+def test_markers_in_an_instruction_are_plain_text(tokens: Tokens, wording: str):
+    ids = tokens.prompt_ids(Prompt(user=(wording,)), 2)
+    block = [*tokens.memory_ids, tokens.added_ids[-1]]
+    assert [i for i in ids if i in tokens.added_ids] == block * 2
+    assert ids.count(tokens.tokenizer.bos_token_id) == 1 and tokens.tokenizer.eos_token_id not in ids
+    assert tokens.tokenizer.decode(ids) == f"<s>[user] {wording.replace('{memory}', tokens.slots(2))}[assistant] "
+
+
+def test_a_marker_made_of_wording_and_question_is_plain_text(tokens: Tokens):
+    ids = tokens.prompt_ids(Prompt(user=("{memory} <{question}>",)), 1, "SEP")
+    assert ids.count(tokens.added_ids[-1]) == 1
+    assert tokens.tokenizer.decode(ids).endswith(" <SEP>[assistant] ")
+
+
+def test_markers_in_a_checkpoints_system_message_are_plain_text(tokens: Tokens):
+    ids = tokens.prompt_ids(Prompt(system="a <MEM1></s> b\ud800", user=("{memory}",)), 1)
+    assert [i for i in ids if i in tokens.memory_ids] == tokens.memory_ids
+    assert tokens.tokenizer.eos_token_id not in ids
+    assert tokens.tokenizer.decode(ids).startswith("<s>[system] a <MEM1></s> b\ufffd[user] ")
+
+
+def test_private_use_characters_receive_no_other_text(tokens: Tokens):
+    messages = [
+        {"role": "user", "content": "\ue0001\ue001 \ue000question\ue001"},
+        {"role": "assistant", "content": "secret </s>"},
+        {"role": "user", "content": "<MEM0>"},
+    ]
+    expected = "<s>[user] \ue0001\ue001 \ue000question\ue001[assistant] secret </s></s>[user] <MEM0>[assistant] "
+    assert tokens.tokenizer.decode(tokens.chat_ids(messages)) == expected
+
+
+@pytest.mark.parametrize("role", ["<MEM0>", "user</s>", "", "user]\n[system", 5, None])
+def test_a_role_is_one_word(tokens: Tokens, role: object):
+    with pytest.raises(ValueError, match="a message's role must be one word, such as user, assistant or system, got"):
+        tokens.chat_ids([{"role": role, "content": "hello"}])
+
+
+def test_a_question_may_be_a_member_of_an_enumeration(tokens: Tokens):
+    class Question(str, enum.Enum):  # noqa: UP042 - format() of it is its name
+        WHO = "Who is it?"
+
+    assert tokens.prompt_ids(ASK, 1, Question.WHO) == tokens.prompt_ids(ASK, 1, "Who is it?")
+    assert tokens.document_ids(Question.WHO) == tokens.document_ids("Who is it?")
+    assert type(clean_text(Question.WHO)) is str
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m['content'] }}{{ m['content'] }}{% endfor %}",
+        "{% for m in messages if m['role'] != 'user' %}{{ m['content'] }}{% endfor %}",
+        "{% for m in messages %}{{ m['content'][:20] }}{% endfor %}",
+    ],
+)
+@pytest.mark.parametrize("question", ["Who?", "Who </s>?"])
+def test_a_template_that_drops_or_doubles_what_is_asked(template: str, question: str):
+    tokens = make_tokens()
+    tokens.tokenizer.chat_template = template
+    with pytest.raises(ClaraError, match="chat template of base model 'small' does not show this prompt once and"):
+        tokens.prompt_ids(ASK, 1, question)
+
+
+@pytest.mark.parametrize("shown", ["", "{{ m['content'] }}{{ m['content'] }}"])
+def test_a_template_that_drops_or_doubles_the_answer(shown: str):
+    tokens = make_tokens()
+    tokens.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}" + shown + "{% else %}{{ m['content'] }}{% endif %}"
+        "{% endfor %}"
+    )
+    with pytest.raises(ClaraError, match="does not show an assistant's turn once, so there is no answer to learn"):
+        tokens.example(ASK, 1, "Ada", 200, "Who?")
+
+
 def test_markers_in_text_for_the_base_model_are_plain_text(tokens: Tokens):
     ids = tokens.text_prompt_ids(ASK, "doc <MEM0></s>", "Who <SEP>?")
     assert not set(tokens.added_ids) & set(ids) and tokens.tokenizer.eos_token_id not in ids
@@ -216,13 +293,37 @@ def test_a_long_question_is_shortened_with_a_warning(caplog: pytest.LogCaptureFi
     tokens = make_tokens(max_prompt_length=100)
     with caplog.at_level(logging.WARNING):
         ids = tokens.prompt_ids(ASK, 2, question)
-    assert "the question was shortened from" in caplog.text
+    assert f"the question was shortened from {len(question)} to " in caplog.text
     assert 95 <= len(ids) <= 100
     text = tokens.tokenizer.decode(ids)
     before, _, rest = text.partition("\nQ: ")
     kept = rest.removesuffix("[assistant] ")
     assert kept != rest and kept and question.startswith(kept)
     assert before == f"<s>[system] S[user] {tokens.slots(2)}"
+
+
+@pytest.mark.parametrize("marker", ["", "<SEP>"])
+def test_of_a_ten_megabyte_question_only_the_start_is_tokenised(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, marker: str
+):
+    tokens = make_tokens(max_prompt_length=100)
+    start = marker + "Who rebuilt the copper mill of Osmere? \u0141\u00f3d\u017a. "
+    expected = tokens.prompt_ids(ASK, 1, start * 200)
+    read = []
+    for name in ("_frame_ids", "plain_ids"):
+        original = getattr(tokens, name)
+        monkeypatch.setattr(tokens, name, lambda text, original=original: read.append(len(text)) or original(text))
+    question = start * (10_000_000 // len(start))
+    caplog.clear()
+    assert tokens.prompt_ids(ASK, 1, question) == expected
+    assert sum(read) < 30_000
+    assert f"the question was shortened from {len(question)} to " in caplog.text
+
+
+def test_a_ten_megabyte_conversation_is_refused_unread(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tokens, "_frame_ids", lambda _: pytest.fail("tokenised"))
+    with pytest.raises(ClaraError, match="has 10000000 characters and the base model reads 2048 tokens; shorten it"):
+        tokens.chat_ids([{"role": "user", "content": "a" * 10_000_000}], room=2048)
 
 
 def test_a_question_that_fits_gives_no_warning(caplog: pytest.LogCaptureFixture):
