@@ -1,7 +1,9 @@
 # Two commands do everything on a fresh machine with Python >= 3.11 and a package index within reach:
 #   make demo   makes .venv and runs the bundled model on the bundled documents (a table, and runs/demo.png)
-#   make test   makes .venv and runs ruff, mypy and the tests (offline, on the CPU)
-# Both are quick when run again. Another interpreter: make PYTHON=python3.12 demo
+#   make test   makes .venv and runs ruff, mypy and the tests with their coverage (offline, on the CPU)
+# and one builds the documentation with the API reference, without a warning or not at all:
+#   make docs   makes .venv and builds runs/docs/index.html
+# All are quick when run again. Another interpreter: make PYTHON=python3.12 demo
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +13,7 @@ PIP := $(BIN)/python -m pip
 PACKAGES := clara_model trainers clara_integrations haystack_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit slow lowest format clean
+.PHONY: demo test lint types unit slow lowest docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-plots
@@ -29,7 +31,7 @@ types: $(VENV)/.installed-dev
 # Offline, and no accelerator: what passes here passes on any laptop.
 unit: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES= \
-	  $(BIN)/python -m pytest $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest --cov $(PYTEST_ARGS)
 
 # What takes minutes: several processes under DeepSpeed.
 slow: $(VENV)/.installed-dev
@@ -39,6 +41,10 @@ slow: $(VENV)/.installed-dev
 # The tests with the lowest version of each dependency, in an environment of their own.
 lowest:
 	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt unit
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo runs/docs/index.html
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -65,6 +71,10 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.installed-plots: $(VENV)/.installed
 	$(PIP) install -c $(CONSTRAINTS) -e '.[plots]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) install -c $(CONSTRAINTS) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
