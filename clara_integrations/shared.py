@@ -12,13 +12,14 @@ from difflib import get_close_matches
 from math import inf
 from typing import Any, TypeVar
 
+from clara_model import defaults
 from clara_model.checkpoint import options
 
 Item = TypeVar("Item")
 
-DEFAULT_MODEL = options.DEFAULT_MODEL
+DEFAULT_MODEL = defaults.DEFAULT_MODEL
 DEFAULT_TOP_K = 10
-DEFAULT_DIMENSIONS = 1024
+DEFAULT_DIMENSIONS = defaults.DIMENSIONS
 """Size of an embedding that stands for a block of latents in a first-stage index."""
 
 GENERATION = (
