@@ -104,7 +104,7 @@ class ModelHolder:
     def name(self) -> str:
         """What the model is called in the metadata of results."""
         if self._given is not None:
-            return self._given.engine.loaded.name or "(in memory)"
+            return self._given.name
         return str(self._name)
 
     @property

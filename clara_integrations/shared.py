@@ -13,7 +13,6 @@ from math import inf
 from typing import Any, TypeVar
 
 from clara_model import defaults
-from clara_model.checkpoint import options
 
 Item = TypeVar("Item")
 

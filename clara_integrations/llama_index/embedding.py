@@ -53,9 +53,7 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
         return "ClaraEmbedding"
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        from clara_model.modeling.embedding import embed
-
-        return embed(self.clara.encode_queries([query]), self.dimensions)[0]
+        return self.clara.embed_questions([query], self.dimensions)[0]
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         return await self._holder.beside(self._get_query_embedding, query)
@@ -67,9 +65,7 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
         return await self._holder.beside(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        from clara_model.modeling.embedding import embed
-
-        return embed(self.clara.compress(texts), self.dimensions) if texts else []
+        return self.clara.embed_texts(texts, self.dimensions) if texts else []
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         return await self._holder.beside(self._get_text_embeddings, texts)

@@ -82,7 +82,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """What LlamaIndex plans prompts with; without ``context_window`` it loads the model."""
-        window = self.context_window or getattr(self.clara.model.base.config, "max_position_embeddings", None)
+        window = self.context_window or self.clara.context_window
         return LLMMetadata(
             context_window=window or DEFAULT_CONTEXT_WINDOW,
             num_output=self.max_new_tokens,

@@ -64,7 +64,7 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
         if not nodes:
             return []
         question = check_query(query_bundle.query_str, type(self).__name__)
-        top_n = self.top_n or self.clara.model.config.top_k
+        top_n = self.top_n or self.clara.top_k
         dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.checkpoint))
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,

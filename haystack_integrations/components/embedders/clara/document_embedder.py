@@ -126,7 +126,7 @@ class ClaraDocumentEmbedder(ClaraComponent):
         embedded: list[Document] = []
         with tqdm(total=len(documents), desc="Compressing", disable=not self.progress_bar) as bar:
             for batch in in_batches(documents, size):
-                vectors = self._embedded([self._text(document) for document in batch])
+                vectors = self.clara.embed_texts([self._text(document) for document in batch], self.dimensions)
                 embedded += [
                     replace(document, embedding=vector) for document, vector in zip(batch, vectors, strict=True)
                 ]
@@ -141,9 +141,3 @@ class ClaraDocumentEmbedder(ClaraComponent):
     def _text(self, document: Document) -> str:
         text = text_of(document, self.meta_fields_to_embed, self.embedding_separator)
         return f"{self.prefix}{text}{self.suffix}"
-
-    def _embedded(self, texts: list[str]) -> list[list[float]]:
-        clara = self.clara
-        from clara_model.modeling.embedding import embed
-
-        return embed(clara.compress(texts), self.dimensions)

@@ -96,10 +96,7 @@ class ClaraTextEmbedder(ClaraComponent):
                 f"{type(self).__name__} expects a string, but got {type(text).__name__}; use ClaraDocumentEmbedder for "
                 "a list of Documents"
             )
-        clara = self.clara
-        from clara_model.modeling.embedding import embed
-
-        return {"embedding": embed(clara.encode_queries([f"{self.prefix}{text}{self.suffix}"]), self.dimensions)[0]}
+        return {"embedding": self.clara.embed_questions([f"{self.prefix}{text}{self.suffix}"], self.dimensions)[0]}
 
     @component.output_types(embedding=list[float])
     async def run_async(self, text: str) -> dict[str, list[float]]:
