@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from clara_model.checkpoint.prompts import PromptSet
 
-DEFAULT_MODEL = "clara-tiny"
-"""The bundled checkpoint, which is loaded where no other is named."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 

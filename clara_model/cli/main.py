@@ -24,8 +24,8 @@ from rich.progress import Progress
 from rich.text import Text
 
 from clara_model.checkpoint import options
-from clara_model.checkpoint.options import DEFAULT_MODEL
 from clara_model.cli import demo, report
+from clara_model.defaults import DEFAULT_MODEL
 from clara_model.documents import passages
 
 if TYPE_CHECKING:
