@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--base-model", metavar="NAME", help="base model to use instead of the one the checkpoint names")
     model.add_argument("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
     model.add_argument("--device", help="where to compute, e.g. cpu, cuda (default: the fastest there is)")
-    model.add_argument("--dtype", choices=options.DTYPES, help="number format of the weights")
+    model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
     model.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (needs a GPU)")
 
     ask = commands.add_parser("ask", parents=[model, quiet], help="answer a question from files")
