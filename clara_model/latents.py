@@ -6,8 +6,7 @@ are made (model).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, overload
@@ -17,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clara_model.checkpoint.config import ClaraConfig
 from clara_model.errors import ClaraError
 
 
@@ -111,11 +109,3 @@ class Latents:
                 f"{path} is a safetensors file but holds no latents; it has {', '.join(sorted(tensors)) or 'nothing'}"
             )
         return cls(tensors["vectors"], tuple(tensors["lengths"].tolist()), fingerprint)
-
-
-def fingerprint_of(config: ClaraConfig, weights: Iterable[Tensor]) -> str:
-    """16 hexadecimal digits of the sizes and weights that shape latents; the weights are hashed as bfloat16."""
-    digest = hashlib.sha256(f"{config.doc_max_length}/{config.compression_rate}/{config.lora_alpha}".encode())
-    for weight in weights:
-        digest.update(weight.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -21,7 +21,7 @@ from clara_model.checkpoint.base_model import load_base, resolve_base
 from clara_model.checkpoint.config import MAX_NEW_TOKENS
 from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.errors import ClaraError
-from clara_model.latents import Latents, fingerprint_of
+from clara_model.latents import Latents
 from clara_model.modeling.adapters import BASE
 from clara_model.modeling.generated import Generated, read_generated
 from clara_model.modeling.parts import ClaraParts
@@ -64,7 +64,8 @@ class ClaraModel(ClaraParts):
         checkpoint.config = replace(own, base_model=base_name, licence=own.licence or card.licence(folder))
         model = cls(base, tokenizer, checkpoint.config, to_be_loaded=True)
         model.load_weights(checkpoint)
-        return model.to_float(base.dtype)
+        model.to_float(base.dtype).identity.as_loaded()
+        return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write this project's layout: ``config.json`` and ``adapters.safetensors``; the base model is only named."""
@@ -75,25 +76,6 @@ class ClaraModel(ClaraParts):
         return hub.push(self.state(), repository, private=private, token=token)
 
     # -- encode ------------------------------------------------------------------------------------------------
-
-    @property
-    def fingerprint(self) -> str:
-        """Of everything that shapes a document's latents: compressor, its rows, sizes, and a sample of the base.
-
-        Weights are hashed as bfloat16, so a checkpoint has one fingerprint in bfloat16, float32 and float64. Computed
-        again only when the compressor's weights have moved.
-        """
-        if "compressor" not in self.config.roles:
-            raise ClaraError(f"this checkpoint has no compressor; it has {', '.join(self.config.roles)}")
-        compressor = self.trainable_parameters(["compressor"])
-        versions = tuple(parameter._version for parameter in [self._embedding_weight(), *compressor.values()])
-        if self._fingerprint is None or self._fingerprint[0] != versions:
-            embedding = self._embedding_weight()
-            sample = [embedding[:64], embedding[self.tokens.added_ids]]
-            sample += [p for name, p in self.base.named_parameters() if name.endswith("norm.weight")]
-            named = [compressor[name] for name in sorted(compressor)]
-            self._fingerprint = versions, fingerprint_of(self.config, [*sample, *named])
-        return self._fingerprint[1]
 
     def hidden_states(self, embeds_NTD: Tensor, mask_NT: Tensor) -> Tensor:
         """Last hidden states after the final norm, ``[N, T, D]``; the vocabulary's logits are not computed."""

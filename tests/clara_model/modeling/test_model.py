@@ -1,6 +1,5 @@
 """ClaraModel: batching, fingerprints, generation options, training switches, and calls that change nothing."""
 
-import copy
 import logging
 import random
 import warnings
@@ -18,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from clara_model import ClaraModel
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.errors import ClaraError
-from clara_model.latents import Latents, fingerprint_of
+from clara_model.latents import Latents
 from clara_model.modeling.objectives import Objective, TrainingModel
 
 TEXTS, QUESTIONS = small_model.TEXTS, small_model.QUESTIONS
@@ -122,58 +121,6 @@ def test_latents_of_another_checkpoint_are_refused(loaded: ClaraModel, other: Cl
         with pytest.raises(ClaraError) as caught:
             call()
         assert str(caught.value) == message
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_fingerprint_does_not_depend_on_the_float_type(loaded: ClaraModel, dtype: torch.dtype):
-    assert copy.deepcopy(loaded).to(dtype).fingerprint == loaded.fingerprint
-
-
-@pytest.mark.parametrize("role", ["query_reasoner", "generator"])
-def test_fingerprint_does_not_depend_on_other_roles(model: ClaraModel, role: str):
-    before = model.fingerprint
-    with torch.no_grad():
-        for parameter in model.trainable_parameters([role]).values():
-            parameter.add_(1)
-    assert model.fingerprint == before
-
-
-def test_fingerprint_follows_every_weight_of_the_compressor(model: ClaraModel):
-    seen = {model.fingerprint}
-    for parameter in model.trainable_parameters(["compressor"]).values():
-        with torch.no_grad():
-            parameter.add_(1)
-        seen.add(model.fingerprint)
-    assert len(seen) == 1 + 28 + 1
-
-
-def test_fingerprint_follows_the_base(model: ClaraModel):
-    before = model.fingerprint
-    with torch.no_grad():
-        model.base.get_input_embeddings().weight[3].add_(1)
-    assert model.fingerprint != before
-
-
-@pytest.mark.parametrize("fields", [{"doc_max_length": 40, "compression_rate": 10}, {"lora_alpha": 4}])
-def test_fingerprint_follows_the_sizes(base_folder: Path, loaded: ClaraModel, fields: dict):
-    assert small_model.build_model(base_folder, **fields).fingerprint != loaded.fingerprint
-
-
-def test_fingerprint_is_computed_once_and_never_in_a_training_step(model: ClaraModel, monkeypatch: pytest.MonkeyPatch):
-    computed = []
-    counted = lambda *a: computed.append(1) or fingerprint_of(*a)  # noqa: E731
-    monkeypatch.setattr("clara_model.modeling.model.fingerprint_of", counted)
-    model.compress(TEXTS)
-    model.score(model.encode_queries(QUESTIONS), model.compress(TEXTS))
-    assert len(computed) == 1
-    before = model.fingerprint
-    training, optimizer = trained(model, "pretrain")
-    for _ in range(3):
-        training.train()
-        step(training, optimizer)
-    assert len(computed) == 1
-    model.eval()
-    assert model.fingerprint != before and len(computed) == 2
 
 
 # -- generation -------------------------------------------------------------------------------------------------
