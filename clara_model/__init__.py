@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from clara_model.checkpoint.prompts import Prompt, PromptSet
     from clara_model.errors import ClaraError
     from clara_model.inference.clara import Clara
+    from clara_model.inference.published import ClaraModel
     from clara_model.latents import Latents
-    from clara_model.modeling.model import ClaraModel
 
 __version__ = "0.1.0"
 __all__ = ["Clara", "ClaraConfig", "ClaraError", "ClaraModel", "Latents", "Prompt", "PromptSet"]
@@ -23,7 +23,7 @@ _HOMES = {
     "Clara": "inference.clara",
     "ClaraConfig": "checkpoint.config",
     "ClaraError": "errors",
-    "ClaraModel": "modeling.model",
+    "ClaraModel": "inference.published",
     "Latents": "latents",
     "Prompt": "checkpoint.prompts",
     "PromptSet": "checkpoint.prompts",

@@ -14,7 +14,7 @@ import recorded
 import small_model
 import torch
 
-from clara_model.modeling.model import ClaraModel
+from clara_model import ClaraModel
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from clara_model import ClaraModel
 from clara_model.checkpoint.config import ClaraConfig
-from clara_model.modeling.model import ClaraModel
 
 TEXTS = [
     "Ada Fenwick catalogued the tide clock in Larkhaven in 1962.",

@@ -16,7 +16,7 @@ from clara_model.checkpoint.base_model import load_base
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
+from clara_model.inference.published import ClaraModel
 from trainers.arguments import TrainConfig
 from trainers.contradictions import check_slots
 

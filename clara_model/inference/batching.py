@@ -1,6 +1,6 @@
 """Which texts go through the model together: batches of like length under a token budget, smaller if memory ends.
 
-Leaves out what a batch computes: that is the caller's function.
+Leaves out what a batch computes: that is the caller's loop.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -23,7 +23,7 @@ def plan_batches(lengths: Sequence[int], max_tokens: int, max_items: int | None 
     Args:
         lengths: tokens of each item.
         max_tokens: of one batch, padding included; an item longer than that is a batch of its own.
-        max_items: of one batch, no bound where not given.
+        max_items: of one batch; no bound by default.
 
     Returns:
         batches of indices, longest first, so that a budget that is too large shows at once.
@@ -40,43 +40,53 @@ def plan_batches(lengths: Sequence[int], max_tokens: int, max_items: int | None 
     return batches
 
 
-def run_batches(batches: Sequence[Sequence[int]], run: Callable[[Sequence[int]], None], what: str) -> None:
-    """Run every batch; when the device is out of memory, go on with batches half as large, down to one item.
+class Batches:
+    """Batches one after the other, smaller from where the device's memory ended.
 
-    Args:
-        batches: as `plan_batches` made them.
-        run: called with the indices of one batch; called again for parts of it if it ran out of memory.
-        what: what an item is, for the error.
-
-    Raises:
-        ClaraError: there is not enough memory for one item.
+    ``for batch in batches: try: run(batch) except (RuntimeError, MemoryError) as error: batches.retry(batch, error)``
     """
-    pending = deque(batches)
-    limit = max(map(len, batches), default=1)
-    while pending:
-        batch = pending.popleft()
-        if len(batch) > limit:
-            pending.extendleft([batch[limit:], batch[:limit]])
-            continue
-        try:
-            run(batch)
-            continue
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(batch) == 1:
-                raise ClaraError(
-                    f"not enough memory for one {what} ({str(error).splitlines()[0]}); free memory on the device, "
-                    "or load the model with a smaller dtype or with quantization"
-                ) from error
-        limit = (len(batch) + 1) // 2  # the error is gone here, and with it the tensors that its frames held
-        logger.warning("out of memory with %d %ss at a time; going on with %d", len(batch), what, limit)
-        pending.appendleft(batch)
-        release_memory()
+
+    def __init__(self, planned: Sequence[list[int]], what: str) -> None:
+        """``planned`` is from `plan_batches`; ``what`` is what an item is, for the error."""
+        self._pending = deque(planned)
+        self._limit = max(map(len, planned), default=1)
+        self._what = what
+        self._failed = False
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches of indices, none larger than what has fitted; lasts until none has failed."""
+        while self._pending:
+            if self._failed:  # here the error is gone, and with it the tensors that its frames held
+                release_memory()
+                self._failed = False
+            batch = self._pending.popleft()
+            if len(batch) > self._limit:
+                self._pending.appendleft(batch[self._limit :])
+                batch = batch[: self._limit]
+            yield batch
+
+    def retry(self, batch: list[int], error: BaseException) -> None:
+        """Have a batch that ran out of memory again, in halves.
+
+        Raises:
+            ClaraError: there is not enough memory for one item.
+            BaseException: the error itself, where it is another one.
+        """
+        if not is_out_of_memory(error):
+            raise error
+        if len(batch) == 1:
+            raise ClaraError(
+                f"not enough memory for one {self._what} ({str(error).splitlines()[0]}); free memory on the device, "
+                "or load the model with a smaller dtype or with quantization"
+            ) from error
+        self._limit = (len(batch) + 1) // 2
+        self._failed = True
+        self._pending.appendleft(batch)
+        logger.warning("out of memory with %d %ss at a time; going on with %d", len(batch), self._what, self._limit)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device, or the processor's allocator, has no memory left."""
+    """Whether an error says that the device, or the CPU's allocator, has no memory left."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 

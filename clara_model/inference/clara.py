@@ -1,8 +1,8 @@
 """Clara: text in, answer out. Batches, caches, ranks, answers and streams; many threads may use one instance.
 
 Every pass through the model holds the model's lock; between two batches others get their turn. Latents come back in
-host memory. The passes are `clara_model.inference.engine`'s. Leaves out frameworks (``clara_integrations``), training
-(``trainers``), and keeping latents on disk (a later `LatentStore`).
+host memory. Arguments are checked here; what is asked is `inference.requests`', the passes are `inference.engine`'s.
+Leaves out frameworks (``clara_integrations``), training (``trainers``), and keeping latents on disk (a `LatentStore`).
 Shapes: ``N`` documents, ``M`` memory tokens, ``D`` hidden size.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,12 +21,14 @@ from clara_model.checkpoint.prompts import Prompt, PromptSet
 from clara_model.errors import ClaraError
 from clara_model.inference import loader
 from clara_model.inference.batching import release_memory
-from clara_model.inference.engine import Engine, Work, Written
+from clara_model.inference.engine import Engine
+from clara_model.inference.pipeline import Encoded, Limits
+from clara_model.inference.published import ClaraModel
+from clara_model.inference.requests import AnswerRequest, PlainRequest, stream
 from clara_model.inference.results import Answer, Ranked, Timings, Usage
-from clara_model.inference.streaming import Feed, TextPieces, TextStream
+from clara_model.inference.streaming import TextStream
 from clara_model.inference.summary import facts, licence_note
 from clara_model.latents import Latents
-from clara_model.modeling.model import ClaraModel
 from clara_model.store.memory import CACHE_BYTES, LatentCache, LatentStore
 from clara_model.validation import (
     Documents,
@@ -43,8 +45,6 @@ __all__ = ["Answer", "AnswerStream", "Clara", "Ranked", "Timings", "Usage"]
 logger = logging.getLogger(__name__)
 
 AnswerStream = TextStream[Answer]
-Job = Callable[[Work], list[Answer]]
-"""Work whose arguments have been checked."""
 
 
 class Clara:
@@ -71,9 +71,8 @@ class Clara:
             batch_tokens: positions in one encoder batch; `BATCH_TOKENS` where not given.
             batch_size: texts or prompts in one batch at most; no bound where not given.
         """
-        self._engine: Engine | None = _engine(
-            loader.wrap(model, LatentCache(cache_bytes) if store is None else store), batch_tokens, batch_size
-        )
+        cache = LatentCache(cache_bytes) if store is None else store
+        self._engine: Engine | None = Engine(loader.wrap(model), cache, _limits(batch_tokens, batch_size))
 
     @classmethod
     def load(
@@ -126,8 +125,9 @@ class Clara:
             token=token,
             cache_bytes=cache_bytes,
         )
+        assert loaded.cache is not None
         clara = cls.__new__(cls)
-        clara._engine = _engine(loaded, batch_tokens, batch_size)
+        clara._engine = Engine(loaded, loaded.cache, _limits(batch_tokens, batch_size))
         return clara
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ class Clara:
     @property
     def store(self) -> LatentStore:
         """Where latents are kept."""
-        return self.engine.loaded.store
+        return self.engine.store
 
     @property
     def fingerprint(self) -> str:
@@ -207,12 +207,15 @@ class Clara:
         Returns:
             latents in the order of the texts, in host memory.
         """
-        found = self.engine.compress(check_texts(texts), Work())
-        return found.pick(range(len(found.places)))
+        found = self.engine.call().candidates([check_texts(texts)])[0]
+        return self._latents(found.pick(range(len(found))))
 
     def encode_queries(self, questions: Sequence[str]) -> Latents:
         """Encode questions into the documents' space; a blank one is allowed here."""
-        return self.engine.queries(check_texts(questions, "question"), Work())
+        return self._latents(self.engine.call().queries(check_texts(questions, "question")))
+
+    def _latents(self, encoded: Encoded) -> Latents:
+        return Latents(encoded.vectors, encoded.lengths, self.fingerprint)
 
     def rank(self, question: str, texts: Documents, top_k: int | None = None) -> list[Ranked]:
         """Rank candidates by the cosine of their latents with the question's.
@@ -228,10 +231,10 @@ class Clara:
         Raises:
             ClaraError: latents of another checkpoint, or a checkpoint without a query reasoner.
         """
-        engine, work = self.engine, Work()
         question, documents = check_question(question), check_documents(texts)
         keep = None if top_k is None else check_count(top_k, "top_k")
-        return engine.ranked([question], engine.candidates([documents], work), work)[0][:keep]
+        call = self.engine.call()
+        return call.rank([question], call.candidates([documents]))[0][:keep]
 
     # -- answer ------------------------------------------------------------------------------------------------
 
@@ -264,7 +267,8 @@ class Clara:
             TypeError: something that is not a string where one is needed.
         """
         how = Generation.check(max_new_tokens, stop, sampling)
-        return self._answering([question], [check_documents(texts)], top_k, rerank, how)(Work())[0]
+        request = self._request([question], [check_documents(texts)], top_k, rerank, how)
+        return request.run(self.engine.call())[0]
 
     def answers(
         self,
@@ -290,7 +294,8 @@ class Clara:
         """
         asked = check_texts(questions, "question")
         how = Generation.check(max_new_tokens, stop, sampling)
-        return self._answering(asked, check_rows(texts, len(asked)), top_k, rerank, how)(Work())
+        request = self._request(asked, check_rows(texts, len(asked)), top_k, rerank, how)
+        return request.run(self.engine.call())
 
     def stream(
         self,
@@ -308,63 +313,23 @@ class Clara:
         After its end ``.answer`` is the whole `Answer`. Closing it early ends the generation.
         """
         how = Generation.check(max_new_tokens, stop, sampling)
-        return self._streaming(self._answering([question], [check_documents(texts)], top_k, rerank, how), how)
+        return TextStream(stream, self.engine, self._request([question], [check_documents(texts)], top_k, rerank, how))
 
-    def _answering(
+    def _request(
         self,
         questions: Sequence[str],
         rows: Sequence[list[str] | Latents],
         top_k: int | None,
         rerank: bool,
         how: Generation,
-    ) -> Job:
-        """Check what is left to check now; the job that is returned does the work."""
-        engine, config = self.engine, self.model.config
-        asked = [check_question(question) for question in questions]
-        k = check_count(config.top_k if top_k is None else top_k, "top_k")
-        rerank = rerank and self._ranks(max(map(len, rows)), k)
-
-        def work_through(work: Work) -> list[Answer]:
-            candidates = engine.candidates(rows, work)
-            rankings = engine.ranked(asked, candidates, work) if rerank else [[] for _ in asked]
-            selected = [
-                [one.index for one in ranking[:k]] if rerank else list(range(min(k, len(row.places))))
-                for ranking, row in zip(rankings, candidates, strict=True)
-            ]
-            latents = [row.pick(chosen) for row, chosen in zip(candidates, selected, strict=True)]
-            with engine.turn(work, "generate") as model:
-                prompts = [
-                    model.tokens.prompt_ids(config.prompts.answer, len(chosen), question)
-                    for chosen, question in zip(selected, asked, strict=True)
-                ]
-            written = engine.generate(prompts, latents, how, work)
-            timings = work.timings(len(asked))
-            return [
-                Answer(one.text, ranking, chosen, _usage(one, used), timings, one.finish_reason)
-                for one, ranking, chosen, used in zip(written, rankings, selected, latents, strict=True)
-            ]
-
-        return work_through
-
-    def _ranks(self, offered: int, k: int) -> bool:
-        if not self.can_rank and offered > k:
+    ) -> AnswerRequest:
+        """Check what is left to check."""
+        asked = tuple(check_question(question) for question in questions)
+        k = check_count(self.model.config.top_k if top_k is None else top_k, "top_k")
+        offered = max(map(len, rows))
+        if rerank and not self.can_rank and offered > k:
             logger.warning("no query reasoner to rank with: answering from the first %d of %d documents", k, offered)
-        return self.can_rank
-
-    def _streaming(self, job: Job, how: Generation) -> AnswerStream:
-        """Run a job in a thread of its own; what it writes is read from the stream."""
-        tokenizer = self.model.tokens.tokenizer
-
-        def decode(ids: list[int]) -> str:
-            return str(tokenizer.decode(ids, skip_special_tokens=True))
-
-        def run(feed: Feed) -> Answer:
-            feed.pieces = TextPieces(decode, how.stop)
-            answer = job(Work(feed=feed))[0]
-            feed.finish(answer.text)
-            return answer
-
-        return TextStream(run)
+        return AnswerRequest(asked, tuple(rows), k, rerank and self.can_rank, how)
 
     # -- other writing -----------------------------------------------------------------------------------------
 
@@ -387,7 +352,7 @@ class Clara:
             stop: strings that end a text.
             **sampling: as for `answer`.
         """
-        how, engine, work = Generation.check(max_new_tokens, stop, sampling), self.engine, Work()
+        how, texts = Generation.check(max_new_tokens, stop, sampling), check_texts(texts)
         prompt, wording = self.model.config.prompts.paraphrase, 0 if instruction is None else instruction
         if isinstance(wording, str):
             prompt, wording = Prompt(system=prompt.system, user=(wording,)), 0
@@ -395,11 +360,11 @@ class Clara:
             raise ValueError(
                 f"instruction must be 0 to {len(prompt.user) - 1}, a wording of the checkpoint, got {wording}"
             )
-        latents = self.compress(texts)
-        with engine.turn(work, "generate") as model:
-            ids = model.tokens.prompt_ids(prompt, 1, wording=wording)
-        parts = [latents[[index]] for index in range(len(latents))]
-        return [one.text for one in engine.generate([ids] * len(parts), parts, how, work)]
+        call = self.engine.call()
+        found = call.candidates([texts])[0]
+        ids = self.model.tokens.prompt_ids(prompt, 1, wording=wording)
+        parts = [found.pick([index]) for index in range(len(texts))]
+        return [one.text for one in call.write([ids] * len(parts), parts, how)]
 
     def plain(
         self,
@@ -421,7 +386,7 @@ class Clara:
             an `Answer` with an empty ranking.
         """
         how = Generation.check(max_new_tokens, stop, sampling)
-        return self._plainly(prompt, how)(Work())[0]
+        return self._plain_request(prompt, how).run(self.engine.call())[0]
 
     def stream_plain(
         self,
@@ -433,32 +398,18 @@ class Clara:
     ) -> AnswerStream:
         """`plain` piece by piece, as `stream` does it for `answer`."""
         how = Generation.check(max_new_tokens, stop, sampling)
-        return self._streaming(self._plainly(prompt, how), how)
+        return TextStream(stream, self.engine, self._plain_request(prompt, how))
 
-    def _plainly(self, prompt: str | Sequence[Mapping[str, str]], how: Generation) -> Job:
-        engine, turns = self.engine, check_turns(prompt)
-
-        def work_through(work: Work) -> list[Answer]:
-            with engine.turn(work, "generate") as model:
-                ids = model.tokens.chat_ids(turns)
-                room = getattr(model.base.config, "max_position_embeddings", None)
-            if room is not None and len(ids) >= room:
-                raise ClaraError(f"the prompt has {len(ids)} tokens and the base model reads {room}; shorten it")
-            one = engine.generate([ids], None, how, work)[0]
-            return [Answer(one.text, [], [], _usage(one, None), work.timings(), one.finish_reason)]
-
-        return work_through
+    def _plain_request(self, prompt: str | Sequence[Mapping[str, str]], how: Generation) -> PlainRequest:
+        ids = self.model.tokens.chat_ids(check_turns(prompt))
+        room = getattr(self.model.base.config, "max_position_embeddings", None)
+        if room is not None and len(ids) >= room:
+            raise ClaraError(f"the prompt has {len(ids)} tokens and the base model reads {room}; shorten it")
+        return PlainRequest(ids, how)
 
 
-def _engine(loaded: loader.Loaded, batch_tokens: int | None, batch_size: int | None) -> Engine:
+def _limits(batch_tokens: int | None, batch_size: int | None) -> Limits:
     for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
         if value is not None:
             check_count(value, name)
-    return Engine(loaded, batch_tokens, batch_size)
-
-
-def _usage(one: Written, used: Latents | None) -> Usage:
-    """What one answer was read from; the base model alone reads no latents."""
-    text_tokens = sum(used.lengths) if used is not None else 0
-    slots = used.vectors.shape[0] * used.vectors.shape[1] if used is not None else 0
-    return Usage(text_tokens, slots, one.prompt_tokens, one.completion_tokens)
+    return Limits(batch_tokens, batch_size)

@@ -18,32 +18,36 @@ from clara_model.checkpoint.base_model import default_device, default_dtype
 from clara_model.checkpoint.files import ADAPTERS, CONFIG, PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
-from clara_model.store.memory import CACHE_BYTES, LatentCache, LatentStore
+from clara_model.inference.published import ClaraModel
+from clara_model.inference.underway import Underway
+from clara_model.store.memory import CACHE_BYTES, LatentCache
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(eq=False)
 class Loaded:
-    """A model in memory, the lock that its passes take, and the latents it has made."""
+    """A model in memory with what all who use it share."""
 
     model: ClaraModel
-    store: LatentStore
     lock: threading.RLock
+    """Held by each pass."""
+    underway: Underway
     name: str | None = None
     """What it was loaded as; None for a model that was handed over."""
+    cache: LatentCache | None = None
+    """Of the latents it has made; None for a model that was handed over."""
 
 
 _loaded: weakref.WeakValueDictionary[Hashable, Loaded] = weakref.WeakValueDictionary()
-_locks: weakref.WeakKeyDictionary[ClaraModel, threading.RLock] = weakref.WeakKeyDictionary()
+_shared: weakref.WeakKeyDictionary[ClaraModel, tuple[threading.RLock, Underway]] = weakref.WeakKeyDictionary()
 _loading = threading.RLock()
 
 
-def wrap(model: ClaraModel, store: LatentStore) -> Loaded:
+def wrap(model: ClaraModel) -> Loaded:
     """A model that is already in memory; every wrapper of one model takes the same lock."""
     with _loading:
-        return Loaded(model, store, _locks.setdefault(model, threading.RLock()))
+        return Loaded(model, *_shared.setdefault(model, (threading.RLock(), Underway())))
 
 
 def load(
@@ -76,10 +80,10 @@ def load(
     with _loading:
         found = _loaded.get(key)
         if found is not None:
-            if isinstance(found.store, LatentCache):
-                found.store.resize(max(cache_bytes, found.store.max_bytes))
+            if found.cache is not None:
+                found.cache.resize(max(cache_bytes, found.cache.max_bytes))
             return found
-        store = LatentCache(cache_bytes)
+        cache = LatentCache(cache_bytes)
         model = ClaraModel.from_pretrained(
             name,
             subfolder=subfolder,
@@ -92,8 +96,8 @@ def load(
             quantization=quantization,
             token=token,
         )
-        loaded = wrap(model, store)
-        loaded.name = str(name)
+        loaded = wrap(model)
+        loaded.name, loaded.cache = str(name), cache
         _loaded[key] = loaded
         return loaded
 

@@ -10,12 +10,13 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar, TypeVarTuple, Unpack
 
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 Decode = Callable[[list[int]], str]
 _UNFINISHED = "\ufffd"
 """What a decoder shows for bytes that are not, or not yet, a character."""
@@ -112,12 +113,12 @@ class TextStream(Iterator[str], Generic[Result]):
     Read it to the end, or close it: ``with clara.stream(..) as stream``. Whether or not it is read, generation goes on.
     """
 
-    def __init__(self, work: Callable[[Feed], Result]) -> None:
-        """Start ``work`` in a thread of its own; what it feeds comes out here."""
+    def __init__(self, work: Callable[[Feed, Unpack[Arguments]], Result], *args: *Arguments) -> None:
+        """Start ``work(feed, *args)`` in a thread of its own; what it feeds comes out here."""
         feed, outcome = Feed(), _Outcome[Result]()
         self._feed, self._outcome = feed, outcome
         self._ended = False
-        self._thread = threading.Thread(target=_run, args=(work, feed, outcome), name="clara-stream")
+        self._thread = threading.Thread(target=_run, args=(work, feed, outcome, args), name="clara-stream")
         self._thread.start()
         weakref.finalize(self, feed.cancelled.set).atexit = False
 
@@ -158,9 +159,9 @@ class TextStream(Iterator[str], Generic[Result]):
         return self._outcome.result
 
 
-def _run(work: Callable[[Feed], Result], feed: Feed, outcome: _Outcome[Result]) -> None:
+def _run(work: Callable[..., Result], feed: Feed, outcome: _Outcome[Result], args: tuple[object, ...]) -> None:
     try:
-        outcome.result = work(feed)
+        outcome.result = work(feed, *args)
     except BaseException as error:  # raised again where the stream is read
         outcome.error = error
     finally:

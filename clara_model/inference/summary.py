@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from clara_model.modeling.model import ClaraModel
+from clara_model.inference.published import ClaraModel
 
 
 def facts(model: ClaraModel) -> dict[str, Any]:

@@ -8,8 +8,7 @@ caching and locks (`inference.clara`), the losses (`modeling.objectives`) and tr
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -22,7 +21,7 @@ from transformers.generation.streamers import BaseStreamer
 from clara_model.checkpoint import files
 from clara_model.checkpoint.base_model import load_base, only_tokens, resize_embeddings, resolve_base
 from clara_model.checkpoint.config import MAX_NEW_TOKENS, ClaraConfig
-from clara_model.checkpoint.prompts import Prompt, PromptSet
+from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
 from clara_model.latents import Latents, fingerprint_of
 from clara_model.modeling.adapters import BASE, Roles
@@ -442,90 +441,6 @@ class ClaraModel(nn.Module):
         ]
         return self.generate_ids(prompts, [p.vectors for p in latents], max_new_tokens=max_new_tokens, **options)
 
-    # -- the three calls of the published model card -----------------------------------------------------------
-
-    def generate_from_paraphrase(
-        self,
-        questions: Sequence[str],
-        documents: Sequence[Sequence[str]],
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        *,
-        instruction: int | str | None = None,
-        **options: Any,
-    ) -> list[str]:
-        """Paraphrase each row of documents from their latents.
-
-        Args:
-            questions: not used; kept as in the published call.
-            documents: rows of texts, each row paraphrased together.
-            max_new_tokens: at most so many new tokens.
-            instruction: index of one of the checkpoint's wordings, or one of your own with ``{memory}`` in it;
-                drawn by Python's ``random`` for each row where not given.
-            **options: as for `generate_ids`.
-        """
-        rows = [self.compress(row) for row in _rows(documents)]
-        prompt = self.config.prompts.paraphrase
-        if isinstance(instruction, str):
-            prompt, instruction = Prompt(system=prompt.system, user=(instruction,)), 0
-        last = len(prompt.user) - 1
-        if instruction is not None and not 0 <= instruction <= last:
-            raise ValueError(f"instruction must be between 0 and {last}, or a wording of your own, got {instruction}")
-        indices = [random.choice(range(last + 1)) if instruction is None else instruction for _ in rows]
-        ids = [self.tokens.prompt_ids(prompt, len(row), wording=i) for row, i in zip(rows, indices, strict=True)]
-        return self.generate_ids(ids, [r.vectors for r in rows], max_new_tokens=max_new_tokens, **options).texts
-
-    def generate_from_text(
-        self,
-        questions: Sequence[str],
-        documents: Sequence[Sequence[str]],
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        **options: Any,
-    ) -> list[str]:
-        """Answer each question from all of its documents, in the given order, compressed."""
-        latents = [self.compress(row) for row in _rows(documents)]
-        return self.generate(questions, latents, max_new_tokens=max_new_tokens, **options).texts
-
-    def generate_from_questions(
-        self,
-        questions: Sequence[str],
-        documents: Sequence[Sequence[str]],
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        *,
-        generation_top_k: int | None = None,
-        **options: Any,
-    ) -> tuple[list[str], Tensor]:
-        """Rank each question's candidates and answer from the best.
-
-        Args:
-            questions: ``B`` questions.
-            documents: the candidates of each; counts may differ.
-            max_new_tokens: at most so many new tokens.
-            generation_top_k: documents to answer from, the checkpoint's where not given; capped at the candidates.
-            **options: as for `generate_ids`.
-
-        Returns:
-            answers, and the selected indices ``[B, k]`` best first (-1 where a question had fewer candidates).
-        """
-        k = self.config.top_k if generation_top_k is None else generation_top_k
-        if k < 1:
-            raise ValueError(f"generation_top_k must be at least 1, got {k}")
-        rows, queries = [self.compress(row) for row in _rows(documents)], self.encode_queries(questions)
-        if len(rows) != len(queries):
-            raise ValueError(f"need candidates for each question, got {len(rows)} rows for {len(queries)} questions")
-        picks = [self.score(queries[[i]], row)[0].topk(min(k, len(row))).indices.tolist() for i, row in enumerate(rows)]
-        chosen = [row[pick] for row, pick in zip(rows, picks, strict=True)]
-        texts = self.generate(questions, chosen, max_new_tokens=max_new_tokens, **options).texts
-        width = max(len(pick) for pick in picks)
-        return texts, torch.tensor([pick + [-1] * (width - len(pick)) for pick in picks])
-
     def generate_plain(self, prompts: Sequence[Sequence[int]], **options: Any) -> Generated:
         """The base model alone, from prompts of plain ids without slots; options as for `generate_ids`."""
         return self.generate_ids(prompts, [], role=BASE, **options)
-
-
-def _rows(documents: Sequence[Sequence[str]]) -> list[list[str]]:
-    if isinstance(documents, str) or not isinstance(documents, Iterable):
-        raise TypeError(
-            f"documents must be a list of lists of strings, one list for each question; got {type(documents).__name__}"
-        )
-    return [check_texts(row) for row in documents]

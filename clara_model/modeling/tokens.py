@@ -168,6 +168,10 @@ class Tokens:
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
         return ids, mask
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
     # -- prompts -----------------------------------------------------------------------------------------------
 
     def slots(self, documents: int) -> str:

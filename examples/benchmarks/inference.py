@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from clara_model import ClaraModel
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.inference.batching import plan_batches
 from clara_model.inference.clara import Clara
-from clara_model.modeling.model import ClaraModel
 from clara_model.store.memory import LatentCache
 
 PRESETS = {
@@ -83,7 +83,7 @@ def measure(args: argparse.Namespace, rate: int) -> dict:
     clara = Clara(model, batch_tokens=args.batch_tokens)
     texts, question = documents(args), " ".join(f"w{i}" for i in range(12))
     ids = [len(model.tokens.document_ids(text)) for text in texts]
-    batches = [[ids[i] for i in batch] for batch in plan_batches(ids, clara.engine.batch_tokens)]
+    batches = [[ids[i] for i in batch] for batch in plan_batches(ids, clara.engine.limits.encoder_tokens(model))]
     how = {"max_new_tokens": args.new_tokens, "min_new_tokens": args.new_tokens}
     warm_up(clara, texts, question)
     reset_peak(args.device)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from world import World
 
-from clara_model.modeling.model import ClaraModel
+from clara_model import ClaraModel
 from trainers.data.rows import Row
 from trainers.evaluation.evaluate import EvaluationConfig, Report, evaluate
 from trainers.evaluation.metrics import score_answer

@@ -16,8 +16,8 @@ from measure import BARS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from world import Entity, World
 
+from clara_model import ClaraModel
 from clara_model.checkpoint.files import write
-from clara_model.modeling.model import ClaraModel
 
 BUNDLED = Path(__file__).resolve().parents[2] / "clara_model" / "bundled"
 DEMO_SEED, DEMO_DOCUMENTS, DEMO_QUESTIONS = 30_000, 24, 4

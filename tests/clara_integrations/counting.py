@@ -2,19 +2,19 @@
 
 from contextlib import contextmanager
 
-from clara_model.inference.engine import Engine
+from clara_model import ClaraModel
 
 
 @contextmanager
 def encoded(monkeypatch):
     """How many texts each role encodes inside the block."""
     counts = {"compressor": 0, "query_reasoner": 0}
-    original = Engine._encode
+    original = ClaraModel.encode
 
-    def counting(self, role, rows):
-        counts[role] += len(rows)
-        return original(self, role, rows)
+    def counting(self, role, ids, mask):
+        counts[role] += len(ids)
+        return original(self, role, ids, mask)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_encode", counting)
+        patch.setattr(ClaraModel, "encode", counting)
         yield counts

@@ -6,7 +6,7 @@ import pytest
 import small_model
 import torch
 
-from clara_model.modeling.model import ClaraModel
+from clara_model import ClaraModel
 
 
 @pytest.fixture(scope="session")

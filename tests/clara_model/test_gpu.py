@@ -5,7 +5,7 @@ import small_model
 import torch
 from transformers.utils import is_flash_attn_2_available
 
-from clara_model.modeling.model import ClaraModel
+from clara_model import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clara_model.modeling.model import ClaraModel
+from clara_model import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel, alignment_loss
 from clara_model.modeling.ranking import positives_mask, straight_through_topk
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import training_rows
 
-from clara_model.modeling.model import ClaraModel
+from clara_model import ClaraModel
 from clara_model.modeling.tokens import Tokens
 from trainers.run import train
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import training_rows
 
+from clara_model import ClaraModel
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
 from trainers.stages import starting_model
 
 

@@ -9,8 +9,8 @@ import torch
 import training_rows
 from safetensors.torch import load_file
 
+from clara_model import ClaraModel
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.objectives import TrainingModel
 from trainers import run
 from trainers.arguments import TrainConfig

@@ -2,9 +2,9 @@
 
     python -m trainers.evaluation.evaluate CHECKPOINT FILE [--top_k 5] [--read ranked|gold|first] [--json]
 
-Distinct documents are compressed once; answers are generated in batches of similar length. A checkpoint without a query
-reasoner ranks with its compressor, which is what the query reasoner starts as, and reads the gold documents unless told
-otherwise.
+The passes are those of `clara_model.inference.pipeline`, which every use of a model goes through. A checkpoint without
+a query reasoner ranks with its compressor, which is what the query reasoner starts as, and reads the gold documents
+unless told otherwise.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from clara_model.errors import ClaraError
+from clara_model.inference import pipeline
+from clara_model.inference.pipeline import Limits
 from clara_model.modeling.model import ClaraModel
-from clara_model.modeling.ranking import cosine_scores
+from clara_model.validation import Generation
 from trainers.data.rows import Row, read_rows
 from trainers.evaluation.metrics import AnswerScores, mean_scores, ranking_means, score_answer
 
@@ -112,14 +113,18 @@ def evaluate(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig | 
     model.eval()
     try:
         rows = [_offered(_single(row), config) for row in rows]
-        latents, place = _compress(model, rows, config)
+        questions, limits = [row.questions[0] for row in rows], Limits(tokens=config.batch_tokens)
+        candidates = pipeline.compress(model, [row.documents for row in rows], limits)
         encoder = config.ranked_by
         if encoder == "auto":
             encoder = "query_reasoner" if "query_reasoner" in model.config.roles else "compressor"
-        rankings = _rank(model, encoder, rows, latents, place, config)
+        queries = pipeline.encode(model, encoder, questions, "question", limits)
+        rankings = [[one.index for one in ranking] for ranking in pipeline.rank(queries.vectors, candidates)]
         read = _what_to_read(config.read, encoder, rows)
         chosen = [_chosen(row, ranking, read, config.top_k) for row, ranking in zip(rows, rankings, strict=True)]
-        answers = _generate(model, rows, chosen, latents, place, config)
+        selected = [offered.pick(documents) for offered, documents in zip(candidates, chosen, strict=True)]
+        how, limits = Generation(max_new_tokens=config.max_new_tokens), Limits(items=config.batch_size)
+        answers = [one.text.strip() for one in pipeline.answer(model, questions, selected, how, limits)]
     finally:
         model.train(was_training)
     predictions = tuple(
@@ -138,7 +143,7 @@ def evaluate(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig | 
     return Report(
         metrics=metrics,
         questions=len(rows),
-        documents=len(place),
+        documents=len(pipeline.distinct(row.documents for row in rows)),
         ranked_by=encoder,
         read=read,
         seconds=time.perf_counter() - started,
@@ -168,49 +173,6 @@ def _offered(row: Row, config: EvaluationConfig) -> Row:
     )
 
 
-def _compress(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig) -> tuple[Tensor, dict[str, int]]:
-    """Latents ``[N, M, D]`` of the distinct documents, and each one's row in them."""
-    place: dict[str, int] = {}
-    for row in rows:
-        for text in row.documents:
-            place.setdefault(text, len(place))
-    return _encode(model, "compressor", list(place), config), place
-
-
-def _encode(model: ClaraModel, role: str, texts: Sequence[str], config: EvaluationConfig) -> Tensor:
-    """Encoder passes over texts of similar length: ``[N, M, D]`` in the texts' order."""
-    ids = [model.tokens.document_ids(text) for text in texts]
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-    out: Tensor | None = None
-    while order:
-        count = max(1, config.batch_tokens // len(ids[order[0]]))
-        batch, order = order[:count], order[count:]
-        vectors, _ = model.encode(role, *model.tokens.pad([ids[i] for i in batch]))
-        if out is None:
-            out = vectors.new_empty(len(texts), *vectors.shape[1:])
-        out[batch] = vectors
-    assert out is not None
-    return out
-
-
-def _rank(
-    model: ClaraModel,
-    encoder: str,
-    rows: Sequence[Row],
-    latents: Tensor,
-    place: dict[str, int],
-    config: EvaluationConfig,
-) -> list[list[int]]:
-    """Each question's candidates, best first."""
-    queries = _encode(model, encoder, [row.questions[0] for row in rows], config)
-    rankings = []
-    for row, query in zip(rows, queries, strict=True):
-        candidates = latents[[place[text] for text in row.documents]]
-        scores = cosine_scores(query[None], candidates)[0]
-        rankings.append(scores.argsort(descending=True, stable=True).tolist())
-    return rankings
-
-
 def _what_to_read(read: Read, encoder: str, rows: Sequence[Row]) -> Read:
     if read != "auto":
         return read
@@ -225,30 +187,6 @@ def _chosen(row: Row, ranking: Sequence[int], read: Read, top_k: int) -> list[in
             raise ClaraError(f'{row.source} has no "pos_index", which --read gold needs; use --read ranked or first')
         return list(row.positives[:top_k])
     return list(ranking[:top_k]) if read == "ranked" else list(range(min(top_k, len(row.documents))))
-
-
-def _generate(
-    model: ClaraModel,
-    rows: Sequence[Row],
-    chosen: Sequence[Sequence[int]],
-    latents: Tensor,
-    place: dict[str, int],
-    config: EvaluationConfig,
-) -> list[str]:
-    prompt = model.config.prompts.answer
-    prompts = [
-        model.tokens.prompt_ids(prompt, len(documents), row.questions[0])
-        for row, documents in zip(rows, chosen, strict=True)
-    ]
-    answers = [""] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), config.batch_size):
-        batch = order[start : start + config.batch_size]
-        blocks = [latents[[place[rows[i].documents[j]] for j in chosen[i]]] for i in batch]
-        made = model.generate_ids([prompts[i] for i in batch], blocks, max_new_tokens=config.max_new_tokens)
-        for i, text in zip(batch, made.texts, strict=True):
-            answers[i] = text.strip()
-    return answers
 
 
 # -- command line ------------------------------------------------------------------------------------------------

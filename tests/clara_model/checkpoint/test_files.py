@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from clara_model import ClaraModel
 from clara_model.checkpoint import files
 from clara_model.checkpoint.base_model import HUB_NAMES, load_base, resolve_base
 from clara_model.checkpoint.config import ROLES
 from clara_model.checkpoint.prompts import Prompt, PromptSet
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
 
 TEXTS, QUESTIONS = small_model.TEXTS, small_model.QUESTIONS
 PUBLISHED = {role: name for name, role in files.PUBLISHED_ROLES.items()}

@@ -5,7 +5,7 @@ import torch
 
 from clara_model.errors import ClaraError
 from clara_model.inference import batching
-from clara_model.inference.batching import plan_batches, run_batches
+from clara_model.inference.batching import Batches, plan_batches
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +41,17 @@ class Device:
         self.room, self.sizes, self.done = room, [], []
         self.error = error or torch.OutOfMemoryError("CUDA out of memory.")
 
-    def run(self, part) -> None:
-        self.sizes.append(len(part))
-        if len(part) > self.room:
-            raise self.error
-        self.done.extend(part)
+    def run(self, planned) -> None:
+        batches = Batches(planned, "document")
+        for part in batches:
+            self.sizes.append(len(part))
+            try:
+                if len(part) > self.room:
+                    raise self.error
+            except (RuntimeError, MemoryError) as error:
+                batches.retry(part, error)
+            else:
+                self.done.extend(part)
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 7, 16])
@@ -54,18 +60,18 @@ class Device:
 )
 def test_out_of_memory_goes_on_with_smaller_batches(room, error):
     device = Device(room, error)
-    run_batches([list(range(16)), list(range(16, 20))], device.run, "document")
+    device.run([list(range(16)), list(range(16, 20))])
     assert device.done == list(range(20))
     assert sum(size > room for size in device.sizes) <= 4, "a size that failed is not tried again"
 
 
 def test_one_item_that_does_not_fit_is_a_clear_error():
     with pytest.raises(ClaraError, match=r"not enough memory for one document .*quantization"):
-        run_batches([[0, 1, 2]], Device(0).run, "document")
+        Device(0).run([[0, 1, 2]])
 
 
 def test_other_errors_are_not_retried():
     device = Device(0, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        run_batches([[0, 1]], device.run, "document")
+        device.run([[0, 1]])
     assert device.sizes == [2]

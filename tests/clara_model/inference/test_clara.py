@@ -7,10 +7,10 @@ import pytest
 import torch
 from small_model import QUESTIONS, TEXTS, build_model
 
+from clara_model import ClaraModel
 from clara_model.errors import ClaraError
 from clara_model.inference.clara import Answer, Clara
 from clara_model.latents import Latents
-from clara_model.modeling.model import ClaraModel
 from clara_model.store.memory import LatentCache
 
 SHORT = {"max_new_tokens": 6}
@@ -32,13 +32,13 @@ def clara(shared: ClaraModel) -> Clara:
 def passes(shared: ClaraModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Every encoder pass: role and number of texts."""
     seen: list[tuple[str, int]] = []
-    real = shared.encode_tokens
+    real = shared.encode
 
-    def counted(role, tokens):
-        seen.append((role, len(tokens.lengths)))
-        return real(role, tokens)
+    def counted(role, ids, mask):
+        seen.append((role, len(ids)))
+        return real(role, ids, mask)
 
-    monkeypatch.setattr(shared, "encode_tokens", counted)
+    monkeypatch.setattr(shared, "encode", counted)
     return seen
 
 
@@ -137,15 +137,15 @@ def test_weights_that_have_moved_are_not_served_from_the_cache(model):
 
 def test_out_of_memory_gives_the_same_latents_in_smaller_batches(clara, shared, monkeypatch, caplog):
     expected = Clara(shared).compress(TEXTS)
-    real, sizes = shared.encode_tokens, []
+    real, sizes = shared.encode, []
 
-    def small_device(role, tokens):
-        sizes.append(len(tokens.lengths))
-        if len(tokens.lengths) > 2:
+    def small_device(role, ids, mask):
+        sizes.append(len(ids))
+        if len(ids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(role, tokens)
+        return real(role, ids, mask)
 
-    monkeypatch.setattr(shared, "encode_tokens", small_device)
+    monkeypatch.setattr(shared, "encode", small_device)
     with caplog.at_level(logging.WARNING):
         found = clara.compress(TEXTS)
     torch.testing.assert_close(found.vectors, expected.vectors, atol=1e-5, rtol=1e-4)
@@ -154,10 +154,10 @@ def test_out_of_memory_gives_the_same_latents_in_smaller_batches(clara, shared, 
 
 
 def test_out_of_memory_for_one_document_is_a_clear_error(clara, shared, monkeypatch):
-    def no_room(role, tokens):
+    def no_room(role, ids, mask):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
 
-    monkeypatch.setattr(shared, "encode_tokens", no_room)
+    monkeypatch.setattr(shared, "encode", no_room)
     with pytest.raises(ClaraError, match="not enough memory for one document"):
         clara.compress(TEXTS)
     monkeypatch.undo()

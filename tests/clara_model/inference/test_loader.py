@@ -9,10 +9,10 @@ import pytest
 import torch
 from small_model import TEXTS
 
+from clara_model import ClaraModel
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
 from clara_model.inference.clara import Clara, loader
-from clara_model.modeling.model import ClaraModel
 
 HERE = {"dtype": "float32", "device": "cpu"}
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from clara_model import ClaraModel
 from clara_model.checkpoint.config import ROLES, ClaraConfig
 from clara_model.errors import ClaraError
 from clara_model.modeling.adapters import BASE, Roles
-from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel
 
 CONFIG = ClaraConfig(base_model="b", lora_rank=4, lora_alpha=8)

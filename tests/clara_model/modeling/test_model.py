@@ -14,10 +14,10 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging as transformers_logging
 
+from clara_model import ClaraModel
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.errors import ClaraError
 from clara_model.latents import Latents, fingerprint_of
-from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel
 
 TEXTS, QUESTIONS = small_model.TEXTS, small_model.QUESTIONS

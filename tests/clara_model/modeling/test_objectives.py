@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from test_adapters import batch
 
+from clara_model import ClaraModel
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.objectives import TRAINED_ROLES, Objective, TrainingModel, alignment_loss
 from clara_model.modeling.ranking import cosine_scores
 

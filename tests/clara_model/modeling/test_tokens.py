@@ -9,10 +9,10 @@ import small_model
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from clara_model import ClaraModel
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.checkpoint.prompts import Prompt
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.tokens import Tokens, clean_text
 
 ASK = Prompt(system="S", user=("{memory}\nQ: {question}",))

@@ -9,8 +9,8 @@ import torch
 import training_rows
 from safetensors.torch import load_file
 
+from clara_model import ClaraModel
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.tokens import Tokens
 from trainers.data.collator import Collator
 from trainers.data.rows import Row, parse_row

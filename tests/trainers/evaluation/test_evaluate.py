@@ -8,8 +8,8 @@ import pytest
 import torch
 import training_rows
 
+from clara_model import ClaraModel
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
 from trainers.data.rows import Row, parse_row
 from trainers.evaluation.evaluate import EvaluationConfig, evaluate, main
 
@@ -68,6 +68,19 @@ def test_the_oracle_setting_keeps_the_gold_documents(end_to_end: ClaraModel, row
     assert oracle.metrics["recall@1"] == 1.0
     first = sum(row.positives == (0,) for row in rows)
     assert sum(bool(p.positives) for p in normal.predictions) == first < len(rows)
+
+
+def test_out_of_memory_is_no_end(end_to_end: ClaraModel, rows: list[Row], monkeypatch: pytest.MonkeyPatch):
+    expected, encode = evaluate(end_to_end, rows, QUICK), end_to_end.encode
+
+    def small_device(role, ids, mask):
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return encode(role, ids, mask)
+
+    monkeypatch.setattr(end_to_end, "encode", small_device)
+    found = evaluate(end_to_end, rows, QUICK)
+    assert found.predictions == expected.predictions
 
 
 def test_training_goes_on_as_before(stage1: ClaraModel, rows: list[Row]):

@@ -1,0 +1,272 @@
+"""The one pipeline on a model: texts to latents, latents to a ranking, latents and questions to text.
+
+`Clara`, the calls of the published model card and the evaluation in ``trainers`` all come through here. Takes checked
+arguments; batches them, goes on with smaller batches where memory ends, and gives latents back in host memory. Leaves
+out locks, stores and times (`inference.engine`), and whose latents they are (checked by the callers).
+Shapes: ``B`` questions, ``N`` documents, ``M`` memory tokens, ``D`` hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
+
+from clara_model.inference.batching import Batches, plan_batches
+from clara_model.inference.results import Ranked
+from clara_model.modeling.model import ClaraModel
+from clara_model.modeling.ranking import cosine_scores
+from clara_model.validation import Generation
+
+BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
+"""Positions in one encoder batch, padding included; on a CPU, more than fits its caches is slower."""
+GENERATE_TOKENS = 16384
+"""Positions in one generating batch, new tokens included."""
+
+What = Literal["document", "question"]
+Turn = Callable[[str], AbstractContextManager[object]]
+"""Entered around each pass, with its phase (``compress``, ``query``, ``generate``); `Clara` holds the lock there."""
+
+
+def no_turn(_phase: str) -> AbstractContextManager[object]:
+    """The `Turn` of a caller who has the model to himself."""
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one batch."""
+
+    tokens: int | None = None
+    """Positions in one encoder batch, padding included; `BATCH_TOKENS` of the device by default."""
+    items: int | None = None
+    """Texts or prompts in one batch; no bound by default."""
+
+    def encoder_tokens(self, model: ClaraModel) -> int:
+        """Positions in one encoder batch of this model."""
+        return self.tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder made: ``vectors`` ``[N, M, D]`` in host memory, and the text tokens of each text."""
+
+    vectors: Tensor
+    lengths: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """``N``."""
+        return len(self.lengths)
+
+    def pick(self, places: Sequence[int]) -> Encoded:
+        """Some of them."""
+        return Encoded(self.vectors[list(places)], tuple(self.lengths[place] for place in places))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The documents of one question: blocks, and for each document the place of its block."""
+
+    blocks: Encoded
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        """Documents."""
+        return len(self.places)
+
+    def pick(self, selected: Sequence[int]) -> Encoded:
+        """The latents of some documents."""
+        return self.blocks.pick([self.places[index] for index in selected])
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was generated for one prompt."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+
+
+# -- encode ------------------------------------------------------------------------------------------------------
+
+
+def encode_batches(
+    model: ClaraModel,
+    role: str,
+    texts: Sequence[str],
+    what: What = "document",
+    limits: Limits = Limits(),
+    turn: Turn = no_turn,
+) -> Iterator[tuple[list[int], Encoded]]:
+    """Encode texts in batches of like length.
+
+    Args:
+        model: in evaluation mode.
+        role: ``compressor`` or ``query_reasoner``.
+        texts: documents or questions.
+        what: they are, for errors and the turn's phase.
+        limits: of a batch.
+        turn: entered for each pass.
+
+    Yields:
+        indices into the texts and what was made of them, batch by batch, outside the turn.
+    """
+    rows = [model.tokens.document_ids(text) for text in texts]
+    batches = Batches(plan_batches([len(row) for row in rows], limits.encoder_tokens(model), limits.items), what)
+    for batch in batches:
+        try:
+            with turn("compress" if what == "document" else "query"):
+                made = _encode_batch(model, role, [rows[index] for index in batch])
+        except (RuntimeError, MemoryError) as error:
+            batches.retry(batch, error)
+        else:
+            yield batch, made
+
+
+@torch.no_grad()
+def _encode_batch(model: ClaraModel, role: str, rows: Sequence[list[int]]) -> Encoded:
+    """One pass over token rows."""
+    padded = model.tokens.padded(rows)
+    vectors_NMD, _ = model.encode(role, padded.ids, padded.mask)
+    return Encoded(vectors_NMD.to("cpu"), padded.lengths)
+
+
+def encode(
+    model: ClaraModel,
+    role: str,
+    texts: Sequence[str],
+    what: What = "document",
+    limits: Limits = Limits(),
+    turn: Turn = no_turn,
+) -> Encoded:
+    """`encode_batches` put together in the texts' order; at least one text."""
+    vectors_NMD: Tensor | None = None
+    lengths = [0] * len(texts)
+    for places, made in encode_batches(model, role, texts, what, limits, turn):
+        if vectors_NMD is None:
+            vectors_NMD = made.vectors.new_empty(len(texts), *made.vectors.shape[1:])
+        vectors_NMD[places] = made.vectors
+        for place, length in zip(places, made.lengths, strict=True):
+            lengths[place] = length
+    if vectors_NMD is None:
+        raise ValueError("nothing to encode: got no texts")
+    return Encoded(vectors_NMD, tuple(lengths))
+
+
+def distinct(rows: Iterable[Sequence[str]]) -> dict[str, int]:
+    """The distinct texts of all rows in order of first appearance, each with its place in that order."""
+    return {text: place for place, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
+
+
+def compress(
+    model: ClaraModel, rows: Sequence[Sequence[str]], limits: Limits = Limits(), turn: Turn = no_turn
+) -> list[Candidates]:
+    """The candidates of each question, every distinct text compressed once."""
+    place = distinct(rows)
+    blocks = encode(model, "compressor", list(place), "document", limits, turn)
+    return [Candidates(blocks, [place[text] for text in row]) for row in rows]
+
+
+# -- rank --------------------------------------------------------------------------------------------------------
+
+
+def rank(queries_BMD: Tensor, rows: Sequence[Candidates]) -> list[list[Ranked]]:
+    """Each question's candidates by the cosine of their latents, best first; equal scores in the order given.
+
+    Equal texts have one block, so their scores are equal to the bit. Questions that share one `Candidates` object are
+    scored together.
+    """
+    rankings: dict[int, list[Ranked]] = {}
+    for row in {id(row): row for row in rows}.values():
+        asking = [index for index, other in enumerate(rows) if other is row]
+        used = {place: number for number, place in enumerate(dict.fromkeys(row.places))}
+        whole = len(used) == len(row.blocks)
+        blocks = row.blocks.vectors if whole else row.blocks.vectors[list(used)]
+        scores_BK = cosine_scores(queries_BMD[asking], blocks).tolist()
+        columns = row.places if whole else [used[place] for place in row.places]
+        for index, scores in zip(asking, scores_BK, strict=True):
+            ranked = [Ranked(number, scores[column]) for number, column in enumerate(columns)]
+            rankings[index] = sorted(ranked, key=lambda candidate: -candidate.score)
+    return [rankings[index] for index in range(len(rows))]
+
+
+# -- write -------------------------------------------------------------------------------------------------------
+
+
+def answer(
+    model: ClaraModel,
+    questions: Sequence[str],
+    selected: Sequence[Encoded],
+    how: Generation,
+    limits: Limits = Limits(),
+    turn: Turn = no_turn,
+    streamer: BaseStreamer | None = None,
+) -> list[Written]:
+    """Answer each question from the latents that are selected for it, best first, under the checkpoint's own prompt.
+
+    Raises:
+        ClaraError: slots that do not fit the prompt.
+    """
+    prompt = model.config.prompts.answer
+    prompts = [
+        model.tokens.prompt_ids(prompt, len(part), question) for question, part in zip(questions, selected, strict=True)
+    ]
+    return write(model, prompts, [part.vectors for part in selected], how, limits, turn, streamer)
+
+
+def write(
+    model: ClaraModel,
+    prompts: Sequence[list[int]],
+    blocks: Sequence[Tensor] | None,
+    how: Generation,
+    limits: Limits = Limits(),
+    turn: Turn = no_turn,
+    streamer: BaseStreamer | None = None,
+) -> list[Written]:
+    """Generate for each prompt, in batches of like length.
+
+    Args:
+        model: in evaluation mode.
+        prompts: rows of ids with slots.
+        blocks: for each prompt its latents ``[k, M, D]`` in slot order; None: the base model alone, without slots.
+        how: to generate.
+        limits: of a batch.
+        turn: entered for each pass.
+        streamer: receives new ids; for one prompt only.
+    """
+    written: dict[int, Written] = {}
+    lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
+    batches = Batches(plan_batches(lengths, GENERATE_TOKENS, limits.items), "prompt")
+    for batch in batches:
+        try:
+            with turn("generate"):
+                made = _write_batch(model, batch, prompts, blocks, how, streamer)
+        except (RuntimeError, MemoryError) as error:
+            batches.retry(batch, error)
+        else:
+            written.update(zip(batch, made, strict=True))
+    return [written[index] for index in range(len(prompts))]
+
+
+def _write_batch(
+    model: ClaraModel,
+    batch: Sequence[int],
+    prompts: Sequence[list[int]],
+    blocks: Sequence[Tensor] | None,
+    how: Generation,
+    streamer: BaseStreamer | None,
+) -> list[Written]:
+    rows, options = [prompts[index] for index in batch], {**how.arguments(), "streamer": streamer}
+    with how.seeded(model.device):
+        if blocks is None:
+            made = model.generate_plain(rows, **options)
+        else:
+            made = model.generate_ids(rows, [blocks[index] for index in batch], **options)
+    return list(map(Written, made.texts, made.prompt_tokens, made.completion_tokens, made.finish_reasons))

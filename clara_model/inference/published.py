@@ -1,0 +1,134 @@
+"""The three calls of the published model card, with its arguments and returns, on top of the pipeline.
+
+This is the `ClaraModel` that ``clara_model`` offers. The calls stand here and not in `modeling.model` because they go
+through the pipeline, which lies on a floor above the tensors.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
+
+from clara_model.checkpoint.config import MAX_NEW_TOKENS
+from clara_model.checkpoint.prompts import Prompt
+from clara_model.inference import pipeline
+from clara_model.inference.pipeline import Candidates
+from clara_model.modeling import model as modeling
+from clara_model.validation import Generation, check_texts
+
+
+class ClaraModel(modeling.ClaraModel):
+    """The model on tensors with the calls of the published model card."""
+
+    def generate_from_paraphrase(
+        self,
+        questions: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        *,
+        instruction: int | str | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Paraphrase each row of documents from their latents.
+
+        Args:
+            questions: not used; kept as in the published call.
+            documents: rows of texts, each row paraphrased together.
+            max_new_tokens: at most so many new tokens.
+            instruction: index of one of the checkpoint's wordings, or one of your own with ``{memory}`` in it;
+                drawn by Python's ``random`` for each row by default.
+            **options: as for `generate_ids`.
+        """
+        rows = self._candidates(documents)
+        prompt = self.config.prompts.paraphrase
+        if isinstance(instruction, str):
+            prompt, instruction = Prompt(system=prompt.system, user=(instruction,)), 0
+        last = len(prompt.user) - 1
+        if instruction is not None and not 0 <= instruction <= last:
+            raise ValueError(f"instruction must be between 0 and {last}, or a wording of your own, got {instruction}")
+        indices = [random.choice(range(last + 1)) if instruction is None else instruction for _ in rows]
+        prompts = [self.tokens.prompt_ids(prompt, len(row), wording=i) for row, i in zip(rows, indices, strict=True)]
+        blocks = [row.pick(range(len(row))).vectors for row in rows]
+        how, streamer = _how(max_new_tokens, options)
+        return [one.text for one in pipeline.write(self, prompts, blocks, how, streamer=streamer)]
+
+    def generate_from_text(
+        self,
+        questions: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        **options: Any,
+    ) -> list[str]:
+        """Answer each question from all of its documents, in the given order, compressed."""
+        rows = self._candidates(documents)
+        return self._answered(questions, rows, [range(len(row)) for row in rows], max_new_tokens, options)
+
+    def generate_from_questions(
+        self,
+        questions: Sequence[str],
+        documents: Sequence[Sequence[str]],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        *,
+        generation_top_k: int | None = None,
+        **options: Any,
+    ) -> tuple[list[str], Tensor]:
+        """Rank each question's candidates and answer from the best.
+
+        Args:
+            questions: ``B`` questions.
+            documents: the candidates of each; counts may differ.
+            max_new_tokens: at most so many new tokens.
+            generation_top_k: documents to answer from, the checkpoint's by default; capped at the candidates.
+            **options: as for `generate_ids`.
+
+        Returns:
+            answers, and the selected indices ``[B, k]`` best first (-1 where a question had fewer candidates).
+        """
+        k = self.config.top_k if generation_top_k is None else generation_top_k
+        if k < 1:
+            raise ValueError(f"generation_top_k must be at least 1, got {k}")
+        rows, asked = self._candidates(documents), check_texts(questions, "question")
+        _check_rows(asked, rows)
+        queries = pipeline.encode(self, "query_reasoner", asked, "question")
+        picks = [[one.index for one in ranking[:k]] for ranking in pipeline.rank(queries.vectors, rows)]
+        texts = self._answered(asked, rows, picks, max_new_tokens, options)
+        width = max(len(pick) for pick in picks)
+        return texts, torch.tensor([pick + [-1] * (width - len(pick)) for pick in picks])
+
+    def _candidates(self, documents: Sequence[Sequence[str]]) -> list[Candidates]:
+        if isinstance(documents, str) or not isinstance(documents, Iterable):
+            raise TypeError(
+                "documents must be a list of lists of strings, one list for each question; got "
+                f"{type(documents).__name__}"
+            )
+        return pipeline.compress(self, [check_texts(row) for row in documents])
+
+    def _answered(
+        self,
+        questions: Sequence[str],
+        rows: Sequence[Candidates],
+        picks: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        options: dict[str, Any],
+    ) -> list[str]:
+        asked = check_texts(questions, "question")
+        _check_rows(asked, rows)
+        selected = [row.pick(pick) for row, pick in zip(rows, picks, strict=True)]
+        how, streamer = _how(max_new_tokens, options)
+        return [one.text for one in pipeline.answer(self, asked, selected, how, streamer=streamer)]
+
+
+def _check_rows(questions: Sequence[str], rows: Sequence[Candidates]) -> None:
+    if len(rows) != len(questions):
+        raise ValueError(f"need candidates for each question, got {len(rows)} rows for {len(questions)} questions")
+
+
+def _how(max_new_tokens: int, options: dict[str, Any]) -> tuple[Generation, BaseStreamer | None]:
+    """The published calls take any of transformers' generation arguments, unchecked."""
+    sampling = {name: value for name, value in options.items() if name not in ("stop", "streamer")}
+    return Generation(max_new_tokens, tuple(options.get("stop", ())), sampling), options.get("streamer")
