@@ -24,21 +24,27 @@ _SPACE = re.compile(r"\s+")
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """A stretch of one of several documents: ``documents[document][start:end]``."""
+    """A stretch of one of several documents, ``documents[document][start:end]``: the whole of it by default."""
 
     document: int
     """Index of the document, from 0."""
     number: int = 0
     """Which of the document's windows, from 0."""
-    start: int
+    start: int = 0
     """Character of the document where it begins."""
-    end: int
-    """Character of the document before which it ends."""
+    end: int | None = None
+    """Character of the document before which it ends; None where it goes to the document's end."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the document as it was given."""
+        return self.start == 0 and self.end is None
 
     @property
     def citation(self) -> str:
-        """Where the window stands, counted from 1 as people do: `document 3, window 2`."""
-        return f"document {self.document + 1}, window {self.number + 1}"
+        """Where it stands, counted from 1 as people do: `document 3, window 2`, or `document 3`."""
+        place = f"document {self.document + 1}"
+        return place if self.whole else f"{place}, window {self.number + 1}"
 
 
 def split_text(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[str]:

@@ -46,6 +46,8 @@ class Limits:
     """Positions in one encoder batch, padding included; `BATCH_TOKENS` of the device by default."""
     items: int | None = None
     """Texts or prompts in one batch; no bound by default."""
+    alone: bool = False
+    """Whether a text is encoded in a pass of its own on a GPU too (`ClaraModel.encode_rows`)."""
 
     def encoder_tokens(self, model: ClaraModel) -> int:
         """Positions in one encoder batch of this model."""
@@ -123,19 +125,16 @@ def encode_batches(
     for batch in batches:
         try:
             with turn("compress" if what == "document" else "query"):
-                made = _encode_batch(model, role, [rows[index] for index in batch])
+                made = _encode_batch(model, role, [rows[index] for index in batch], limits.alone)
         except (RuntimeError, MemoryError) as error:
             batches.retry(batch, error)
         else:
             yield batch, made
 
 
-@torch.no_grad()
-def _encode_batch(model: ClaraModel, role: str, rows: Sequence[list[int]]) -> Encoded:
-    """One pass over token rows."""
-    padded = model.tokens.padded(rows)
-    vectors_NMD, _ = model.encode(role, padded.ids, padded.mask)
-    return Encoded(vectors_NMD.to("cpu"), padded.lengths)
+def _encode_batch(model: ClaraModel, role: str, rows: Sequence[list[int]], alone: bool) -> Encoded:
+    """One turn's token rows."""
+    return Encoded(model.encode_rows(role, rows, alone=alone).to("cpu"), model.tokens.lengths(rows))
 
 
 def encode(
