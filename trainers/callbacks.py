@@ -167,6 +167,7 @@ def reporters(config: TrainConfig) -> list[TrainerCallback]:
     from transformers.integrations import TensorBoardCallback, WandbCallback
     from transformers.integrations.integration_utils import is_tensorboard_available, is_wandb_available
 
+    found: list[TrainerCallback] = []
     if config.use_tensorboard:
         if not is_tensorboard_available():
             raise ClaraError("use_tensorboard needs tensorboard; install clara-integrations[train]")
@@ -174,12 +175,20 @@ def reporters(config: TrainConfig) -> list[TrainerCallback]:
         callback.logging_dir = os.path.join(
             config.use_tensorboard, config.wandb_run_name or Path(config.save_path).name
         )
-        return [callback]
+        found.append(callback)
     if config.use_wandb:
         if not is_wandb_available():
             raise ClaraError("use_wandb needs wandb; pip install wandb, or use --use_tensorboard FOLDER")
-        os.environ.setdefault("WANDB_PROJECT", config.wandb_project)
-        if config.use_wandb.lower() != "true":
-            os.environ["WANDB_API_KEY"] = config.use_wandb
-        return [WandbCallback()]
-    return []
+        _set_wandb(config)
+        found.append(WandbCallback())
+    return found
+
+
+def _set_wandb(config: TrainConfig) -> None:
+    """Where Weights & Biases puts the run; what the environment says already stays."""
+    places = {"PROJECT": config.wandb_project, "ENTITY": config.wandb_org, "RUN_GROUP": config.wandb_group}
+    for name, value in places.items():
+        if value:
+            os.environ.setdefault(f"WANDB_{name}", value)
+    if config.use_wandb.lower() != "true":
+        os.environ["WANDB_API_KEY"] = config.use_wandb

@@ -8,22 +8,16 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
-from typing import Any
+from dataclasses import MISSING, Field, field, fields, make_dataclass
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from clara_model.errors import ClaraError
-from trainers.arguments import ALIASES, STAGE_DEFAULTS, TrainConfig, read_yaml
+from trainers.arguments import TrainConfig, read_yaml
+from trainers.published import ALIASES, MEANINGLESS, STAGE_DEFAULTS
+from trainers.settings import PASSED, Settings
 
-GROUPS = {
-    "what": "what is trained",
-    "sizes": "sizes",
-    "data": "data",
-    "loss": "losses",
-    "optimisation": "optimisation",
-    "machine": "machine",
-    "checkpoints": "checkpoints on the way",
-    "watching": "watching it",
-}
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,22 +56,51 @@ def _quiet() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns where it has to find that out itself
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line: one flag for each setting, in groups; only what is given comes back."""
-    parser = argparse.ArgumentParser(
+def build_parser() -> HfArgumentParser:
+    """The command line: one flag for each setting, in groups; only what is given comes back.
+
+    The published settings are added here, since several of them take lists with commas, a fixed number of values or
+    a default that the stage decides; those of `transformers.TrainingArguments` by its own parser.
+    """
+    from transformers import HfArgumentParser
+
+    own = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    own.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    for name in MEANINGLESS:
+        own.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
+    own.add_argument("--config", metavar="FILE", help="YAML file of settings, names as below without dashes")
+    groups: dict[str, Any] = {}
+    for setting in fields(Settings):
+        if "group" in setting.metadata:
+            title = setting.metadata["group"]
+            groups[title] = groups.get(title) or own.add_argument_group(title)
+            groups[title].add_argument(*_names(setting.name), **_options(setting))
+    return HfArgumentParser(
+        cast("Any", _framework_settings()),
+        parents=[own],
         prog="clara-train",
         usage="clara-train --stage STAGE --dataset FILE [FILE ..] --save_path FOLDER [settings]",
         description="Train a stage of CLaRa. Every setting may stand in a YAML file (--config); the command line wins.",
+        formatter_class=argparse.HelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings, names as below without dashes")
-    groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
-    for setting in fields(TrainConfig):
-        if "group" in setting.metadata:
-            groups[setting.metadata["group"]].add_argument(*_names(setting.name), **_options(setting))
-    return parser
+
+
+def _framework_settings() -> type[Any]:
+    """The settings of `PASSED` as `transformers.TrainingArguments` has them."""
+    from transformers import TrainingArguments
+
+    hints = get_type_hints(TrainingArguments)
+    own = {setting.name: setting for setting in fields(TrainingArguments)}
+    passed = [
+        (name, hints[name], field(default=argparse.SUPPRESS, metadata=own[name].metadata))
+        for name in PASSED
+        if name in own  # an older transformers may lack one
+    ]
+    made = make_dataclass("FrameworkSettings", passed)
+    made._argument_group_name = "further settings of transformers.TrainingArguments"  # type: ignore[attr-defined]
+    return made
 
 
 def _names(name: str) -> list[str]:
@@ -90,8 +113,8 @@ def _options(setting: Field[Any]) -> dict[str, Any]:
     if kind == "bool":
         return options | {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
     if kind.startswith("tuple"):
-        options |= {"nargs": setting.metadata.get("nargs", "+"), "metavar": "VALUE"}
-    kinds: dict[str, Any] = {"int": int, "float": float, "tuple[float, ...]": float}
+        options |= {"nargs": setting.metadata.get("nargs", "+"), "metavar": "VALUE"}  # words, maybe with commas
+    kinds: dict[str, Any] = {"int": int, "float": float}
     return options | {"type": kinds.get(kind, str)} | ({} if "metavar" in options else {"metavar": kind.upper()})
 
 

@@ -1,16 +1,11 @@
-"""Settings of a training run that are out of range, contradict each other or would do nothing, each with its fix."""
+"""Settings of a training run that are out of range or contradict each other are refused; idle ones are named."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from clara_model.errors import ClaraError
+from trainers.published import MEANINGLESS, SCHEDULERS, STAGES
+from trainers.settings import Settings
 
-if TYPE_CHECKING:
-    from trainers.arguments import TrainConfig
-
-STAGES = ("pretrain", "instruct", "end_to_end")
-SCHEDULERS = ("cosine", "cosine_with_min_lr", "linear", "constant")
 POSITIVE = (
     "compress_rate doc_max_length lora_rank generation_top_k max_samples max_len shuffle_group train_batch_size "
     "max_epochs max_ckpt_num logging_steps learning_rate temperature"
@@ -27,12 +22,12 @@ ONLY_IN = {
     "mse_weight": ("pretrain", "instruct"),
     "temperature": ("end_to_end",),
 }
-"""Settings of some stages only; in another one they are refused, unless they ask for what happens there anyway."""
+"""Settings of some stages only; in another one they do nothing."""
 PROMPT_ROOM = 64
 """Prompt tokens beside the slots that are reckoned with."""
 
 
-def check(config: TrainConfig) -> None:
+def check(config: Settings) -> None:
     """Refuse what cannot be meant.
 
     Raises:
@@ -40,11 +35,11 @@ def check(config: TrainConfig) -> None:
     """
     _check_ranges(config)
     _check_start(config)
-    _check_effect(config)
+    _check_pairs(config)
     _check_room(config)
 
 
-def _check_ranges(config: TrainConfig) -> None:
+def _check_ranges(config: Settings) -> None:
     if config.stage not in STAGES:
         raise ClaraError(f"stage must be one of {', '.join(STAGES)}, got {config.stage!r}")
     for name in POSITIVE:
@@ -75,7 +70,7 @@ def _check_ranges(config: TrainConfig) -> None:
         )
 
 
-def _check_start(config: TrainConfig) -> None:
+def _check_start(config: Settings) -> None:
     if not config.dataset:
         raise ClaraError("no training data was given; pass --dataset FILE")
     if config.stage == "pretrain" and not (config.pretrain or config.pretrain_checkpoint):
@@ -92,22 +87,8 @@ def _check_start(config: TrainConfig) -> None:
         raise ClaraError(f"dataset_probs must be at least 0 and not all 0, got {config.dataset_probs}")
 
 
-def _check_effect(config: TrainConfig) -> None:
-    for name, stages in ONLY_IN.items():
-        asked = getattr(config, name)
-        if name in config.given and config.stage not in stages and not _is_harmless(name, asked):
-            raise ClaraError(
-                f"{name} does nothing in stage {config.stage}, only in {' and '.join(stages)}; leave it out"
-            )
-    if "mse_weight" in config.given and not config.mse_loss:
-        raise ClaraError("mse_weight does nothing without mse_loss; leave it out or pass --mse_loss")
-    if config.do_eval_gen and not config.eval_dataset:
-        raise ClaraError("do_eval_gen needs questions to answer; pass --eval_dataset FILE")
-    if "eval_steps" in config.given and config.eval_steps > 0 and not config.eval_dataset:
-        raise ClaraError("eval_steps does nothing without an evaluation set; pass --eval_dataset FILE or leave it out")
-    if config.shuffle_group > 1 and not config.shuffle:
-        raise ClaraError("shuffle_group does nothing with --shuffle False; leave one of them out")
-    if config.shuffle_group > 1 and config.dataset_probs:
+def _check_pairs(config: Settings) -> None:
+    if config.shuffle_group > 1 and config.shuffle and config.dataset_probs:
         raise ClaraError("shuffle_group cannot keep rows together in a mix; leave dataset_probs out")
     if config.micro_train_batch_size > config.train_batch_size and "micro_train_batch_size" in config.given:
         raise ClaraError(
@@ -116,13 +97,47 @@ def _check_effect(config: TrainConfig) -> None:
         )
     if config.flash_attn and not config.bf16:
         raise ClaraError("flash_attn computes in 16 bits only; pass --bf16 too")
-    if config.flash_attn and config.use_cpu:
-        raise ClaraError("flash_attn needs a GPU; leave it or use_cpu out")
-    if config.use_wandb and config.use_tensorboard:
-        raise ClaraError("use_wandb and use_tensorboard were both given; choose one")
-    for name in ("wandb_project", "wandb_run_name"):
-        if name in config.given and not config.use_wandb:
-            raise ClaraError(f"{name} does nothing without use_wandb; leave it out")
+    if config.stage == "end_to_end" and config.mse_loss:
+        raise ClaraError("mse_loss would train the compressor, which stage end_to_end keeps frozen; leave it out")
+
+
+def idle(config: Settings) -> list[str]:
+    """What was asked for and has no effect in this run, one sentence each."""
+    found = [f"--{name} means nothing here ({MEANINGLESS[name]}); it is ignored" for name in config.ignored]
+    for name, stages in ONLY_IN.items():
+        asked = getattr(config, name)
+        if name in config.given and config.stage not in stages and not _is_harmless(name, asked):
+            found.append(f"{name} does nothing in stage {config.stage}, only in {' and '.join(stages)}")
+    return found + [f"{name} does nothing {reason}" for name, reason, there in _needs(config) if there]
+
+
+def _needs(config: Settings) -> list[tuple[str, str, bool]]:
+    """Settings that need another one: name, what is missing, whether that is so."""
+    given, unevaluated = config.given, not config.eval_dataset
+    needs = [
+        ("mse_weight", "without mse_loss", "mse_weight" in given and not config.mse_loss),
+        ("do_eval_gen", "without an evaluation set (--eval_dataset FILE)", config.do_eval_gen and unevaluated),
+        (
+            "eval_steps",
+            "without an evaluation set (--eval_dataset FILE)",
+            "eval_steps" in given and config.eval_steps > 0 and unevaluated,
+        ),
+        ("shuffle_group", "with --shuffle False", config.shuffle_group > 1 and not config.shuffle),
+        ("flash_attn", "without a GPU", config.flash_attn and config.use_cpu),
+        (
+            "save_steps",
+            "with disable_ds_ckpt and without save_hf_ckpt",
+            config.save_steps != -1 and no_checkpoints(config),
+        ),
+    ]
+    for name in ("wandb_project", "wandb_org", "wandb_group"):
+        needs.append((name, "without use_wandb", name in given and not config.use_wandb))
+    return needs
+
+
+def no_checkpoints(config: Settings) -> bool:
+    """Whether nothing is written on the way."""
+    return config.save_steps == -1 or (config.disable_ds_ckpt and not config.save_hf_ckpt)
 
 
 def _is_harmless(name: str, asked: object) -> bool:
@@ -130,14 +145,14 @@ def _is_harmless(name: str, asked: object) -> bool:
     return asked is False or (name == "qa_loss" and asked is True)
 
 
-def _check_room(config: TrainConfig) -> None:
+def _check_room(config: Settings) -> None:
     """Slots must fit into max_len; sizes of a checkpoint are checked once it is read."""
     if config.pretrain_checkpoint or config.pretrain_retrieval:
         return
     check_slots(config, config.doc_max_length // config.compress_rate)
 
 
-def check_slots(config: TrainConfig, memory_tokens: int) -> None:
+def check_slots(config: Settings, memory_tokens: int) -> None:
     """Refuse a ``max_len`` that the slots alone fill.
 
     Raises:

@@ -18,11 +18,12 @@ from clara_model.modeling.tokens import Tokens
 from trainers import checkpointing, deepspeed_utils
 from trainers.arguments import TrainConfig
 from trainers.callbacks import Progress, Record, reporters
+from trainers.contradictions import idle, no_checkpoints
 from trainers.data.collator import Collator
 from trainers.data.rows import Row, read_rows
 from trainers.data.sampling import TrainingOrder
 from trainers.evaluation.evaluate import EvaluationConfig
-from trainers.stages import starting_model
+from trainers.stages import on_cpu, starting_model
 from trainers.trainer import ClaraTrainer
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def train(config: TrainConfig) -> Path:
             written; one sentence with the fix.
     """
     save_path = Path(config.save_path)
+    _name_idle(config)
     resume = _resume_from(config, config.checkpoints_path)
     order = training_order(config)
     batches = split_batches(config, len(order))
@@ -78,10 +80,19 @@ def train(config: TrainConfig) -> Path:
     return save_path
 
 
+def _name_idle(config: TrainConfig) -> None:
+    """Say once, on the first process, what was asked for and does nothing in this run."""
+    found = idle(config)
+    if config.flash_attn and not config.use_cpu and on_cpu(config):
+        found.append("flash_attn does nothing without a GPU")
+    for sentence in found if os.environ.get("RANK", "0") == "0" else []:
+        logger.warning("%s", sentence)
+
+
 def training_order(config: TrainConfig) -> TrainingOrder:
     """The run's rows in the order they are trained in."""
     return TrainingOrder(
-        _rows(config, config.dataset),
+        _rows(config, config.dataset, config.dataset_split),
         epochs=config.max_epochs,
         seed=config.seed,
         shuffle=config.shuffle,
@@ -94,7 +105,7 @@ def training_order(config: TrainConfig) -> TrainingOrder:
 def _evaluation_set(config: TrainConfig) -> TrainingOrder | None:
     if not config.eval_dataset:
         return None
-    return TrainingOrder(_rows(config, config.eval_dataset), shuffle=False, limit=config.max_samples)
+    return TrainingOrder(_rows(config, config.eval_dataset, config.eval_split), shuffle=False, limit=config.max_samples)
 
 
 def objective(config: TrainConfig) -> Objective:
@@ -120,8 +131,8 @@ def collator(config: TrainConfig, tokens: Tokens) -> Collator:
     )
 
 
-def _rows(config: TrainConfig, names: Sequence[str]) -> list[Sequence[Row]]:
-    return [read_rows([name], prefer_gold=config.stage == "end_to_end") for name in names]
+def _rows(config: TrainConfig, names: Sequence[str], split: str) -> list[Sequence[Row]]:
+    return [read_rows([name], prefer_gold=config.stage == "end_to_end", split=split) for name in names]
 
 
 def _resume_from(config: TrainConfig, folder: Path) -> Path | None:
@@ -168,7 +179,7 @@ def split_batches(config: TrainConfig, items: int, processes: int | None = None)
 
 def training_arguments(config: TrainConfig, batches: Batches) -> transformers.TrainingArguments:
     """The settings in `transformers`' words; sets up the process group of a run of several processes."""
-    use_cpu = config.use_cpu or not transformers.utils.is_torch_cuda_available()
+    use_cpu = on_cpu(config)
     processes = process_count()
     if processes > 1:
         deepspeed_utils.prepare(use_cpu)
@@ -180,7 +191,6 @@ def training_arguments(config: TrainConfig, batches: Batches) -> transformers.Tr
         max_steps=batches.steps if config.max_steps else -1,
         **_schedule(config, batches),
         **_intervals(config, batches),
-        optim="adamw_torch" if processes > 1 else "adamw_torch_fused",
         weight_decay=config.l2,
         adam_beta1=config.adam_betas[0],
         adam_beta2=config.adam_betas[1],
@@ -190,17 +200,28 @@ def training_arguments(config: TrainConfig, batches: Batches) -> transformers.Tr
         use_cpu=use_cpu,
         deepspeed=_deepspeed(config, batches, processes) if processes > 1 else None,
         logging_nan_inf_filter=False,
+        train_sampling_strategy="sequential",  # the order is the data set's own
         remove_unused_columns=False,
         dataloader_num_workers=config.dataloader_workers,
-        dataloader_multiprocessing_context="fork" if config.dataloader_workers else None,
-        dataloader_pin_memory=not use_cpu,
-        report_to=[],
+        save_only_model=config.disable_ds_ckpt,
         run_name=config.wandb_run_name or None,
         disable_tqdm=True,
+        **_further(config, use_cpu, processes),
     )
     _ = args.device  # starts the process group
     args._n_gpu = min(args._n_gpu, 1)  # one process uses one GPU
     return args
+
+
+def _further(config: TrainConfig, use_cpu: bool, processes: int) -> dict[str, Any]:
+    """Settings that are passed on under their own names, with this project's defaults."""
+    return {
+        "optim": "adamw_torch" if processes > 1 else "adamw_torch_fused",
+        "dataloader_multiprocessing_context": "fork" if config.dataloader_workers else None,
+        "dataloader_pin_memory": not use_cpu,
+        "report_to": [],
+        **config.trainer,
+    }
 
 
 def process_count() -> int:
@@ -237,7 +258,7 @@ def _intervals(config: TrainConfig, batches: Batches) -> dict[str, Any]:
     epoch = max(1, math.ceil(batches.steps / config.max_epochs))
     save_steps = epoch if config.save_steps == -2 else config.save_steps
     return {
-        "save_strategy": "no" if save_steps == -1 else "steps",
+        "save_strategy": "no" if no_checkpoints(config) else "steps",
         "save_steps": save_steps if save_steps > 0 else 500,
         "save_total_limit": config.max_ckpt_num,
         "eval_strategy": "steps" if config.eval_dataset else "no",

@@ -55,7 +55,13 @@ def dtype_of(config: TrainConfig) -> torch.dtype:
 
 
 def _attention(config: TrainConfig) -> str:
-    return "flash_attention_2" if config.flash_attn else "sdpa"
+    """FlashAttention needs a GPU; where there is none the flag is idle (`contradictions.idle`)."""
+    return "flash_attention_2" if config.flash_attn and not on_cpu(config) else "sdpa"
+
+
+def on_cpu(config: TrainConfig) -> bool:
+    """Whether the run has no GPU, by choice or because there is none."""
+    return config.use_cpu or not torch.cuda.is_available()
 
 
 def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraModel:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.utils.data import SequentialSampler
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from clara_model.checkpoint import files
@@ -99,12 +98,6 @@ class ClaraTrainer(transformers.Trainer):
         return model
 
     # -- batches and losses --------------------------------------------------------------------------------------
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        """The order is the data set's own."""
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
-        assert isinstance(dataset, TrainingOrder)
-        return SequentialSampler(dataset)
 
     def compute_loss(
         self,

@@ -37,7 +37,8 @@ def questions_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pretrained(base_folder: Path, stage1_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint after three steps of stage 1."""
     folder = tmp_path_factory.mktemp("pretrained")
-    return train(training_rows.config("pretrain", folder, pretrain=base_folder, dataset=stage1_file, lora_dropout=0.0))
+    start = {"pretrain": base_folder, "dataset": stage1_file, "lora_dropout": 0.0, "lr_scheduler": "cosine"}
+    return train(training_rows.config("pretrain", folder, **start))
 
 
 @pytest.fixture(scope="session")

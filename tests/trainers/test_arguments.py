@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from clara_model.errors import ClaraError
-from trainers.arguments import STAGE_DEFAULTS, TrainConfig, read_yaml
+from trainers.arguments import TrainConfig, read_yaml
 from trainers.cli import build_parser, main
+from trainers.contradictions import idle
+from trainers.published import STAGE_DEFAULTS
 
 PRETRAIN = {"pretrain": "base", "dataset": "a.jsonl"}
 LATER = {"pretrain_checkpoint": "before", "dataset": "a.jsonl"}
@@ -42,6 +44,9 @@ WRONG = [
     ("pretrain", {"pretrain": "b"}, "no training data was given; pass --dataset"),
     ("instruct", {"dataset": "a"}, "starts from a pretrain checkpoint; pass --pretrain_checkpoint"),
     ("stage9", PRETRAIN, "stage must be one of pretrain, instruct"),
+    ("stage2_reasoning", LATER, "got 'stage2_reasoning': the multi-hop stage .* is not built"),
+    ("pretrain", {**PRETRAIN, "max_epochs": 2, "num_train_epochs": 3}, "max_epochs is given twice, as 2 and as 3"),
+    ("end_to_end", {**LATER, "mse_loss": True}, "mse_loss would train the compressor"),
     ("pretrain", {**PRETRAIN, "learning_rat": 1}, "unknown setting 'learning_rat'"),
     ("pretrain", {**PRETRAIN, "learning_rate": 0}, "learning_rate must be more than 0, got 0"),
     ("pretrain", {**PRETRAIN, "learning_rate": "fast"}, "must be of type float, got 'fast'"),
@@ -56,27 +61,10 @@ WRONG = [
     ("pretrain", {**PRETRAIN, "dataset_probs": [0.5, 0.5]}, "one weight for each of the 1 data sets, got 2"),
     (
         "pretrain",
-        {**PRETRAIN, "keep_generator": True},
-        "keep_generator does nothing in stage pretrain, only in instruct",
-    ),
-    ("pretrain", {**PRETRAIN, "temperature": 0.1}, "temperature does nothing in stage pretrain"),
-    (
-        "end_to_end",
-        {**LATER, "mse_loss": True},
-        "mse_loss does nothing in stage end_to_end, only in pretrain and instruct",
-    ),
-    ("pretrain", {**PRETRAIN, "mse_loss": False, "mse_weight": 0.2}, "mse_weight does nothing without mse_loss"),
-    ("pretrain", {**PRETRAIN, "do_eval_gen": True}, "pass --eval_dataset"),
-    ("pretrain", {**PRETRAIN, "eval_steps": 10}, "eval_steps does nothing without an evaluation set"),
-    ("pretrain", {**PRETRAIN, "shuffle_group": 4, "shuffle": False}, "shuffle_group does nothing with --shuffle False"),
-    (
-        "pretrain",
         {**PRETRAIN, "train_batch_size": 4, "micro_train_batch_size": 8},
         r"\(8\) must be at most train_batch",
     ),
     ("pretrain", {**PRETRAIN, "flash_attn": True}, "pass --bf16 too"),
-    ("pretrain", {**PRETRAIN, "use_wandb": "True", "use_tensorboard": "t"}, "choose one"),
-    ("pretrain", {**PRETRAIN, "wandb_project": "p"}, "does nothing without use_wandb"),
     ("pretrain", {**PRETRAIN, "compress_rate": 1, "max_len": 256}, "cannot hold 1 documents of 256 memory tokens each"),
 ]
 
@@ -87,27 +75,45 @@ def test_what_cannot_be_meant_is_refused_with_the_fix(stage: str, values: dict, 
         TrainConfig.for_stage(stage, **values)
 
 
-def test_the_published_scripts_flags_are_taken():
-    """The flags of the published end-to-end script, with their values."""
-    line = (
-        "--max_len 1024 --dataset d.jsonl --pretrain base --pretrain_checkpoint before --train_batch_size 32 "
-        "--micro_train_batch_size 2 --ckpt_path out --max_samples 500 --save_path out --save_steps -2 "
-        "--logging_steps 1 --eval_steps 100 --zero_stage 2 --max_epochs 1 --bf16 --flash_attn --learning_rate "
-        "5e-6 --stage stage2 --lr_scheduler constant --generation_top_k 5 --qa_loss --do_eval_gen "
-        "--eval_dataset e.jsonl --doc_max_length 256 --compress_rate 32 --gradient_checkpointing --l2 0 "
-        "--adam_betas 0.9 0.95 --local_rank 0 "
-    )
-    values = vars(build_parser().parse_args(line.split()))
-    values.pop("local_rank")
-    config = TrainConfig.for_stage(values.pop("stage"), **values)
-    assert config.stage == "end_to_end" and config.bf16 and config.save_steps == -2 and config.qa_loss
-    assert config.dataset == ("d.jsonl",) and config.learning_rate == 5e-6
+IDLE = [
+    ("pretrain", {"keep_generator": True}, "keep_generator does nothing in stage pretrain, only in instruct"),
+    ("pretrain", {"temperature": 0.1}, "temperature does nothing in stage pretrain, only in end_to_end"),
+    ("pretrain", {"mse_loss": False, "mse_weight": 0.2}, "mse_weight does nothing without mse_loss"),
+    ("pretrain", {"do_eval_gen": True}, "do_eval_gen does nothing without an evaluation set (--eval_dataset FILE)"),
+    ("pretrain", {"eval_steps": 10}, "eval_steps does nothing without an evaluation set (--eval_dataset FILE)"),
+    ("pretrain", {"shuffle_group": 4, "shuffle": False}, "shuffle_group does nothing with --shuffle False"),
+    ("pretrain", {"wandb_group": "g"}, "wandb_group does nothing without use_wandb"),
+    ("pretrain", {"flash_attn": True, "bf16": True, "use_cpu": True}, "flash_attn does nothing without a GPU"),
+    ("pretrain", {"use_ms": True}, "--use_ms means nothing here (models come from"),
+    ("pretrain", {"ds_tensor_parallel_size": "2"}, "--ds_tensor_parallel_size means nothing here (weights are split"),
+]
+
+
+@pytest.mark.parametrize(("stage", "values", "sentence"), IDLE)
+def test_what_has_no_effect_is_named_and_goes_on(stage: str, values: dict, sentence: str):
+    found = idle(TrainConfig.for_stage(stage, **PRETRAIN, **values))
+    assert len(found) == 1 and found[0].startswith(sentence)
+
+
+def test_a_plain_run_has_nothing_idle():
+    for stage, values in (("pretrain", PRETRAIN), ("instruct", LATER), ("end_to_end", LATER)):
+        assert idle(TrainConfig.for_stage(stage, **values)) == []
+
+
+def test_settings_of_training_arguments_work_under_their_own_names():
+    words = "--optim adafactor --torch_compile --report_to tensorboard,wandb --save_total_limit 5 --num_train_epochs 2"
+    values = vars(build_parser().parse_args([*words.split(), "--weight_decay", "0.1", "--dataloader_num_workers", "2"]))
+    config = TrainConfig.for_stage("pretrain", **PRETRAIN, **values)
+    assert config.trainer == {"optim": "adafactor", "torch_compile": True, "report_to": ["tensorboard", "wandb"]}
+    assert (config.max_ckpt_num, config.max_epochs, config.l2, config.dataloader_workers) == (5, 2, 0.1, 2)
+    assert config.to_dict()["optim"] == "adafactor"
 
 
 def test_flags_take_words_and_lists():
     parse = build_parser().parse_args
     assert vars(parse(["--shuffle", "False", "--base_model", "b"])) == {"shuffle": False, "pretrain": "b"}
     config = TrainConfig.for_stage("pretrain", pretrain="b", dataset="a.jsonl,b.jsonl", dataset_probs="0.3,0.7")
+    assert parse(["--dataset_probs", "0.3,0.7"]).dataset_probs == ["0.3,0.7"]
     assert config.dataset == ("a.jsonl", "b.jsonl") and config.dataset_probs == (0.3, 0.7)
 
 
@@ -117,7 +123,7 @@ def test_help_shows_every_setting_with_its_default(capsys):
     shown = capsys.readouterr().out
     for name in TrainConfig.for_stage("pretrain", **PRETRAIN).to_dict():
         assert f"--{name}" in shown
-    for words in ("optimisation:", "checkpoints on the way:", "0.0001 / 0.0001 / 5e-06 by stage"):
+    for words in ("optimisation:", "checkpointing:", "--torch_compile", "0.0001 / 0.0001 / 5e-06 by stage"):
         assert words in " ".join(shown.split())
 
 

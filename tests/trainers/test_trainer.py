@@ -45,7 +45,8 @@ def stage_config(stage: str, folder: Path, request: pytest.FixtureRequest, **val
 @pytest.mark.parametrize("stage", ["pretrain", "instruct", "end_to_end", "pretrain_retrieval"])
 def test_ten_steps_stay_as_pinned(stage: str, tmp_path: Path, request: pytest.FixtureRequest):
     """A change here is a change of what is trained; `python tests/trainers/pin_trajectories.py` writes them anew."""
-    train(stage_config(stage, tmp_path, request, lora_dropout=0.0))
+    scheduler = "cosine" if stage in ("pretrain", "instruct") else "constant"
+    train(stage_config(stage, tmp_path, request, lora_dropout=0.0, lr_scheduler=scheduler))
     pinned = json.loads(TRAJECTORIES.read_text())[stage]
     steps = history(tmp_path)
     assert [line["step"] for line in steps] == list(range(1, 11))

@@ -274,12 +274,13 @@ class JoinedRows(LazyRows):
 class HubRows(LazyRows):
     """The rows of a data set on the hub, kept on disk by `datasets` and mapped, so it may be larger than memory."""
 
-    def __init__(self, name: str, *, prefer_gold: bool = False) -> None:
+    def __init__(self, name: str, *, prefer_gold: bool = False, split: str = "train") -> None:
         """Download it, or find it in the cache.
 
         Args:
-            name: ``owner/name``, with ``:split`` behind it where the split is not ``train``.
+            name: ``owner/name``, or ``owner/name:split``.
             prefer_gold: as for `parse_row`.
+            split: where the name has none.
 
         Raises:
             ClaraError: `datasets` is not installed, or the data set cannot be had.
@@ -291,9 +292,9 @@ class HubRows(LazyRows):
                 f"data set {name!r} is on the hub; install clara-integrations[train] to read it"
             ) from error
         self.name, self.prefer_gold = name, prefer_gold
-        repository, _, split = name.partition(":")
+        repository, _, named = name.partition(":")
         try:
-            self._table = datasets.load_dataset(repository, split=split or "train")
+            self._table = datasets.load_dataset(repository, split=named or split)
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ClaraError(
@@ -336,12 +337,13 @@ def find_files(name: str | Path) -> list[Path]:
     return [path]
 
 
-def read_rows(names: Sequence[str | Path], *, prefer_gold: bool = False) -> Sequence[Row]:
+def read_rows(names: Sequence[str | Path], *, prefer_gold: bool = False, split: str = "train") -> Sequence[Row]:
     """Rows of files, folders and data sets on the hub, in order; every line of a file is checked.
 
     Args:
         names: paths, or ``owner/name[:split]`` on the hub.
         prefer_gold: as for `parse_row`.
+        split: of data sets on the hub whose name has none behind a colon.
 
     Raises:
         ClaraError: a file is missing or holds bad lines, or a data set cannot be had.
@@ -349,7 +351,7 @@ def read_rows(names: Sequence[str | Path], *, prefer_gold: bool = False) -> Sequ
     parts: list[Sequence[Row]] = []
     for name in names:
         if not Path(name).expanduser().exists() and is_hub_name(name):
-            parts.append(HubRows(str(name), prefer_gold=prefer_gold))
+            parts.append(HubRows(str(name), prefer_gold=prefer_gold, split=split))
         else:
             parts += [JsonlRows(file, prefer_gold=prefer_gold) for file in find_files(name)]
     if not parts:
