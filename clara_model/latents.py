@@ -115,7 +115,9 @@ class Latents:
             "lengths": torch.tensor(self.lengths, dtype=torch.long),
         }
         if self.windows is not None:
-            tensors["windows"] = torch.tensor([_as_row(window) for window in self.windows], dtype=torch.long).view(-1, 4)
+            tensors["windows"] = torch.tensor([_as_row(window) for window in self.windows], dtype=torch.long).view(
+                -1, 4
+            )
         save_file(tensors, path, metadata={"fingerprint": self.fingerprint})
 
     @classmethod

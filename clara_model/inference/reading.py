@@ -24,7 +24,7 @@ REMEMBERED = 50_000
 
 
 class Reader:
-    """Where texts are split; remembers it, so that a text whose latents are kept is not tokenised again. Thread-safe."""
+    """Where texts are split, remembered: a text whose latents are kept is not tokenised again. Thread-safe."""
 
     def __init__(self, tokens: Tokens) -> None:
         """Nothing is remembered yet."""
@@ -64,8 +64,8 @@ class Reader:
             if long_documents == "error":
                 raise ClaraError(
                     f"document {index + 1} of {len(texts)} ({text[:40]!r}) has more than the "
-                    f"{self._tokens.config.doc_max_length} tokens that the checkpoint reads at once; split it, or ask for "
-                    "long_documents='split' or 'truncate'"
+                    f"{self._tokens.config.doc_max_length} tokens that the checkpoint reads at once; split it, or ask "
+                    "for long_documents='split' or 'truncate'"
                 )
             for number, (start, end) in enumerate(places):
                 windows.append(Window(document=index, number=number, start=start, end=end))

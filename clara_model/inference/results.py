@@ -57,7 +57,7 @@ class Answer:
     ranking: list[Ranked]
     """All candidates, best first; empty where the checkpoint has no query reasoner to rank with."""
     selected: list[int]
-    """Indices of the documents that the generator read, best first; one of which it read several windows comes as often."""
+    """Indices of the documents that the generator read, best first; one comes as often as it read a window of it."""
     usage: Usage
     timings: Timings
     """Of a batch of questions: this question's equal share."""

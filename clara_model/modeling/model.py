@@ -29,7 +29,7 @@ from clara_model.modeling.generated import Generated, read_generated
 from clara_model.modeling.memory import MemoryRows
 from clara_model.modeling.ranking import cosine_scores
 from clara_model.modeling.tokens import Tokens
-from clara_model.validation import check_texts
+from clara_model.validation import check_count, check_stop, check_texts
 
 logger = logging.getLogger(__name__)
 
@@ -402,8 +402,8 @@ class ClaraModel(nn.Module):
             role: ``generator``, or ``base`` for the base model without adapters.
             **sampling: any of transformers' generation arguments, e.g. ``do_sample``, ``temperature``, ``top_p``.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        check_count(max_new_tokens, "max_new_tokens")
+        stop = check_stop(stop)
         tokenizer = self.tokens.tokenizer
         ids, mask = self.tokens.pad(prompts)
         options: dict[str, Any] = {

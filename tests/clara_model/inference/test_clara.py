@@ -473,8 +473,8 @@ ODD_TEXTS = {
 
 
 @pytest.mark.parametrize("name", ODD_TEXTS)
-def test_odd_documents_are_served(clara, name):
-    text = ODD_TEXTS[name]
+def test_odd_documents_are_served(shared, name):
+    clara, text = Clara(shared, long_documents="truncate"), ODD_TEXTS[name]
     latents = clara.compress([text, TEXTS[0]])
     assert torch.isfinite(latents.vectors).all()
     assert latents.lengths[0] <= clara.doc_max_length + 1
