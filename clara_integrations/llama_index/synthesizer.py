@@ -151,12 +151,18 @@ class ClaraSynthesizer(BaseSynthesizer):
         return await asyncio.to_thread(self._answer, query_str, text_chunks, response_kwargs)
 
     def _answer(self, question: str, texts: Sequence[str], options: Mapping[str, Any]) -> str:
-        answer = self.llm.clara.answer(question, list(texts), len(texts), rerank=False, **self.llm.generation(options))
+        clara, how = self.llm.clara, self.llm.generation(options)
+        answer = clara.answer(question, list(texts), self._windows(texts), rerank=False, **how)
         self._report(answer)
         return answer.text
 
     def _stream(self, question: str, texts: Sequence[str], options: Mapping[str, Any]) -> AnswerStream:
-        return self.llm.clara.stream(question, list(texts), len(texts), rerank=False, **self.llm.generation(options))
+        clara, how = self.llm.clara, self.llm.generation(options)
+        return clara.stream(question, list(texts), self._windows(texts), rerank=False, **how)
+
+    def _windows(self, texts: Sequence[str]) -> int:
+        """How many windows to read: every text, and of long ones as many as the checkpoint reads documents."""
+        return max(len(texts), self.llm.clara.model.config.top_k)
 
     def _report(self, answer: Answer) -> None:
         seconds, usage = answer.timings, answer.usage

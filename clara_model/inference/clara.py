@@ -76,7 +76,7 @@ class Clara:
             long_documents: as for `load`.
         """
         cache = LatentCache(cache_bytes) if store is None else store
-        limits, long = _limits(batch_tokens, batch_size), check_long_documents(long_documents)
+        limits, long = _limits(batch_tokens, batch_size, store), check_long_documents(long_documents)
         self._engine: Engine | None = Engine(loader.wrap(model), cache, limits, long)
 
     @classmethod
@@ -109,7 +109,7 @@ class Clara:
             ClaraError: in one sentence, what is missing, damaged or does not match.
             TypeError: an option that there is not.
         """
-        limits, long = _limits(batch_tokens, batch_size), check_long_documents(long_documents)
+        limits, long = _limits(batch_tokens, batch_size, store), check_long_documents(long_documents)
         loaded = loader.load(name, LoadOptions.of(options), cache_bytes)
         assert loaded.cache is not None
         clara = cls.__new__(cls)
@@ -393,8 +393,9 @@ class Clara:
         return PlainRequest(self.model.tokens.chat_ids(check_turns(prompt), room), how)
 
 
-def _limits(batch_tokens: int | None, batch_size: int | None) -> Limits:
+def _limits(batch_tokens: int | None, batch_size: int | None, store: LatentStore | None) -> Limits:
+    """The bounds of a batch; what a store keeps beyond this process must not depend on what it was encoded with."""
     for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
         if value is not None:
             check_count(value, name)
-    return Limits(batch_tokens, batch_size)
+    return Limits(batch_tokens, batch_size, alone=store is not None and not isinstance(store, LatentCache))

@@ -16,11 +16,6 @@ from clara_model.store.memory import LatentCache
 SHORT = {"max_new_tokens": 6}
 
 
-def one_block_each(model: ClaraModel, **options) -> Clara:
-    """Of the texts one is longer than the small model reads at once; here it is cut, not read in two windows."""
-    return Clara(model, long_documents="truncate", **options)
-
-
 @pytest.fixture(scope="module")
 def shared(tiny_clara_folder: Path) -> ClaraModel:
     """One model for the tests that do not change it."""
@@ -30,7 +25,7 @@ def shared(tiny_clara_folder: Path) -> ClaraModel:
 @pytest.fixture
 def clara(shared: ClaraModel) -> Clara:
     """With a cache of its own."""
-    return one_block_each(shared)
+    return Clara(shared)
 
 
 @pytest.fixture
@@ -73,12 +68,12 @@ def test_compressing_is_the_models_own(clara, shared):
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 2}, {"batch_tokens": 1}, {"batch_tokens": 90}])
 def test_batches_and_padding_change_nothing(shared, options):
     texts = [*TEXTS, "Short.", ""]
-    one_batch = one_block_each(shared).compress(texts)
-    assert torch.equal(one_block_each(shared, **options).compress(texts).vectors, one_batch.vectors)
+    one_batch = Clara(shared).compress(texts)
+    assert torch.equal(Clara(shared, **options).compress(texts).vectors, one_batch.vectors)
 
 
 def test_batches_keep_their_bounds(shared, passes):
-    one_block_each(shared, batch_size=2).compress(TEXTS)
+    Clara(shared, batch_size=2).compress(TEXTS)
     assert [number for _, number in passes] == [2, 2, 1]
 
 
@@ -106,7 +101,7 @@ def test_what_a_caller_does_to_latents_does_not_reach_the_cache(clara):
 
 
 def test_without_a_cache_all_is_compressed_again(shared, passes):
-    clara = one_block_each(shared, cache_bytes=0)
+    clara = Clara(shared, cache_bytes=0)
     first = clara.compress(TEXTS)
     assert torch.equal(clara.compress(TEXTS).vectors, first.vectors)
     assert compressed(passes) == 2 * len(TEXTS)
@@ -121,13 +116,13 @@ def test_ranking_then_answering_compresses_once(clara, passes):
 
 def test_a_store_of_ones_own(shared, passes):
     store = LatentCache()
-    one_block_each(shared, store=store).compress(TEXTS)
-    one_block_each(shared, store=store).compress(TEXTS)
+    Clara(shared, store=store).compress(TEXTS)
+    Clara(shared, store=store).compress(TEXTS)
     assert compressed(passes) == len(TEXTS) == len(store)
 
 
 def test_weights_that_have_moved_are_not_served_from_the_cache(model):
-    clara = one_block_each(model)
+    clara = Clara(model)
     before = clara.compress(TEXTS)
     model.train()
     with torch.no_grad():
@@ -139,7 +134,7 @@ def test_weights_that_have_moved_are_not_served_from_the_cache(model):
 
 
 def test_out_of_memory_gives_the_same_latents_in_smaller_batches(clara, shared, monkeypatch, caplog):
-    expected = one_block_each(shared).compress(TEXTS)
+    expected = Clara(shared).compress(TEXTS)
     real, sizes = shared.encode_rows, []
 
     def small_device(role, rows, *, alone=False):
@@ -258,7 +253,7 @@ def test_latents_that_were_saved_serve_too(clara, tmp_path):
 
 
 def test_latents_of_another_checkpoint_are_refused(clara, base_folder):
-    other = one_block_each(build_model(base_folder, seed=9)).compress(TEXTS)
+    other = Clara(build_model(base_folder, seed=9)).compress(TEXTS)
     for use in (clara.rank, clara.answer, lambda q, d: clara.answers([q], [d]), lambda q, d: list(clara.stream(q, d))):
         with pytest.raises(ClaraError, match="made by another checkpoint"):
             use(QUESTIONS[0], other)
@@ -271,7 +266,7 @@ def test_without_ranking_the_order_given_is_kept(clara, passes):
 
 
 def test_a_checkpoint_without_a_query_reasoner(base_folder, caplog):
-    clara = one_block_each(build_model(base_folder, roles=("compressor", "generator")))
+    clara = Clara(build_model(base_folder, roles=("compressor", "generator")))
     assert not clara.can_rank
     with caplog.at_level(logging.WARNING):
         answer = clara.answer(QUESTIONS[0], TEXTS, 3, **SHORT)
@@ -359,9 +354,9 @@ def test_bad_arguments_of_a_stream_are_raised_at_once(clara):
 
 def test_many_threads_get_what_each_would_get_alone(shared, passes):
     jobs = [(question, [*TEXTS[start:], f"Extra {start}."]) for question in QUESTIONS for start in range(4)]
-    expected = [one_block_each(shared).answer(question, texts, **SHORT) for question, texts in jobs]
+    expected = [Clara(shared).answer(question, texts, **SHORT) for question, texts in jobs]
     passes.clear()
-    clara = one_block_each(shared, batch_size=2)
+    clara = Clara(shared, batch_size=2)
 
     def work(number: int) -> Answer:
         question, texts = jobs[number]
@@ -379,7 +374,7 @@ def test_many_threads_get_what_each_would_get_alone(shared, passes):
 
 
 def test_closing_while_others_work(shared):
-    clara = one_block_each(shared)
+    clara = Clara(shared)
     started = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         lock = clara.engine.loaded.lock
@@ -445,7 +440,7 @@ def test_plain_that_the_base_cannot_read(clara):
 def test_info_says_what_it_is(clara, shared, tiny_clara_folder):
     facts = clara.info()
     assert facts["roles"] == ["compressor", "query_reasoner", "generator"]
-    assert (facts["compression_rate"], facts["doc_max_length"], facts["memory_tokens"]) == (8, 32, 4)
+    assert (facts["compression_rate"], facts["doc_max_length"], facts["memory_tokens"]) == (10, 40, 4)
     total = sum(parameter.numel() for parameter in shared.parameters())
     assert facts["base_parameters"] + facts["adapter_parameters"] == total
     assert facts["base_bytes"] + facts["adapter_bytes"] == 4 * total
@@ -477,7 +472,7 @@ ODD_TEXTS = {
 
 @pytest.mark.parametrize("name", ODD_TEXTS)
 def test_odd_documents_are_served(shared, name):
-    clara, text = one_block_each(shared), ODD_TEXTS[name]
+    clara, text = Clara(shared, long_documents="truncate"), ODD_TEXTS[name]
     latents = clara.compress([text, TEXTS[0]])
     assert torch.isfinite(latents.vectors).all()
     assert latents.lengths[0] <= clara.doc_max_length + 1

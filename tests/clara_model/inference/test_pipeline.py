@@ -12,11 +12,6 @@ from clara_model.store.memory import LatentCache
 from clara_model.validation import Generation
 
 
-def one_block_each(model: ClaraModel, **options) -> Clara:
-    """Of the texts one is longer than the small model reads at once; here it is cut, not read in two windows."""
-    return Clara(model, long_documents="truncate", **options)
-
-
 @pytest.fixture
 def small_device(model: ClaraModel, monkeypatch: pytest.MonkeyPatch) -> ClaraModel:
     """A model on a device with room for two texts or prompts at a time."""
@@ -60,7 +55,7 @@ def test_candidates_that_are_part_of_many_blocks_are_ranked_alone(model: ClaraMo
     queries = pipeline.encode(model, "query_reasoner", QUESTIONS, "question")
     rankings = pipeline.rank(queries.vectors, pipeline.compress(model, rows))
     for question, row, ranking in zip(QUESTIONS, rows, rankings, strict=True):
-        alone = one_block_each(model).rank(question, row)
+        alone = Clara(model).rank(question, row)
         assert [one.index for one in ranking] == [one.index for one in alone]
         assert [one.score for one in ranking] == pytest.approx([one.score for one in alone], abs=1e-5)
 
@@ -100,7 +95,7 @@ class Watchful(LatentCache):
 
 def test_the_store_is_never_asked_under_the_models_lock(model: ClaraModel):
     store = Watchful()
-    clara = one_block_each(model, store=store, batch_size=2)
+    clara = Clara(model, store=store, batch_size=2)
     lock = clara.engine.loaded.lock
 
     class Watched:
@@ -118,7 +113,7 @@ def test_the_store_is_never_asked_under_the_models_lock(model: ClaraModel):
 
 
 def test_a_thread_that_gives_up_leaves_the_work_to_the_next(model: ClaraModel, monkeypatch: pytest.MonkeyPatch):
-    clara = one_block_each(model)
+    clara = Clara(model)
     real, failures = model.encode, [RuntimeError("the device is gone")]
 
     def failing_once(role, ids, mask):

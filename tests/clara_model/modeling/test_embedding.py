@@ -78,7 +78,7 @@ def test_a_size_below_one_is_refused():
 
 
 def test_questions_and_documents_are_in_one_space(loaded):
-    clara = Clara(loaded, long_documents="truncate")
+    clara = Clara(loaded)
     documents, questions = clara.compress(TEXTS), clara.encode_queries(QUESTIONS)
     vectors = torch.tensor(embed(questions)) @ torch.tensor(embed(documents)).T
     torch.testing.assert_close(vectors, cosine_scores(questions.vectors, documents.vectors))

@@ -153,7 +153,7 @@ def test_fingerprint_follows_the_base(model: ClaraModel):
     assert model.fingerprint != before
 
 
-@pytest.mark.parametrize("fields", [{"doc_max_length": 40, "compression_rate": 10}, {"lora_alpha": 4}])
+@pytest.mark.parametrize("fields", [{"doc_max_length": 48, "compression_rate": 12}, {"lora_alpha": 4}])
 def test_fingerprint_follows_the_sizes(base_folder: Path, loaded: ClaraModel, fields: dict):
     assert small_model.build_model(base_folder, **fields).fingerprint != loaded.fingerprint
 
