@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clara_model import defaults
 from clara_model.checkpoint import options
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ Item = TypeVar("Item")
 Model = "str | os.PathLike[str] | Clara"
 """A folder, a bundled or hub name, or a model that is loaded already."""
 
-DEFAULT_MODEL = options.DEFAULT_MODEL
+DEFAULT_MODEL = defaults.DEFAULT_MODEL
 DEFAULT_TOP_K = 10
-DEFAULT_DIMENSIONS = 1024
+DEFAULT_DIMENSIONS = defaults.DIMENSIONS
 """Size of an embedding that stands for a block of latents in a first-stage index."""
 
 LOAD_OPTIONS = (*options.NAMES, "cache_bytes", "batch_tokens", "batch_size", "long_documents")

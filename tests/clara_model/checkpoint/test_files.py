@@ -55,8 +55,8 @@ def write_published(model: ClaraModel, folder: Path, base: str, roles: tuple[str
     torch.save(ends, folder / "decoder_first_last_layers.pth")
     config = {
         "decoder_model_name": base,
-        "compr_rate": 10,
-        "doc_max_length": 40,
+        "compr_rate": 12,
+        "doc_max_length": 48,
         "lora": True,
         "lora_r": 4,
         "sep": True,

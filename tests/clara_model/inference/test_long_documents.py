@@ -177,7 +177,7 @@ def test_truncating_reads_the_start_and_says_so_once(loaded: ClaraModel, caplog:
         answer = clara.answer(QUESTIONS[0], [ONE, LONG, LONG], **SHORT)
     reach = loaded.tokens.reach(LONG)
     assert [record.getMessage() for record in caplog.records] == [
-        f"1 of 2 documents longer than 40 tokens: {reach} of their {len(LONG)} characters were read and the rest was "
+        f"1 of 2 documents longer than 48 tokens: {reach} of their {len(LONG)} characters were read and the rest was "
         "cut; long_documents='split' reads them whole"
     ]
     assert len(answer.ranking) == 3 and answer.citations == [f"document {i + 1}" for i in answer.selected]
@@ -188,12 +188,12 @@ def test_the_published_calls_truncate_and_say_so(loaded: ClaraModel, caplog: pyt
     with caplog.at_level(logging.WARNING):
         _, selected = loaded.generate_from_questions(QUESTIONS[:1], [[ONE, LONG]], 4)
     assert sorted(selected[0].tolist()) == [0, 1]
-    assert "1 of 2 documents longer than 40 tokens" in caplog.text
+    assert "1 of 2 documents longer than 48 tokens" in caplog.text
 
 
 def test_an_error_names_the_document_and_the_fix(loaded: ClaraModel):
     with pytest.raises(
-        ClaraError, match=r"document 2 of 2 \('Ada Fenwick .*'\) has more than the 40 tokens .* split it"
+        ClaraError, match=r"document 2 of 2 \('Ada Fenwick .*'\) has more than the 48 tokens .* split it"
     ):
         Clara(loaded, long_documents="error").rank(QUESTIONS[0], [ONE, LONG])
     assert len(Clara(loaded, long_documents="error").rank(QUESTIONS[0], [ONE])) == 1
@@ -214,7 +214,7 @@ def test_nothing_is_said_where_nothing_is_cut(clara: Clara, caplog: pytest.LogCa
 def test_a_question_that_is_ranked_by_its_start_says_so(clara: Clara, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
         clara.rank(f"{LONG} Who was it?", [ONE])
-    assert "1 of 1 questions longer than 40 tokens" in caplog.text and "long_documents" not in caplog.text
+    assert "1 of 1 questions longer than 48 tokens" in caplog.text and "long_documents" not in caplog.text
 
 
 def test_where_a_text_is_split_is_remembered(loaded: ClaraModel, monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ import copy
 import logging
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,7 @@ def test_fingerprint_follows_the_base(model: ClaraModel):
     assert model.fingerprint != before
 
 
-@pytest.mark.parametrize("fields", [{"doc_max_length": 48, "compression_rate": 12}, {"lora_alpha": 4}])
+@pytest.mark.parametrize("fields", [{"doc_max_length": 52, "compression_rate": 13}, {"lora_alpha": 4}])
 def test_fingerprint_follows_the_sizes(base_folder: Path, loaded: ClaraModel, fields: dict):
     assert small_model.build_model(base_folder, **fields).fingerprint != loaded.fingerprint
 
@@ -385,6 +386,14 @@ def test_calls_do_not_change_the_model(model: ClaraModel):
 
 
 # -- training switches ------------------------------------------------------------------------------------------
+
+
+def test_one_configuration_is_the_truth(model: ClaraModel):
+    changed = replace(model.config, top_k=7, max_prompt_length=99)
+    model.config = changed
+    assert model.config is model.tokens.config is changed
+    with pytest.raises(ClaraError, match=r"max_prompt_length \(99\)"):
+        model.tokens.prompt_ids(model.config.prompts.answer, 7, "Why?")
 
 
 def trained(model: ClaraModel, stage: str, rate: float = 0.05) -> tuple[TrainingModel, torch.optim.Optimizer]:
