@@ -347,7 +347,7 @@ def test_paraphrase_instructions(loaded: ClaraModel, monkeypatch: pytest.MonkeyP
     assert asked == [wordings[2], "Short: {memory}"]
     with pytest.raises(ClaraError, match=r"must hold \{memory\} exactly once, got 'Short'"):
         loaded.generate_from_paraphrase([], [TEXTS[:1]], 1, instruction="Short")
-    with pytest.raises(ValueError, match="instruction must be a whole number from 0 to 3 .* got 4"):
+    with pytest.raises(ValueError, match=r"instruction must be a whole number from 0 to 3 .* got 4"):
         loaded.generate_from_paraphrase([], [TEXTS[:1]], 1, instruction=4)
 
 
