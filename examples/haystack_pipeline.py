@@ -35,7 +35,7 @@ INDEX = "clara-example"
 def arguments(description):
     """The options of this example and of the side-by-side one."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("questions", nargs="*", help="the questions of the bundled set where none is given")
+    parser.add_argument("questions", nargs="*", help="what to ask (default: the questions of the bundled set)")
     parser.add_argument(
         "--docs", nargs="+", help=".txt, .md and .jsonl files and folders; the bundled set if not given"
     )
