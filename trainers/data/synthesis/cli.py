@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="longest passage (default: the tokenizer's model's, else 256)",
     )
     add("--tokenizer", metavar="NAME", help="counts the passages' tokens: checkpoint, base model or tokenizer "
-        "(default: clara-tiny's where it is there, else words)")  # fmt: skip
+        "(default: clara-tiny's if it is installed, else words)")  # fmt: skip
     add("--limit", type=_at_least_one, metavar="N", help="only the first N passages")
 
     requests = parser.add_argument_group("requests")
@@ -101,8 +101,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--journal", type=Path, metavar="FILE", help="file of all replies, to resume from (default: OUT.journal)")
     add("--price-in", type=float, default=0.0, metavar="PRICE", help="price of a million prompt tokens")
     add("--price-out", type=float, default=0.0, metavar="PRICE", help="price of a million completion tokens")
-    add("--json", action="store_true", help="the summary as one JSON object")
-    add("--quiet", action="store_true", help="no progress")
+    add("--json", action="store_true", help="print the summary as one JSON object")
+    add("--quiet", action="store_true", help="show no progress")
     parser.set_defaults(run=run)
 
 
