@@ -122,7 +122,7 @@ def test_built_saved_and_copied_models_have_one(base_folder: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "values", [{"doc_max_length": 40, "compression_rate": 10}, {"lora_alpha": 4}, {"doc_max_length": 35}]
+    "values", [{"doc_max_length": 52, "compression_rate": 13}, {"lora_alpha": 4}, {"doc_max_length": 50}]
 )
 def test_it_follows_the_sizes(base_folder: Path, loaded: ClaraModel, values: dict[str, int]):
     assert small_model.build_model(base_folder, **values).fingerprint != loaded.fingerprint
