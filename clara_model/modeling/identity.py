@@ -54,7 +54,7 @@ class Watch:
         self._places = places
         # Views keep the memory alive, so that no other tensor can come to lie at the same address.
         views = [_few(tensor) for tensor in self._tensors()]
-        self._in_memory = [memoryview(view.numpy()) for view in views if view.device.type == "cpu"]
+        self._in_memory = [view.numpy().data for view in views if view.device.type == "cpu"]
         elsewhere = [view for view in views if view.device.type != "cpu"]
         devices = {view.device for view in elsewhere}
         self._elsewhere = [[view for view in elsewhere if view.device == device] for device in devices]

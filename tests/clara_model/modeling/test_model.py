@@ -5,6 +5,7 @@ import random
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_model
@@ -14,7 +15,7 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging as transformers_logging
 
-from clara_model import ClaraModel
+from clara_model import Clara, ClaraModel
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.errors import ClaraError
 from clara_model.latents import Latents
@@ -121,6 +122,53 @@ def test_latents_of_another_checkpoint_are_refused(loaded: ClaraModel, other: Cl
         with pytest.raises(ClaraError) as caught:
             call()
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v[:, :2], r"these latents have \(2, 32\) numbers each, this checkpoint makes \(4, 32\)"),
+        (lambda v: v[..., :16], r"these latents have \(4, 16\) numbers each"),
+        (
+            lambda v: torch.where(torch.arange(len(v)).view(-1, 1, 1) == 2, torch.nan, v),
+            "of document 2 hold NaN or inf",
+        ),
+        (lambda v: v * torch.inf, "the latents of document 0 hold NaN or infinity; compress it again, in float32"),
+    ],
+)
+def test_latents_of_another_form_or_without_numbers_are_refused(loaded: ClaraModel, change: Any, message: str):
+    latents = loaded.compress(TEXTS)
+    bad = Latents(change(latents.vectors), latents.lengths, latents.fingerprint)
+    for call in (
+        lambda: loaded.score(loaded.encode_queries(QUESTIONS), bad),
+        lambda: loaded.generate(QUESTIONS[:1], [bad]),
+        lambda: Clara(loaded).rank(QUESTIONS[0], bad),
+        lambda: Clara(loaded).answer(QUESTIONS[0], bad, rerank=False),
+    ):
+        with pytest.raises(ClaraError, match=message):
+            call()
+
+
+def test_weights_that_make_no_numbers_end_in_one_sentence(model: ClaraModel):
+    with torch.no_grad():
+        model.base.get_decoder().norm.weight.fill_(torch.nan)
+    with pytest.raises(ClaraError, match="a score is not a number"):
+        Clara(model).answer(QUESTIONS[0], TEXTS)
+
+
+# -- positions --------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_beyond_the_bases_positions_is_noticed(model: ClaraModel, caplog: pytest.LogCaptureFixture):
+    latents, prompt = [model.compress(TEXTS[:1])], model.tokens.prompt_ids(model.config.prompts.answer, 1, QUESTIONS[0])
+    model.base.config.max_position_embeddings = len(prompt) + 3
+    model.generate(QUESTIONS[:1], latents, max_new_tokens=3, min_new_tokens=3)
+    assert not caplog.records
+    model.generate(QUESTIONS[:1], latents, max_new_tokens=5, min_new_tokens=5)
+    assert f"an answer ran to position {len(prompt) + 5}, the base model was made for {len(prompt) + 3}" in caplog.text
+    model.base.config.max_position_embeddings = len(prompt) - 1
+    with pytest.raises(ClaraError, match=f"a prompt has {len(prompt)} tokens, the base model was made for"):
+        model.generate(QUESTIONS[:1], latents)
 
 
 # -- generation -------------------------------------------------------------------------------------------------
