@@ -11,7 +11,8 @@ POSITIVE = (
     "max_epochs max_ckpt_num logging_steps learning_rate temperature"
 ).split()
 NOT_NEGATIVE = (
-    "lora_alpha micro_train_batch_size stage2_retrieval_top_n dataloader_workers mse_weight max_steps l2 max_norm seed"
+    "lora_alpha micro_train_batch_size stage2_retrieval_top_n dataloader_workers mse_weight max_steps l2 max_norm seed "
+    "new_learning_rate"
 ).split()
 ONLY_IN = {
     "keep_generator": ("instruct",),
@@ -115,6 +116,11 @@ def _needs(config: Settings) -> list[tuple[str, str, bool]]:
     """Settings that need another one: name, what is missing, whether that is so."""
     given, unevaluated = config.given, not config.eval_dataset
     needs = [
+        (
+            "new_learning_rate",
+            "without load_checkpoint",
+            config.new_learning_rate > 0 and not config.load_checkpoint,
+        ),
         ("mse_weight", "without mse_loss", "mse_weight" in given and not config.mse_loss),
         ("do_eval_gen", "without an evaluation set (--eval_dataset FILE)", config.do_eval_gen and unevaluated),
         (

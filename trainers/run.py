@@ -12,7 +12,9 @@ from typing import Any
 
 import transformers
 
+from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
+from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel
 from clara_model.modeling.tokens import Tokens
 from trainers import checkpointing, deepspeed_utils
@@ -21,8 +23,10 @@ from trainers.callbacks import Progress, Record, reporters
 from trainers.contradictions import idle, no_checkpoints
 from trainers.data.collator import Collator
 from trainers.data.rows import Row, read_rows
-from trainers.data.sampling import TrainingOrder
+from trainers.data.sampling import TrainingOrder, WithoutFillers
 from trainers.evaluation.evaluate import EvaluationConfig
+from trainers.record import NAME as RECORD
+from trainers.record import RunRecord
 from trainers.stages import on_cpu, starting_model
 from trainers.trainer import ClaraTrainer
 
@@ -62,14 +66,18 @@ def train(config: TrainConfig) -> Path:
     args = training_arguments(config, batches)
     with deepspeed_utils.not_split_at_load(args):
         model = starting_model(config, args.device)
+    rate_change = _recorded(config, order, model, resume)
+    if resume is not None:
+        model.load_weights(files.read(resume))
     trainer = ClaraTrainer(
         model=TrainingModel(model, objective(config)),
         args=args,
         epochs=config.max_epochs,
-        train_dataset=order,
+        rate_change=rate_change,
+        train_dataset=order.filled(batches.micro * process_count()),
         eval_dataset=_evaluation_set(config),
         answering=EvaluationConfig(top_k=config.generation_top_k) if config.do_eval_gen else None,
-        data_collator=collator(config, model.tokens),
+        data_collator=WithoutFillers(collator(config, model.tokens)),
         callbacks=[Progress(), Record(save_path), *reporters(config)],
     )
     model.train()
@@ -140,8 +148,6 @@ def _resume_from(config: TrainConfig, folder: Path) -> Path | None:
     if config.load_checkpoint:
         if newest is None:
             logger.info("no checkpoint in %s yet; starting from the beginning", folder)
-        else:
-            checkpointing.check_processes(newest, process_count())
         return newest
     if newest is not None:
         raise ClaraError(
@@ -149,6 +155,45 @@ def _resume_from(config: TrainConfig, folder: Path) -> Path | None:
             "or another save_path"
         )
     return None
+
+
+def _recorded(config: TrainConfig, order: TrainingOrder, model: ClaraModel, resume: Path | None) -> float:
+    """Compare a resumed run with its record and keep the record up to date; returns the change of its learning rate."""
+    folder = config.checkpoints_path
+    old = RunRecord.read(folder)
+    rate = config.new_learning_rate if resume and config.new_learning_rate else None
+    change = rate / old.learning_rate if rate and old else 1.0
+    if os.environ.get("RANK", "0") != "0":
+        return change
+    now = RunRecord.of(config, order.parts, model)
+    if resume is None:
+        if config.load_checkpoint and old is not None and (Path(config.save_path) / "config.json").is_file():
+            old.check(now, folder)  # a finished run lies there
+        now.write(folder)
+        return change
+    if old is None:
+        raise ClaraError(
+            f"{folder} has checkpoints but no {RECORD}, so it cannot be told whether they are this run's; start a new "
+            f"run with --pretrain_checkpoint {resume}"
+        )
+    old.check(now, folder)
+    _say_other_processes(resume)
+    if rate and change != 1.0:
+        old.rates.append({"step": checkpointing.step_of(resume), "learning_rate": rate})
+        old.write(folder)
+    return change
+
+
+def _say_other_processes(resume: Path) -> None:
+    written, now = checkpointing.processes_of(resume), process_count()
+    if written != now:
+        logger.warning(
+            "%s was written by %d processes, this run has %d: it goes on from the same weights and optimizer state; "
+            "dropout draws other numbers",
+            resume,
+            written,
+            now,
+        )
 
 
 def split_batches(config: TrainConfig, items: int, processes: int | None = None) -> Batches:

@@ -89,6 +89,9 @@ class Settings:
         "optimisation", "rows per forward pass of one process; 0: as many as fit a step", 8
     )
     learning_rate: float = _group("optimisation", "peak learning rate")
+    new_learning_rate: float = _group(
+        "optimisation", "a resumed run goes on at this rate, its schedule in the same shape; 0: as it was", 0.0
+    )
     lr_scheduler: str = _group(
         "optimisation",
         ", ".join(SCHEDULERS) + "; cosine_with_min_lr ends at a tenth of the rate (paper: cosine to 0; in stage 3 the "

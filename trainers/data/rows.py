@@ -8,6 +8,7 @@ stages 2 and 3 and evaluation ``{"question", "docs", "gold_answer" | "answer" | 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import mmap
 import os
@@ -149,6 +150,10 @@ class LazyRows(Sequence[Row]):
         """The row at an index from 0 to the length."""
         raise NotImplementedError
 
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of what the rows hold; where it lies does not matter."""
+        raise NotImplementedError
+
     @overload
     def __getitem__(self, index: int) -> Row: ...
     @overload
@@ -192,6 +197,10 @@ class JsonlRows(LazyRows):
         """Parse one row."""
         number = self._numbers[index]
         return parse_row(self._values(index), f"{self.path}:{number}", prefer_gold=self.prefer_gold)
+
+    def fingerprint(self) -> str:
+        """Of the unpacked bytes."""
+        return hashlib.sha256(self._buffer).hexdigest()[:16]
 
     def _values(self, index: int) -> object:
         start = self._starts[index]
@@ -261,6 +270,11 @@ class JoinedRows(LazyRows):
         """Rows of all parts."""
         return sum(len(part) for part in self.parts)
 
+    def fingerprint(self) -> str:
+        """Of the parts in their order."""
+        parts = " ".join(fingerprint_of_rows(part) for part in self.parts)
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
     def row(self, index: int) -> Row:
         """The row of the part that holds it."""
         rest = index
@@ -305,6 +319,10 @@ class HubRows(LazyRows):
         """Rows of the split."""
         return len(self._table)
 
+    def fingerprint(self) -> str:
+        """Of the table, as `datasets` keeps it."""
+        return str(self._table._fingerprint)[:16]
+
     def row(self, index: int) -> Row:
         """Parse one row; a bad one is reported when it is reached."""
         source = f"{self.name}:{index}"
@@ -313,6 +331,13 @@ class HubRows(LazyRows):
             return parse_row(values, source, prefer_gold=self.prefer_gold)
         except ClaraError as error:
             raise ClaraError(f"{source}: {error}") from error
+
+
+def fingerprint_of_rows(rows: Sequence[Row]) -> str:
+    """`LazyRows.fingerprint`, or one of the rows themselves where they are in memory."""
+    if isinstance(rows, LazyRows):
+        return rows.fingerprint()
+    return hashlib.sha256(repr([replace(row, source="") for row in rows]).encode()).hexdigest()[:16]
 
 
 def is_hub_name(name: str | Path) -> bool:

@@ -6,10 +6,14 @@ share candidates stay in one batch where ``group`` is their number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainers.data.rows import JoinedRows, Row
@@ -24,6 +28,8 @@ class TrainingItem:
     """Of the row in its data set."""
     epoch: int
     """Counted from 0."""
+    filler: bool = False
+    """Only makes the processes' shares of the last step equal; nothing is learned from it."""
 
 
 class TrainingOrder(Dataset[TrainingItem]):
@@ -54,19 +60,32 @@ class TrainingOrder(Dataset[TrainingItem]):
         """
         self.parts, self.rows = list(parts), parts[0] if len(parts) == 1 else JoinedRows(parts)
         self.epochs, self.seed, self.shuffle, self.group = epochs, seed, shuffle, group
+        self.multiple = 1
         self.weights = [weight / sum(weights) for weight in weights]
         self._count = min(len(self.rows), limit or len(self.rows))
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
-    def __len__(self) -> int:
+    def filled(self, multiple: int) -> Self:
+        """The same order with fillers behind it, up to a multiple of so many."""
+        other = copy.copy(self)
+        other.multiple = multiple
+        return other
+
+    @property
+    def rows_to_train(self) -> int:
         """Rows times epochs."""
         return self._count * self.epochs
 
+    def __len__(self) -> int:
+        """Rows times epochs, and the fillers."""
+        return -(-self.rows_to_train // self.multiple) * self.multiple
+
     def __getitem__(self, position: int) -> TrainingItem:
         """The row at a place of the sequence."""
-        epoch, place = divmod(position, self._count)
+        filler = position >= self.rows_to_train
+        epoch, place = divmod(min(position, self.rows_to_train - 1), self._count)
         index = int(self.order(epoch)[place])
-        return TrainingItem(self.rows[index], index, epoch)
+        return TrainingItem(self.rows[index], index, epoch, filler)
 
     def order(self, epoch: int) -> np.ndarray:
         """Row indices of one epoch, into `rows`."""
@@ -104,3 +123,21 @@ class TrainingOrder(Dataset[TrainingItem]):
             orders = [np.arange(size) for _ in passes]
         start = first % size
         return np.concatenate([np.empty(0, dtype=np.int64), *orders])[start : start + count]
+
+
+class WithoutFillers:
+    """A collator that leaves fillers out.
+
+    Of a batch of nothing but fillers one stays, since all processes must make the same passes; the batch is marked with
+    ``filler``, and its loss does not count.
+    """
+
+    def __init__(self, collate: Callable[[Sequence[TrainingItem]], dict[str, Tensor]]) -> None:
+        """Wrap a collator."""
+        self.collate = collate
+
+    def __call__(self, items: Sequence[TrainingItem]) -> dict[str, Tensor]:
+        """The batch of the items that are no fillers."""
+        real = [item for item in items if not item.filler]
+        batch = self.collate(real or items[:1])
+        return batch if real else {**batch, "filler": torch.ones(1)}

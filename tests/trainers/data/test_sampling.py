@@ -5,7 +5,7 @@ import pytest
 import training_rows
 
 from trainers.data.rows import parse_row
-from trainers.data.sampling import TrainingOrder
+from trainers.data.sampling import TrainingOrder, WithoutFillers
 
 ROWS = [parse_row(row) for row in training_rows.question_rows(20)]
 
@@ -53,3 +53,15 @@ def test_a_mix_draws_by_weight_and_without_repetition(shuffle: bool):
 
 def test_a_weight_of_zero_leaves_a_set_out():
     assert max(indices(TrainingOrder([ROWS[:10], ROWS[10:]], weights=(1, 0)))) == 9
+
+
+def test_fillers_only_make_the_last_step_even():
+    order = TrainingOrder([ROWS[:5]], epochs=2, seed=1)
+    filled = order.filled(4)
+    assert (len(order), len(filled), filled.rows_to_train) == (10, 12, 10)
+    assert [filled[i].index for i in range(10)] == [order[i].index for i in range(10)]
+    assert [filled[i].filler for i in range(12)] == [False] * 10 + [True] * 2
+    seen = []
+    collate = WithoutFillers(lambda items: seen.append([item.filler for item in items]) or {})
+    assert collate([filled[9], filled[10]]) == {} and "filler" in collate([filled[10], filled[11]])
+    assert seen == [[False], [True]]
