@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
+from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError
 
 logger = logging.getLogger(__name__)
@@ -77,45 +78,31 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_base(
-    name: str,
-    *,
-    revision: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    attn_implementation: str | None = None,
-    quantization: str | None = None,
-    token: str | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_base(name: str, options: LoadOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a causal language model and its fast tokenizer.
 
     Args:
         name: folder or hub name.
-        revision: of the hub repository.
-        dtype: of the weights; `default_dtype` where not given.
-        device: where the weights go; `default_device` where not given.
-        attn_implementation: ``sdpa`` (default), ``eager`` or ``flash_attention_2``.
-        quantization: ``int8`` or ``int4`` (bitsandbytes, GPU only).
-        token: for private hub repositories.
+        options: ``revision`` and ``token`` are the base model's here; what concerns a checkpoint is not used.
 
     Raises:
         ClaraError: the model is not there, or something asked for is not installed.
     """
-    device = torch.device(device) if device is not None else default_device()
-    attention = attn_implementation or "sdpa"
+    options = options.resolved()
+    device, attention = torch.device(options.device or "cpu"), str(options.attn_implementation)
     _check_attention(attention)
-    quantized = _quantization(quantization, device)
-    options: dict[str, Any] = {"revision": revision, "token": token}
+    quantized = _quantization(options.quantization, device)
+    source: dict[str, Any] = {"revision": options.revision, "token": options.token}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **source)
         with _bars_to_terminals_only():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 name,
-                dtype=dtype or default_dtype(device),
+                dtype=options.dtype,
                 attn_implementation=attention,
                 quantization_config=quantized,
                 device_map={"": device} if quantized else None,
-                **options,
+                **source,
             )
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().partition("\n")[0].rstrip(".")
