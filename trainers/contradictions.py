@@ -12,7 +12,7 @@ POSITIVE = (
 ).split()
 NOT_NEGATIVE = (
     "lora_alpha micro_train_batch_size stage2_retrieval_top_n dataloader_workers mse_weight max_steps l2 max_norm seed "
-    "new_learning_rate"
+    "new_learning_rate latent_cache"
 ).split()
 ONLY_IN = {
     "keep_generator": ("instruct",),
@@ -22,6 +22,7 @@ ONLY_IN = {
     "mse_loss": ("pretrain", "instruct"),
     "mse_weight": ("pretrain", "instruct"),
     "temperature": ("end_to_end",),
+    "latent_cache": ("end_to_end",),
 }
 """Settings of some stages only; in another one they do nothing."""
 PROMPT_ROOM = 64
@@ -117,7 +118,7 @@ def _needs(config: Settings) -> list[tuple[str, str, bool]]:
     given, unevaluated = config.given, not config.eval_dataset
     needs = [
         (
-            "new_learning_rate",
+            "new_learning_rate latent_cache",
             "without load_checkpoint",
             config.new_learning_rate > 0 and not config.load_checkpoint,
         ),
@@ -129,6 +130,7 @@ def _needs(config: Settings) -> list[tuple[str, str, bool]]:
             "eval_steps" in given and config.eval_steps > 0 and unevaluated,
         ),
         ("shuffle_group", "with --shuffle False", config.shuffle_group > 1 and not config.shuffle),
+        ("group_by_length", "with --shuffle False", config.group_by_length and not config.shuffle),
         ("flash_attn", "without a GPU", config.flash_attn and config.use_cpu),
         (
             "save_steps",

@@ -111,6 +111,7 @@ def scale_rates(optimizer: Any, scheduler: Any, ratio: float) -> None:
         group["lr"] *= ratio
         group["initial_lr"] *= ratio
     scheduler.base_lrs = [rate * ratio for rate in scheduler.base_lrs]
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]  # what is logged
 
 
 def write(state: dict[str, Any], folder: Path) -> None:

@@ -17,6 +17,7 @@ from clara_model.errors import ClaraError
 from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel
 from clara_model.modeling.tokens import Tokens
+from clara_model.store.memory import LatentCache
 from trainers import checkpointing, deepspeed_utils
 from trainers.arguments import TrainConfig
 from trainers.callbacks import Progress, Record, reporters
@@ -25,6 +26,7 @@ from trainers.data.collator import Collator
 from trainers.data.rows import Row, read_rows
 from trainers.data.sampling import TrainingOrder, WithoutFillers
 from trainers.evaluation.evaluate import EvaluationConfig
+from trainers.frozen_latents import FrozenLatents
 from trainers.record import NAME as RECORD
 from trainers.record import RunRecord
 from trainers.stages import on_cpu, starting_model
@@ -74,6 +76,7 @@ def train(config: TrainConfig) -> Path:
         args=args,
         epochs=config.max_epochs,
         rate_change=rate_change,
+        frozen=_frozen_latents(config, model, args),
         train_dataset=order.filled(batches.micro * process_count()),
         eval_dataset=_evaluation_set(config),
         answering=EvaluationConfig(top_k=config.generation_top_k) if config.do_eval_gen else None,
@@ -107,6 +110,8 @@ def training_order(config: TrainConfig) -> TrainingOrder:
         group=config.shuffle_group,
         weights=config.dataset_probs,
         limit=config.max_samples,
+        step=config.train_batch_size,
+        by_length=config.group_by_length,
     )
 
 
@@ -182,6 +187,16 @@ def _recorded(config: TrainConfig, order: TrainingOrder, model: ClaraModel, resu
         old.rates.append({"step": checkpointing.step_of(resume), "learning_rate": rate})
         old.write(folder)
     return change
+
+
+def _frozen_latents(
+    config: TrainConfig, model: ClaraModel, args: transformers.TrainingArguments
+) -> FrozenLatents | None:
+    """Where latents are kept; nowhere under ZeRO 3, whose processes must make the same passes."""
+    split = args.deepspeed is not None and config.zero_stage == 3
+    if config.stage != "end_to_end" or not config.latent_cache or split:
+        return None
+    return FrozenLatents(model, LatentCache(config.latent_cache * 2**20))
 
 
 def _say_other_processes(resume: Path) -> None:

@@ -66,7 +66,7 @@ class Settings:
     dataset_split: str = _group("data", "split of data sets on the hub whose name has none behind a colon", "train")
     eval_dataset: tuple[str, ...] = _group("data", "evaluation files or folders", ())
     eval_split: str = _group("data", "split of evaluation sets on the hub", "train")
-    max_samples: int = _group("data", "rows used at most", 1_000_000)
+    max_samples: int = _group("data", "rows used at most, of each file in proportion", 1_000_000)
     max_len: int = _group("data", "tokens of prompt and answer; longer answers are cut")
     qa_loss: bool = _group(
         "data", "pretrain: learn all pairs of a row after one prompt; False: each answer after its question", True
@@ -78,6 +78,9 @@ class Settings:
     )
     shuffle: bool = _group("data", "shuffle rows anew in every epoch", True)
     shuffle_group: int = _group("data", "consecutive rows that stay together, e.g. those that share candidates", 1)
+    group_by_length: bool = _group(
+        "data", "make steps of rows of like length; otherwise only the rows of each step are arranged by length", False
+    )
     dataloader_workers: int = _group("data", "processes that tokenise ahead", 0)
 
     mse_loss: bool = _group("loss", "add the alignment loss (pretrain, instruct)")
@@ -114,6 +117,12 @@ class Settings:
     zero_stage: int = _group("hardware", "DeepSpeed ZeRO stage where several processes run", 2)
     bf16: bool = _group("hardware", "compute in bfloat16", False)
     flash_attn: bool = _group("hardware", "FlashAttention 2", False)
+    latent_cache: int = _group(
+        "hardware",
+        "end_to_end: MiB of memory for latents of documents met before, which the frozen compressor need not make "
+        "again; 0: make them in every pass",
+        1024,
+    )
     gradient_checkpointing: bool = _group("hardware", "recompute activations in the backward pass", False)
     use_cpu: bool = _group("hardware", "train on the CPU even where there is a GPU", False)
 

@@ -29,6 +29,7 @@ from trainers.data.sampling import TrainingOrder
 from trainers.evaluation.evaluate import EvaluationConfig
 from trainers.evaluation.evaluate import evaluate as answer
 from trainers.evaluation.metrics import RECALL_AT, recall_sums
+from trainers.frozen_latents import FrozenLatents
 
 LOSSES = ("lm_loss", "alignment_loss", "retrieval_loss")
 """In the order of their divisors in `step_counts`."""
@@ -74,6 +75,7 @@ class ClaraTrainer(transformers.Trainer):
         epochs: int = 1,
         answering: EvaluationConfig | None = None,
         rate_change: float = 1.0,
+        frozen: FrozenLatents | None = None,
         **more: Any,
     ) -> None:
         """As `transformers.Trainer`.
@@ -84,12 +86,14 @@ class ClaraTrainer(transformers.Trainer):
             epochs: how many the training order holds, for the log.
             answering: evaluate by generating answers too.
             rate_change: a resumed run's learning rates are multiplied by it.
+            frozen: latents that need not be made anew (stages that rank).
             **more: data sets, collator, callbacks.
         """
         super().__init__(model=model, args=args, **more)
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.epochs, self.answering, self.rate_change = epochs, answering, rate_change
         self.save_path = Path(str(args.output_dir))
+        self.frozen = frozen
         self.means = Means(args.device)
         self._embeddings = {name: rows.cpu().clone() for name, rows in model.model.state().embeddings.items()}
         self._writing = False
@@ -125,12 +129,19 @@ class ClaraTrainer(transformers.Trainer):
         inputs = dict(inputs)
         rows, filler = inputs.pop("rows"), inputs.pop("filler", None)
         assert isinstance(num_items_in_batch, Tensor)
+        inputs = self._with_latents(inputs)
         outputs = model(**inputs, totals=num_items_in_batch / self.accelerator.num_processes)
         loss = outputs["loss"] * 0.0 if filler is not None else outputs["loss"]
         if filler is None:
             self._check_finite(loss, rows)
             self.means.add(outputs, inputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _with_latents(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.frozen is None:
+            return inputs
+        with self.accelerator.autocast():
+            return self.frozen.fill(inputs)
 
     def _check_finite(self, loss: Tensor, rows: Tensor) -> None:
         if math.isfinite(loss.item()):
@@ -204,6 +215,7 @@ class ClaraTrainer(transformers.Trainer):
             collate: Any = self.data_collator
             inputs = self._prepare_inputs(collate([dataset[place] for place in batch]))
             inputs.pop("rows")
+            inputs = self._with_latents(inputs)
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 outputs = model(**inputs)
             counts = step_counts(inputs)

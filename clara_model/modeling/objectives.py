@@ -91,12 +91,13 @@ class TrainingModel(nn.Module):
 
     def forward(
         self,
-        document_ids: Tensor,
-        document_mask: Tensor,
-        document_index: Tensor,
+        document_ids: Tensor | None = None,
+        document_mask: Tensor | None = None,
+        document_index: Tensor | None = None,
         prompt_ids: Tensor | None = None,
         prompt_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        document_latents: Tensor | None = None,
         question_ids: Tensor | None = None,
         question_mask: Tensor | None = None,
         positives: Tensor | None = None,
@@ -111,6 +112,8 @@ class TrainingModel(nn.Module):
             prompt_ids: left-padded prompt and answer with slots ``[B, T]``; not used by ``pretrain_retrieval``.
             prompt_mask: their mask.
             labels: ``[B, T]``, -100 where nothing is learned.
+            document_latents: the documents' latents ``[U, M, D]`` instead of their ids (stages that rank, whose
+                compressor is frozen).
             question_ids: left-padded encoder ids of the questions (stages that rank).
             question_mask: their mask.
             positives: 1 at gold candidates ``[B, K]`` (``pretrain_retrieval``; never used for a loss elsewhere).
@@ -121,16 +124,18 @@ class TrainingModel(nn.Module):
             ``loss`` and its parts (``lm_loss``, ``alignment_loss``, ``retrieval_loss``), and in stages that rank
             ``scores`` ``[B, K]`` and, in ``end_to_end``, ``topk`` ``[B, k]``; all but ``loss`` detached.
         """
+        document_index = _given(document_index)
         if totals is None:
             own = {"document_index": document_index, "labels": labels, "positives": positives}
             totals = step_counts({name: tensor for name, tensor in own.items() if tensor is not None})
         totals = totals.where(totals > 0, torch.ones_like(totals))  # of what there is none, the sum is 0
         if self.objective.stage in ("pretrain", "instruct"):
-            return self._answer_all(
-                document_ids, document_mask, document_index, prompt_ids, prompt_mask, labels, totals
-            )
-        with torch.no_grad():
-            latents, _ = self.model.encode("compressor", document_ids, document_mask)
+            ids, mask = _given(document_ids), _given(document_mask)
+            return self._answer_all(ids, mask, document_index, prompt_ids, prompt_mask, labels, totals)
+        latents = document_latents
+        if latents is None:
+            with torch.no_grad():
+                latents, _ = self.model.encode("compressor", _given(document_ids), _given(document_mask))
         queries, _ = self.model.encode("query_reasoner", _given(question_ids), _given(question_mask))
         present = document_index >= 0
         candidates = latents[document_index.clamp_min(0)] * present[..., None, None].to(latents.dtype)

@@ -166,10 +166,10 @@ def test_a_resume_that_would_change_the_result_is_refused(
 
 
 def test_another_stages_finished_run_is_no_start(
-    left_alone: Path, pretrained: Path, questions_file: Path, stage1_file: Path, base_folder: Path, tmp_path: Path
+    left_alone: Path, pretrained: Path, questions_file: Path, base_folder: Path
 ):
     """It used to end after 0 steps and save a mixture."""
-    values = settings(base_folder, stage1_file, left_alone, dataset=questions_file, pretrain_checkpoint=pretrained)
+    values = settings(base_folder, questions_file, left_alone, pretrain_checkpoint=pretrained)
     sizes = ("pretrain", "compress_rate", "doc_max_length", "lora_rank")
     values = {name: value for name, value in values.items() if name not in sizes}
     with pytest.raises(ClaraError, match=r"holds another run: .*stage was 'pretrain', now 'instruct'"):
@@ -230,7 +230,7 @@ def test_every_setting_is_bound_or_free_on_purpose():
     """A new setting has to be thought about: does a resumed run with another value give the same result?"""
     free = {
         "pretrain", "pretrain_checkpoint", "prompts", "save_path", "dataset", "dataset_split", "eval_dataset",
-        "eval_split", "dataloader_workers", "micro_train_batch_size", "new_learning_rate",
+        "eval_split", "dataloader_workers", "micro_train_batch_size", "new_learning_rate", "latent_cache",
         "zero_stage", "flash_attn", "gradient_checkpointing", "use_cpu",
         "save_steps", "max_ckpt_num", "ckpt_path", "load_checkpoint", "disable_ds_ckpt", "save_hf_ckpt",
         "logging_steps", "eval_steps", "do_eval_gen", "use_tensorboard",
