@@ -91,10 +91,21 @@ class RunRecord:
         partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, folder / NAME)
 
-    @property
-    def learning_rate(self) -> float:
-        """The rate the run goes by now."""
-        return float(self.rates[-1]["learning_rate"])
+    def go_on(self, step: int, asked: float) -> float:
+        """Settle the learning rate of a run that goes on from a checkpoint.
+
+        Args:
+            step: of the checkpoint.
+            asked: the rate asked for by name; 0 for the one that the run had from there on.
+
+        Returns:
+            what the checkpoint's rates are multiplied by.
+        """
+        written = [one for one in self.rates if one["step"] < max(1, step)]
+        known = [one for one in self.rates if one["step"] <= step]
+        rate = asked or known[-1]["learning_rate"]
+        self.rates = known if rate == known[-1]["learning_rate"] else [*written, {"step": step, "learning_rate": rate}]
+        return rate / written[-1]["learning_rate"]
 
     def check(self, now: RunRecord, folder: Path) -> None:
         """Refuse to go on as another run; name what is not as it was.

@@ -166,25 +166,23 @@ def _recorded(config: TrainConfig, order: TrainingOrder, model: ClaraModel, resu
     """Compare a resumed run with its record and keep the record up to date; returns the change of its learning rate."""
     folder = config.checkpoints_path
     old = RunRecord.read(folder)
-    rate = config.new_learning_rate if resume and config.new_learning_rate else None
-    change = rate / old.learning_rate if rate and old else 1.0
-    if os.environ.get("RANK", "0") != "0":
-        return change
-    now = RunRecord.of(config, order.parts, model)
+    first = os.environ.get("RANK", "0") == "0"
+    now = RunRecord.of(config, order.parts, model) if first else None
+    finished = config.load_checkpoint and (Path(config.save_path) / "config.json").is_file()
+    if now is not None and old is not None and (resume or finished):
+        old.check(now, folder)
     if resume is None:
-        if config.load_checkpoint and old is not None and (Path(config.save_path) / "config.json").is_file():
-            old.check(now, folder)  # a finished run lies there
-        now.write(folder)
-        return change
+        if now is not None:
+            now.write(folder)
+        return 1.0
     if old is None:
         raise ClaraError(
             f"{folder} has checkpoints but no {RECORD}, so it cannot be told whether they are this run's; start a new "
             f"run with --pretrain_checkpoint {resume}"
         )
-    old.check(now, folder)
-    _say_other_processes(resume)
-    if rate and change != 1.0:
-        old.rates.append({"step": checkpointing.step_of(resume), "learning_rate": rate})
+    change = old.go_on(checkpointing.step_of(resume), config.new_learning_rate)
+    if first:
+        _say_other_processes(resume)
         old.write(folder)
     return change
 

@@ -31,7 +31,7 @@ def test_the_same_seed_gives_the_same_order_from_any_place():
 
 def test_the_files_order_is_kept_where_asked():
     assert indices(TrainingOrder([ROWS], shuffle=False)) == list(range(20))
-    assert indices(TrainingOrder([ROWS[:5], ROWS[5:]], shuffle=False, limit=8)) == list(range(8))
+    assert indices(TrainingOrder([ROWS[:5], ROWS[5:]], shuffle=False)) == list(range(20))
 
 
 def test_groups_stay_together():
