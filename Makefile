@@ -1,7 +1,9 @@
 # Two commands do everything on a fresh machine with Python >= 3.11 and a package index within reach:
 #   make demo   makes .venv and runs the bundled model on the bundled documents (a table, and runs/demo.png)
-#   make test   makes .venv and runs ruff, mypy and the tests (offline, on the CPU)
-# Both are quick when run again. Another interpreter: make PYTHON=python3.12 demo
+#   make test   makes .venv and runs ruff, mypy and the tests with their coverage (offline, on the CPU)
+# and one builds the documentation with the API reference, without a warning or not at all:
+#   make docs   makes .venv and builds runs/docs/index.html
+# All are quick when run again. Another interpreter: make PYTHON=python3.12 demo
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +12,7 @@ PIP := $(BIN)/python -m pip
 PACKAGES := clara_model trainers clara_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit slow format clean
+.PHONY: demo test lint types unit slow docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-plots
@@ -28,12 +30,16 @@ types: $(VENV)/.installed-dev
 # Offline, and no accelerator: what passes here passes on any laptop.
 unit: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES= \
-	  $(BIN)/python -m pytest $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest --cov $(PYTEST_ARGS)
 
 # What takes minutes: several processes under DeepSpeed.
 slow: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= \
 	  $(BIN)/python -m pytest -m 'slow and not gpu and not network' $(PYTEST_ARGS)
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo runs/docs/index.html
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -60,6 +66,10 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.installed-plots: $(VENV)/.installed
 	$(PIP) install -c constraints.txt -e '.[plots]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) install -c constraints.txt -e '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

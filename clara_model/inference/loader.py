@@ -12,8 +12,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clara_model.checkpoint.files import ADAPTERS, CONFIG, PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS
+from clara_model.checkpoint.contents import ADAPTERS, CONFIG
 from clara_model.checkpoint.options import LoadOptions
+from clara_model.checkpoint.published import PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.underway import Underway
 from clara_model.store.memory import CACHE_BYTES, LatentCache
