@@ -306,7 +306,7 @@ def _schedule(config: TrainConfig, batches: Batches) -> dict[str, Any]:
     return {
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": scheduler,
-        "lr_scheduler_kwargs": {"min_lr": 0.1 * config.learning_rate} if scheduler == "cosine_with_min_lr" else {},
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1} if scheduler == "cosine_with_min_lr" else {},
         "warmup_steps": warmup,
     }
 

@@ -245,6 +245,14 @@ class ClaraTrainer(transformers.Trainer):
             sums = self.accelerator.reduce(sums, "sum")
         return {name: total / weight for name, (total, weight) in zip(names, sums.tolist(), strict=True) if weight}
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The parent's without its group of nothing, which DeepSpeed drops: any number of processes has equal groups."""
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made:
+            optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]
+        return optimizer
+
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
