@@ -61,24 +61,6 @@ def resolve_base(name: str, folder: Path) -> str:
     return hub_name
 
 
-def default_device() -> torch.device:
-    """A GPU where there is one, else the processor."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes it in hardware, else float32."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        ask = getattr(torch.cpu, "get_capabilities", dict)  # older torch cannot say
-        features: dict[str, Any] = ask() if device.type == "cpu" else {}
-        fast = bool(features.get("avx512_bf16") or features.get("amx_tile") or features.get("bf16"))
-    return torch.bfloat16 if fast else torch.float32
-
-
 def load_base(name: str, options: LoadOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a causal language model and its fast tokenizer.
 

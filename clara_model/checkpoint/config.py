@@ -55,6 +55,8 @@ class ClaraConfig:
     """The last stage the checkpoint was trained in: ``pretrain``, ``instruct`` or ``end_to_end``."""
     prompts: PromptSet = field(default_factory=PromptSet)
     """The chat prompts the checkpoint was trained with."""
+    licence: str | None = None
+    """Of the weights, e.g. ``Apache-2.0``; None where it is not known."""
 
     def __post_init__(self) -> None:
         """Check every value."""

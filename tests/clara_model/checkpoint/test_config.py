@@ -55,6 +55,7 @@ def test_to_dict_is_exact():
             "question_answering": {"system": prompts.question_answering.system, "user": ["Background:\n{memory}"]},
             "paraphrase": {"system": prompts.paraphrase.system, "user": list(prompts.paraphrase.user)},
         },
+        "licence": None,
     }
 
 

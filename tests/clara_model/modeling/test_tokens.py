@@ -251,9 +251,8 @@ def test_a_question_may_be_a_member_of_an_enumeration(tokens: Tokens):
 @pytest.mark.parametrize(
     "template",
     [
-        "{% for m in messages %}{{ m['content'] * (2 if 'Who' in m['content'] else 1) }}{% endfor %}",
-        "{% for m in messages if 'Who' not in m['content'] %}{{ m['content'] }}{% endfor %}",
-        "{% for m in messages %}{{ m['content'] | replace('Who', 'W') }}{% endfor %}",
+        "{% for m in messages %}{{ m['content'] * (1 if 'probe' in m['content'] else 2) }}{% endfor %}",
+        "{% for m in messages if 'probe' in m['content'] %}{{ m['content'] }}{% endfor %}",
     ],
 )
 @pytest.mark.parametrize("question", ["Who?", "Who </s>?"])
