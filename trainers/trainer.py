@@ -246,7 +246,7 @@ class ClaraTrainer(transformers.Trainer):
         return {name: total / weight for name, (total, weight) in zip(names, sums.tolist(), strict=True) if weight}
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The parent's without its group of nothing, which DeepSpeed drops: any number of processes has equal groups."""
+        """The parent's without its empty group, which DeepSpeed drops: any number of processes has equal groups."""
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if made:
