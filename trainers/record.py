@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 NAME = "run.json"
 FORMAT = 1
 PACKAGES = ("clara-integrations", "torch", "transformers", "peft", "accelerate", "deepspeed", "tokenizers")
-FREE_GROUPS = ("hardware", "checkpointing", "logging and evaluation")
+FREE_GROUPS = ("precision and devices", "checkpointing", "logging and evaluation")
 FREE = frozenset(
     "pretrain pretrain_checkpoint prompts save_path dataset dataset_split eval_dataset eval_split dataloader_workers "
     "micro_train_batch_size".split()
