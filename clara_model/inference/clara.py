@@ -19,18 +19,21 @@ from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.checkpoint.prompts import Prompt
 from clara_model.defaults import DEFAULT_MODEL, DIMENSIONS
 from clara_model.errors import ClaraError
-from clara_model.inference import loader
+from clara_model.inference import loader, searching
 from clara_model.inference.batching import release_memory
 from clara_model.inference.engine import Engine
 from clara_model.inference.pipeline import Encoded, Limits
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.requests import AnswerRequest, PlainRequest, stream
-from clara_model.inference.results import Answer, Ranked, Timings, Usage
+from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import TextStream
 from clara_model.inference.summary import facts
 from clara_model.latents import Latents
 from clara_model.modeling.embedding import embed
+from clara_model.search.find import StoreSearch
+from clara_model.store.layered import durable, layered
 from clara_model.store.memory import CACHE_BYTES, LatentCache, LatentStore
+from clara_model.store.protocol import Where
 from clara_model.validation import (
     Documents,
     Generation,
@@ -42,7 +45,7 @@ from clara_model.validation import (
     check_turns,
 )
 
-__all__ = ["Answer", "AnswerStream", "Clara", "Ranked", "Timings", "Usage"]
+__all__ = ["Answer", "AnswerStream", "Clara", "Found", "Ranked", "SearchResults", "Timings", "Usage"]
 logger = logging.getLogger(__name__)
 
 AnswerStream = TextStream[Answer]
@@ -58,7 +61,7 @@ class Clara:
         self,
         model: ClaraModel,
         *,
-        store: LatentStore | None = None,
+        store: str | Path | LatentStore | None = None,
         cache_bytes: int = CACHE_BYTES,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
@@ -67,20 +70,28 @@ class Clara:
 
         Args:
             model: in evaluation mode, or its dropout is at work.
-            store: where latents are kept; a `LatentCache` by default.
-            cache_bytes: bound of that cache; 0 keeps nothing.
+            store: where latents are kept beyond the process: a folder or an opened store; nowhere by default.
+            cache_bytes: bound of the cache in memory, which stands in front of the store; 0 keeps nothing.
             batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
             batch_size: texts or prompts in one batch at most; no bound by default.
         """
-        cache = LatentCache(cache_bytes) if store is None else store
-        self._engine: Engine | None = Engine(loader.wrap(model), cache, _limits(batch_tokens, batch_size))
+        self._start(loader.wrap(model), LatentCache(cache_bytes), store, _limits(batch_tokens, batch_size))
+
+    def _start(
+        self, loaded: loader.Loaded, cache: LatentCache, store: str | Path | LatentStore | None, limits: Limits
+    ) -> None:
+        kept = cache if store is None else layered(store, cache, loaded.model.fingerprint)
+        lasting = durable(kept)
+        self._engine: Engine | None = Engine(loaded, kept, limits)
+        self._search = None if lasting is None else StoreSearch(lasting)
+        self._opened = lasting if isinstance(store, (str, Path)) else None
 
     @classmethod
     def load(
         cls,
         name: str | Path = DEFAULT_MODEL,
         *,
-        store: LatentStore | None = None,
+        store: str | Path | LatentStore | None = None,
         cache_bytes: int = CACHE_BYTES,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
@@ -90,8 +101,9 @@ class Clara:
 
         Args:
             name: a folder, a bundled name such as ``clara-tiny``, or a hub name.
-            store: where latents are kept; by default a cache that is shared like the model.
-            cache_bytes: bound of that cache; 0 keeps nothing.
+            store: where latents are kept beyond the process: a folder or an opened store; nowhere by default.
+            cache_bytes: bound of the cache in memory, which is shared like the model and stands in front of the store;
+                0 keeps nothing.
             batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
             batch_size: texts or prompts in one batch at most; no bound by default.
             **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
@@ -105,15 +117,22 @@ class Clara:
         loaded = loader.load(name, LoadOptions.of(options), cache_bytes)
         assert loaded.cache is not None
         clara = cls.__new__(cls)
-        clara._engine = Engine(loaded, loaded.cache if store is None else store, limits)
+        clara._start(loaded, loaded.cache, store, limits)
         return clara
 
     def close(self) -> None:
         """Let go of the model; the last holder's close frees its memory. Closing twice is fine.
 
+        A store that was given by its path is closed too; one that was handed over stays open.
+
         A call that another thread is in the middle of ends as it would have.
         """
         engine, self._engine = self._engine, None
+        search, self._search = self._search, None
+        if search is not None:
+            search.close()
+        if self._opened is not None:
+            self._opened.close()
         if engine is not None:
             last = weakref.ref(engine.loaded)
             del engine
@@ -235,6 +254,28 @@ class Clara:
         keep = None if top_k is None else check_count(top_k, "top_k")
         call = self.engine.call()
         return call.rank([question], call.candidates([documents]))[0][:keep]
+
+    def search(self, question: str, top_k: int | None = None, *, where: Where | None = None) -> SearchResults:
+        """The windows in the store whose latents are nearest to the question: one pass, whatever the store holds.
+
+        ``clara.answer(question, results.latents, rerank=False)`` then answers from them without another pass over text.
+
+        Args:
+            question: must not be blank.
+            top_k: how many; the checkpoint's number by default.
+            where: metadata of the documents that may be found, a value or a list of values for each name.
+
+        Returns:
+            best first.
+
+        Raises:
+            ClaraError: no store, a store that cannot be read, or a checkpoint without a query reasoner.
+        """
+        question, engine = check_question(question), self.engine
+        k = check_count(self.top_k if top_k is None else top_k, "top_k")
+        if self._search is None:
+            raise ClaraError("there is no store to search in; load with Clara.load(.., store=FOLDER)")
+        return searching.search(engine, self._search, question, k, where)
 
     # -- answer ------------------------------------------------------------------------------------------------
 
