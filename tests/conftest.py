@@ -25,6 +25,20 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("project")
+FUZZ_EXAMPLES = 25
+"""Random calls of each test in ``tests/fuzz``, where ``--fuzz-examples`` does not say."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long to look for what breaks."""
+    parser.addoption("--fuzz-examples", type=int, metavar="N", help="random calls of each test in tests/fuzz")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The profile of ``tests/fuzz``: ``@settings.get_profile("fuzz")``."""
+    examples = config.getoption("--fuzz-examples") or FUZZ_EXAMPLES
+    settings.register_profile("fuzz", settings.get_profile("project"), max_examples=examples)
+
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -45,7 +59,7 @@ def tiny_clara_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def model(tiny_clara_folder: Path) -> ClaraModel:
-    """A fresh copy of the small random model, float32 on the processor."""
+    """A fresh copy of the small random model, float32 on the CPU."""
     return ClaraModel.from_pretrained(tiny_clara_folder, dtype=torch.float32, device="cpu")
 
 
