@@ -71,7 +71,7 @@ class ClaraRanker(ClaraComponent):
             token: for private hub repositories, read when the model is loaded.
             batch_size: documents in one pass at most (default: by their lengths).
             model_kwargs: further plain options of `Clara.load`: ``base_model``, ``quantization``, ``prompts``,
-                ``attn_implementation``, ``cache_bytes``, ``batch_tokens``.
+                ``attn_implementation``, ``cache_bytes``, ``batch_tokens``, ``long_documents``.
 
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
