@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -188,6 +189,11 @@ class Clara:
     def name(self) -> str:
         """What it was loaded as, for logs and metadata."""
         return self.engine.loaded.name or "(in memory)"
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """For calls of asynchronous callers; all who use the model share them."""
+        return self.engine.loaded.threads
 
     @property
     def fingerprint(self) -> str:
