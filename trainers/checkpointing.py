@@ -44,7 +44,7 @@ def newest_checkpoint(save_path: Path) -> Path | None:
 
 
 def check_processes(checkpoint: Path, processes: int) -> None:
-    """Refuse to go on with another number of processes: optimizer state and random numbers are kept for each.
+    """Refuse to resume with another number of processes: optimizer state and random numbers are kept for each.
 
     Raises:
         ClaraError: with the number that wrote the checkpoint.

@@ -86,7 +86,7 @@ class Clara:
         batch_size: int | None = None,
         **options: Unpack[LoadKeywords],
     ) -> Self:
-        """Load a checkpoint, or share the one that somebody in this process has loaded with the same options.
+        """Load a checkpoint; one that is in memory already, with the same options, is shared.
 
         Args:
             name: a folder, a bundled name such as ``clara-tiny``, or a hub name.
@@ -99,7 +99,7 @@ class Clara:
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.
-            TypeError: an option that there is not.
+            TypeError: an unknown option.
         """
         limits = _limits(batch_tokens, batch_size)
         loaded = loader.load(name, LoadOptions.of(options), cache_bytes)
@@ -131,7 +131,7 @@ class Clara:
         """What does the work.
 
         Raises:
-            ClaraError: closed.
+            ClaraError: it has been closed.
         """
         engine = self._engine
         if engine is None:
@@ -152,7 +152,7 @@ class Clara:
 
     @property
     def name(self) -> str:
-        """What it was loaded as, for logs and metadata."""
+        """The name it was loaded by, for logs and metadata."""
         return self.engine.loaded.name or "(in memory)"
 
     @property
@@ -257,7 +257,7 @@ class Clara:
             top_k: documents to answer from (default: the checkpoint's own number), capped at the candidates.
             rerank: False answers from the first ``top_k`` in the order given, as a checkpoint without a query
                 reasoner always does.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             stop: strings that end the answer; they are not part of it.
             **sampling: see `clara_model.validation.SAMPLING` (default: greedy).
 
@@ -288,7 +288,7 @@ class Clara:
             texts: candidates that all questions share, or one list for each question, of any lengths.
             top_k: documents to answer each from.
             rerank: as for `answer`.
-            max_new_tokens: at most so many new tokens for each.
+            max_new_tokens: most tokens to write for each.
             stop: strings that end an answer.
             **sampling: as for `answer`.
         """
@@ -348,7 +348,7 @@ class Clara:
             texts: at least one.
             instruction: index of one of the checkpoint's wordings (default: the first), or one of your own
                 with ``{memory}`` in it.
-            max_new_tokens: at most so many new tokens for each.
+            max_new_tokens: most tokens to write for each.
             stop: strings that end a text.
             **sampling: as for `answer`.
         """
@@ -378,7 +378,7 @@ class Clara:
 
         Args:
             prompt: what the user says, or a conversation of ``{"role", "content"}`` turns.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             stop: strings that end the text.
             **sampling: as for `answer`.
 

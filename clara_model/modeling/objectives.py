@@ -2,7 +2,7 @@
 
 Shapes: ``U`` distinct documents of the batch, ``B`` questions, ``K`` candidates, ``k`` selected, ``M`` memory tokens,
 ``T`` ids, ``D`` hidden size. Source: paper sections 3.1 (SCP: next token + 0.1 x alignment), 3.2 (instruct), 3.3 (end
-to end through the straight-through top-k). Loops, optimisers and data are the ``trainers`` package's.
+to end through the straight-through top-k). Loops, optimizers and data are the ``trainers`` package's.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class TrainingModel(nn.Module):
             question_ids: left-padded encoder ids of the questions (stages that rank).
             question_mask: their mask.
             positives: 1 at gold candidates ``[B, K]`` (``pretrain_retrieval``; never used for a loss elsewhere).
-            label_tokens: labels over the whole optimisation step, to average the next-token loss over
+            label_tokens: labels over the whole optimizer step, to average the next-token loss over
                 (default: this batch's own).
 
         Returns:
