@@ -35,10 +35,11 @@ def test_the_reference_has_every_module():
         for page in (ROOT / "docs/reference").glob("*.md")
         for name in re.findall(r"^::: ([\w.]+)", page.read_text(), re.M)
     }
+    shown.remove("clara_model")  # its public names alone
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            names = {".".join(parts[:length]) for length in range(2, len(parts) + 1)}
+            names = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
             hidden = any(part.startswith("_") for part in parts)
             assert hidden or names & shown, f"{'.'.join(parts)} is on no page of docs/reference"
 
