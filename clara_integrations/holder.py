@@ -82,7 +82,7 @@ class ModelHolder:
         """
         load = self.get if load is None else load
         clara = load() if self.loaded else await _run(_LOADING, load)
-        return await _run(clara.engine.loaded.threads, call, *args, **options)
+        return await _run(clara.threads, call, *args, **options)
 
     async def aclose(self) -> None:
         """`close` without blocking the event loop."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -19,18 +20,21 @@ from clara_model.checkpoint.config import MAX_NEW_TOKENS
 from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.defaults import DEFAULT_MODEL, DIMENSIONS
 from clara_model.errors import ClaraError
-from clara_model.inference import loader, pipeline
+from clara_model.inference import loader, pipeline, searching
 from clara_model.inference.batching import release_memory
 from clara_model.inference.engine import Engine
 from clara_model.inference.pipeline import Encoded, Limits
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.requests import AnswerRequest, PlainRequest, stream
-from clara_model.inference.results import Answer, Ranked, Timings, Usage
+from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import TextStream
 from clara_model.inference.summary import facts
 from clara_model.latents import Latents
 from clara_model.modeling.embedding import embed
+from clara_model.search.find import StoreSearch
+from clara_model.store.layered import durable, layered
 from clara_model.store.memory import CACHE_BYTES, LatentCache, LatentStore
+from clara_model.store.protocol import Where
 from clara_model.validation import (
     Documents,
     Generation,
@@ -45,7 +49,7 @@ from clara_model.validation import (
     check_turns,
 )
 
-__all__ = ["Answer", "AnswerStream", "Clara", "Ranked", "Timings", "Usage"]
+__all__ = ["Answer", "AnswerStream", "Clara", "Found", "Ranked", "SearchResults", "Timings", "Usage"]
 logger = logging.getLogger(__name__)
 
 AnswerStream = TextStream[Answer]
@@ -61,7 +65,7 @@ class Clara:
         self,
         model: ClaraModel,
         *,
-        store: LatentStore | None = None,
+        store: str | Path | LatentStore | None = None,
         cache_bytes: int = CACHE_BYTES,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
@@ -71,22 +75,35 @@ class Clara:
 
         Args:
             model: in evaluation mode, or its dropout is at work.
-            store: where latents are kept; a `LatentCache` by default.
-            cache_bytes: bound of that cache; 0 keeps nothing.
+            store: where latents are kept beyond the process: a folder or an opened store; nowhere by default.
+            cache_bytes: bound of the cache in memory, which stands in front of the store; 0 keeps nothing.
             batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
             batch_size: texts or prompts in one batch at most; no bound by default.
             long_documents: as for `load`.
         """
-        cache = LatentCache(cache_bytes) if store is None else store
         limits, long = _limits(batch_tokens, batch_size, store), check_long_documents(long_documents)
-        self._engine: Engine | None = Engine(loader.wrap(model), cache, limits, long)
+        self._start(loader.wrap(model), LatentCache(cache_bytes), store, limits, long)
+
+    def _start(
+        self,
+        loaded: loader.Loaded,
+        cache: LatentCache,
+        store: str | Path | LatentStore | None,
+        limits: Limits,
+        long_documents: LongDocuments,
+    ) -> None:
+        kept = cache if store is None else layered(store, cache, loaded.model.fingerprint)
+        lasting = durable(kept)
+        self._engine: Engine | None = Engine(loaded, kept, limits, long_documents)
+        self._search = None if lasting is None else StoreSearch(lasting)
+        self._opened = lasting if isinstance(store, (str, Path)) else None
 
     @classmethod
     def load(
         cls,
         name: str | Path = DEFAULT_MODEL,
         *,
-        store: LatentStore | None = None,
+        store: str | Path | LatentStore | None = None,
         cache_bytes: int = CACHE_BYTES,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
@@ -97,8 +114,9 @@ class Clara:
 
         Args:
             name: a folder, a bundled name such as ``clara-tiny``, or a hub name.
-            store: where latents are kept; by default a cache that is shared like the model.
-            cache_bytes: bound of that cache; 0 keeps nothing.
+            store: where latents are kept beyond the process: a folder or an opened store; nowhere by default.
+            cache_bytes: bound of the cache in memory, which is shared like the model and stands in front of the store;
+                0 keeps nothing.
             batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
             batch_size: texts or prompts in one batch at most; no bound by default.
             long_documents: what becomes of a text with more than ``doc_max_length`` tokens: ``split`` reads it whole,
@@ -115,15 +133,22 @@ class Clara:
         loaded = loader.load(name, LoadOptions.of(options), cache_bytes)
         assert loaded.cache is not None
         clara = cls.__new__(cls)
-        clara._engine = Engine(loaded, loaded.cache if store is None else store, limits, long)
+        clara._start(loaded, loaded.cache, store, limits, long)
         return clara
 
     def close(self) -> None:
         """Let go of the model; the last holder's close frees its memory. Closing twice is fine.
 
+        A store that was given by its path is closed too; one that was handed over stays open.
+
         A call that another thread is in the middle of ends as it would have.
         """
         engine, self._engine = self._engine, None
+        search, self._search = self._search, None
+        if search is not None:
+            search.close()
+        if self._opened is not None:
+            self._opened.close()
         if engine is not None:
             last = weakref.ref(engine.loaded)
             del engine
@@ -164,6 +189,11 @@ class Clara:
     def name(self) -> str:
         """The name it was loaded by, for logs and metadata."""
         return self.engine.loaded.name or "(in memory)"
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """For calls of asynchronous callers; all who use the model share them."""
+        return self.engine.loaded.threads
 
     @property
     def fingerprint(self) -> str:
@@ -248,6 +278,28 @@ class Clara:
         call = self.engine.call()
         rows = call.candidates([documents])
         return pipeline.by_document(call.rank([question], rows)[0], rows[0])[:keep]
+
+    def search(self, question: str, top_k: int | None = None, *, where: Where | None = None) -> SearchResults:
+        """The windows in the store whose latents are nearest to the question: one pass, whatever the store holds.
+
+        ``clara.answer(question, results.latents, rerank=False)`` then answers from them without another pass over text.
+
+        Args:
+            question: must not be blank.
+            top_k: how many; the checkpoint's number by default.
+            where: metadata of the documents that may be found, a value or a list of values for each name.
+
+        Returns:
+            best first.
+
+        Raises:
+            ClaraError: no store, a store that cannot be read, or a checkpoint without a query reasoner.
+        """
+        question, engine = check_question(question), self.engine
+        k = check_count(self.top_k if top_k is None else top_k, "top_k")
+        if self._search is None:
+            raise ClaraError("there is no store to search in; load with Clara.load(.., store=FOLDER)")
+        return searching.search(engine, self._search, question, k, where)
 
     # -- answer ------------------------------------------------------------------------------------------------
 
@@ -417,7 +469,7 @@ class Clara:
         return PlainRequest(ids, how)
 
 
-def _limits(batch_tokens: int | None, batch_size: int | None, store: LatentStore | None) -> Limits:
+def _limits(batch_tokens: int | None, batch_size: int | None, store: str | Path | LatentStore | None) -> Limits:
     """The bounds of a batch; what a store keeps beyond this process must not depend on what it was encoded with."""
     for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
         if value is not None:

@@ -180,12 +180,11 @@ class Call:
 
     def _encoded(self, texts: dict[str, str]) -> Iterator[dict[str, Block]]:
         """Blocks by key, batch by batch."""
-        keys = list(texts)
-        batches = pipeline.encode_batches(
-            self.model, "compressor", list(texts.values()), "document", self._limits, self.turn
-        )
+        keys, kept = list(texts), list(texts.values())
+        batches = pipeline.encode_batches(self.model, "compressor", kept, "document", self._limits, self.turn)
         for places, made in batches:
-            blocks = map(Block, (vector.clone() for vector in made.vectors), made.lengths)
+            vectors = (vector.clone() for vector in made.vectors)
+            blocks = map(Block, vectors, made.lengths, (kept[place] for place in places))
             yield {keys[place]: block for place, block in zip(places, blocks, strict=True)}
 
     def _awaited(self, result: Future[Block | None]) -> Block | None:

@@ -57,7 +57,7 @@ class RoleLinear(Linear):
         """PEFT's sum, its small side scaled instead of its large one; under autocast, without PEFT's casts."""
         result = self.base_layer(x)
         if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.lora_A[role].weight.dtype)
+            x = x.to(cast(Tensor, self.lora_A[role].weight).dtype)
         low = self.lora_A[role](self.lora_dropout[role](x))
         return (result + self.lora_B[role](low * self.scaling[role])).to(result.dtype)
 

@@ -58,26 +58,20 @@ class ClaraDocumentEmbedder(ClaraComponent):
     ) -> None:
         """Check and keep the arguments; `warm_up` or the first `run` loads the model.
 
+        Those that `ClaraRanker` has too mean the same here.
+
         Args:
-            model: as for `ClaraRanker`.
             dimensions: size of a vector. More come closer to the full score; `modeling.embedding` says how close.
             prefix: put before each text. With a prefix or suffix the ranker and the generator, which have none,
                 compress the document again.
             suffix: put after each text.
             progress_bar: whether to show one.
-            meta_fields_to_embed: as for `ClaraRanker`.
-            embedding_separator: as for `ClaraRanker`.
-            subfolder: as for `ClaraRanker`.
-            revision: as for `ClaraRanker`.
-            dtype: as for `ClaraRanker`.
-            device: as for `ClaraRanker`.
-            token: as for `ClaraRanker`.
             batch_size: documents that are embedded together.
-            model_kwargs: as for `ClaraRanker`.
 
         Raises:
             ValueError: ``dimensions`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
         """
+        self._keep(locals())
         owner = type(self).__name__
         self.dimensions = check_top(dimensions, "dimensions", owner)
         self.batch_size = check_top(batch_size, "batch_size", owner)
@@ -86,26 +80,6 @@ class ClaraDocumentEmbedder(ClaraComponent):
         self.progress_bar = progress_bar
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
-        self._hold(
-            model,
-            subfolder=subfolder,
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            token=token,
-            model_kwargs=model_kwargs,
-        )
-
-    def _arguments(self) -> dict[str, Any]:
-        return {
-            "dimensions": self.dimensions,
-            "prefix": self.prefix,
-            "suffix": self.suffix,
-            "progress_bar": self.progress_bar,
-            "meta_fields_to_embed": list(self.meta_fields_to_embed),
-            "embedding_separator": self.embedding_separator,
-            "batch_size": self.batch_size,
-        }
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, list[Document]]:
