@@ -121,9 +121,9 @@ class ClaraGenerator(ClaraComponent):
             ``replies``: one message, none where there are no documents. Its ``meta`` holds ``model``, ``index``,
             ``finish_reason`` (``stop`` or ``length``), ``usage`` (``prompt_tokens`` with ``slots`` memory tokens among
             them, ``completion_tokens``, ``total_tokens``, and ``text_tokens``, which the slots stand for) and
-            ``document_ids`` (those that were read) and ``windows`` (what was read of them, in the generator's order: the
-            number of the window and the characters of the text where it starts and ends; 0, 0 and None for a whole
-            text).
+            ``document_ids`` (those that were read) and ``windows`` (what was read of them, in the generator's order:
+            the number of the window and the characters of the text where it starts and ends; 0, 0 and None for a
+            whole text).
 
         Raises:
             ValueError: a blank query, an unfit generation argument, or more slots than the prompt can hold.
