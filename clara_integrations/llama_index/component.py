@@ -149,13 +149,13 @@ def errors_of(owner: str) -> Iterator[None]:
 
 
 def pieces(stream: AnswerStream) -> Generator[str, None, None]:
-    """The pieces of a stream, which ends when nobody reads them any more."""
+    """The pieces of a stream, which ends when its reader is gone."""
     with stream:
         yield from stream
 
 
 async def apieces(stream: AnswerStream) -> AsyncGenerator[str, None]:
-    """`pieces` beside the event loop."""
+    """`pieces` without blocking the event loop."""
     async with aclosing(read_stream(stream)) as found:
         async for piece in found:
             yield piece

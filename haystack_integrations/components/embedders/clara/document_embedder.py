@@ -110,7 +110,7 @@ class ClaraDocumentEmbedder(ClaraComponent):
 
     @component.output_types(documents=list[Document])
     async def run_async(self, documents: list[Document]) -> dict[str, list[Document]]:
-        """`run` beside the event loop, in one of the model's own threads."""
+        """`run` in one of the model's own threads, without blocking the event loop."""
         return await self._beside(self.run, documents) if documents else self.run(documents)
 
     def _text(self, document: Document) -> str:

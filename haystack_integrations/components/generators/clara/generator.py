@@ -150,7 +150,10 @@ class ClaraGenerator(ClaraComponent):
         streaming_callback: StreamingCallbackT | None = None,
         generation_kwargs: dict[str, Any] | None = None,
     ) -> dict[str, list[ChatMessage]]:
-        """`run` beside the event loop; a streaming callback may be a coroutine function. Cancelling ends a stream."""
+        """`run` without blocking the event loop.
+
+        A streaming callback may be a coroutine function. Cancelling ends a stream.
+        """
         callback = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=True)
         offered = self._offered(query, documents)
         if not offered:
