@@ -57,7 +57,7 @@ class RoleLinear(Linear):
         """PEFT's sum, its small side scaled instead of its large one; under autocast, without PEFT's casts."""
         result = self.base_layer(x)
         if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.lora_A[role].weight.dtype)
+            x = x.to(cast(Tensor, self.lora_A[role].weight).dtype)
         low = self.lora_A[role](self.lora_dropout[role](x))
         return (result + self.lora_B[role](low * self.scaling[role])).to(result.dtype)
 
@@ -103,7 +103,7 @@ class Roles:
         self.names = (*self.names, role)
         for layer in self.layers().values():
             layer._active_adapter = self._active
-            if type(layer) is Linear:  # not the quantised kinds
+            if type(layer) is Linear:  # not the quantized kinds
                 layer.__class__ = RoleLinear
         self.parameters_require_grad(())
 
