@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["int8", "int4"]
+LongDocuments = Literal["split", "truncate", "error"]
 
 
 class Loading(TypedDict, total=False):
@@ -42,6 +43,8 @@ class Loading(TypedDict, total=False):
     quantization: Quantization | None
     batch_size: int | None
     cache_bytes: int | None
+    long_documents: LongDocuments | None
+    store: str | None
 
 
 class ClaraComponent(BaseComponent):
@@ -77,6 +80,16 @@ class ClaraComponent(BaseComponent):
     cache_bytes: int | None = Field(
         default=None, ge=0, frozen=True, description="Bound of the shared cache of latents; 0 keeps none."
     )
+    long_documents: LongDocuments | None = Field(
+        default=None,
+        frozen=True,
+        description="What becomes of a text that is longer than one document; default: `split`.",
+    )
+    store: str | None = Field(
+        default=None,
+        frozen=True,
+        description="A folder where latents are kept beyond the process; what it holds is not compressed again.",
+    )
 
     _holder: ModelHolder = PrivateAttr()
 
@@ -89,7 +102,7 @@ class ClaraComponent(BaseComponent):
         super().model_post_init(context)
         self._holder = ModelHolder(self.model, self.loading, type(self).__name__)
 
-    @field_validator("model", "base_model", "prompts", mode="before")
+    @field_validator("model", "base_model", "prompts", "store", mode="before")
     @classmethod
     def _plain_name(cls, name: Any) -> Any:
         return os.fspath(name) if isinstance(name, os.PathLike) else name
