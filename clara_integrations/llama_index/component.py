@@ -83,7 +83,7 @@ class ClaraComponent(BaseComponent):
     long_documents: LongDocuments | None = Field(
         default=None,
         frozen=True,
-        description="What becomes of a text that is longer than one document; default: `split`.",
+        description="Texts longer than the checkpoint reads at once: `split` (default), `truncate` or `error`.",
     )
     store: str | None = Field(
         default=None,
@@ -155,13 +155,13 @@ def errors_of(owner: str) -> Iterator[None]:
 
 
 def pieces(stream: AnswerStream) -> Generator[str, None, None]:
-    """The pieces of a stream, which ends when nobody reads them any more."""
+    """The pieces of a stream, which ends when its reader is gone."""
     with stream:
         yield from stream
 
 
 async def apieces(stream: AnswerStream) -> AsyncGenerator[str, None]:
-    """`pieces` beside the event loop."""
+    """`pieces` without blocking the event loop."""
     async with aclosing(read_stream(stream)) as found:
         async for piece in found:
             yield piece
