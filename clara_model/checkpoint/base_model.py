@@ -29,7 +29,7 @@ from clara_model.checkpoint import base_files
 from clara_model.checkpoint.config import read_json
 from clara_model.checkpoint.hashes import files_key
 from clara_model.checkpoint.options import LoadOptions
-from clara_model.errors import ClaraError, blaming
+from clara_model.errors import ClaraError, blaming, shown
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ def load_base(name: str, options: LoadOptions) -> tuple[PreTrainedModel, PreTrai
         where = ", ".join(file.name for file in files.weights[:3])
         raise ClaraError(f"the weights in {files.folder} ({where}) lack {lacking[0]!r}; is the download complete?")
     _check_vocabulary(model, tokenizer, files.folder)
+    _check_ends(model, files.folder)
     if quantized is None:
         nn.Module.to(model, device)
     how = f"{options.dtype} {options.quantization} {transformers_version}"
@@ -149,6 +150,17 @@ def _check_tokenizer_files(folder: Path) -> None:
         raise ClaraError(f"{main} lacks {lacking[0]!r}; is the download complete?")
     with blaming(main):
         PreTrainedTokenizerFast(tokenizer_file=str(main))("A probe.")
+
+
+def _check_ends(model: PreTrainedModel, folder: Path) -> None:
+    """The special tokens that generation goes by are ids, or there would be an error in the middle of an answer."""
+    path = folder / "generation_config.json"
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(model.generation_config, name, None)
+        ids = value if isinstance(value, list) and value else [] if value is None else [value]
+        if not all(isinstance(one, int) and not isinstance(one, bool) for one in ids) or [] == value:
+            where = path if path.is_file() else folder / base_files.CONFIG
+            raise ClaraError(f"{where} has {name} {shown(value)}, which is no token's id; is the download complete?")
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -136,6 +136,13 @@ def test_the_damaged_file_is_named(base: Path, damage: Callable[[Path], object],
     assert str(base) in refused(base, message)
 
 
+@pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id"])
+@pytest.mark.parametrize("value", [[None], "x", 1.5, True, {}, []])
+def test_special_tokens_that_are_no_ids(base: Path, name: str, value: object):
+    change(base / "generation_config.json", **{name: value})
+    refused(base, f"generation_config.json (has {name} .*, which is no token's id|cannot be used)")
+
+
 def test_weights_that_lack_a_tensor(base: Path):
     tensors = load_file(base / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
