@@ -30,7 +30,7 @@ LEAST_ROOM = 64
 
 
 def check(config: Settings) -> None:
-    """Refuse what cannot be meant.
+    """Refuse settings that are out of range or contradict each other.
 
     Raises:
         ClaraError: one sentence with the value and the fix.

@@ -110,7 +110,7 @@ class Clara:
         long_documents: LongDocuments = "split",
         **options: Unpack[LoadKeywords],
     ) -> Self:
-        """Load a checkpoint, or share the one that somebody in this process has loaded with the same options.
+        """Load a checkpoint; one that is in memory already, with the same options, is shared.
 
         Args:
             name: a folder, a bundled name such as ``clara-tiny``, or a hub name.
@@ -127,7 +127,7 @@ class Clara:
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.
-            TypeError: an option that there is not.
+            TypeError: an unknown option.
         """
         limits, long = _limits(batch_tokens, batch_size, store), check_long_documents(long_documents)
         loaded = loader.load(name, LoadOptions.of(options), cache_bytes)
@@ -166,7 +166,7 @@ class Clara:
         """What does the work.
 
         Raises:
-            ClaraError: closed.
+            ClaraError: it has been closed.
         """
         engine = self._engine
         if engine is None:
@@ -187,7 +187,7 @@ class Clara:
 
     @property
     def name(self) -> str:
-        """What it was loaded as, for logs and metadata."""
+        """The name it was loaded by, for logs and metadata."""
         return self.engine.loaded.name or "(in memory)"
 
     @property
@@ -323,7 +323,7 @@ class Clara:
                 at what there is.
             rerank: False answers from the first ``top_k`` in the order given, as a checkpoint without a query
                 reasoner always does.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             stop: strings that end the answer; they are not part of it.
             **sampling: see `clara_model.validation.SAMPLING` (default: greedy).
 
@@ -354,7 +354,7 @@ class Clara:
             texts: candidates that all questions share, or one list for each question, of any lengths.
             top_k: documents to answer each from.
             rerank: as for `answer`.
-            max_new_tokens: at most so many new tokens for each.
+            max_new_tokens: most tokens to write for each.
             stop: strings that end an answer.
             **sampling: as for `answer`.
         """
@@ -414,7 +414,7 @@ class Clara:
             texts: at least one; the windows of a long one are told again one by one, a line each.
             instruction: index of one of the checkpoint's wordings (default: the first), or one of your own
                 with ``{memory}`` in it.
-            max_new_tokens: at most so many new tokens for each.
+            max_new_tokens: most tokens to write for each.
             stop: strings that end a text.
             **sampling: as for `answer`.
         """
@@ -442,7 +442,7 @@ class Clara:
 
         Args:
             prompt: what the user says, or a conversation of ``{"role", "content"}`` turns.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             stop: strings that end the text.
             **sampling: as for `answer`.
 

@@ -77,7 +77,7 @@ class Call:
 
     @contextmanager
     def turn(self, phase: str) -> Iterator[None]:
-        """Hold the model's lock and count the time; a stream that nobody reads any more ends here."""
+        """Hold the model's lock and count the time; a stream without a reader ends here."""
         self._check()
         while not self._loaded.lock.acquire(timeout=-1 if self._feed is None else _PATIENCE):
             self._check()
@@ -89,7 +89,7 @@ class Call:
             self._loaded.lock.release()
 
     def _check(self) -> None:
-        """End the call here if nobody reads its stream any more."""
+        """End the call here if its stream has no reader any more."""
         if self._feed is not None:
             self._feed.check()
 

@@ -103,7 +103,7 @@ class Roles:
         self.names = (*self.names, role)
         for layer in self.layers().values():
             layer._active_adapter = self._active
-            if type(layer) is Linear:  # not the quantised kinds
+            if type(layer) is Linear:  # not the quantized kinds
                 layer.__class__ = RoleLinear
         self.parameters_require_grad(())
 

@@ -88,7 +88,7 @@ def _hadamard(rows_NW: Tensor) -> Tensor:
 
 @functools.cache
 def _signs(width: int) -> Tensor:
-    """``[W]`` of +1 and -1, the same everywhere and for ever."""
+    """``[W]`` of +1 and -1, the same everywhere and always."""
     data = hashlib.shake_256(f"{_KEY} signs".encode()).digest(width)
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).bitwise_and(1).float().mul_(2).sub_(1)
 

@@ -2,9 +2,9 @@
 
 Shapes: ``U`` distinct documents of the batch, ``B`` questions, ``K`` candidates, ``k`` selected, ``M`` memory tokens,
 ``T`` ids, ``D`` hidden size. Source: paper sections 3.1 (SCP: next token + 0.1 x alignment), 3.2 (instruct), 3.3 (end
-to end through the straight-through top-k). Loops, optimisers and data are the ``trainers`` package's.
+to end through the straight-through top-k). Loops, optimizers and data are the ``trainers`` package's.
 
-Every loss is a sum over what it is a mean of, divided by the count of the whole optimisation step, so micro-batches and
+Every loss is a sum over what it is a mean of, divided by the count of the whole optimizer step, so micro-batches and
 processes can split a step in any way: next token over labels, alignment over the documents of all sequences (one
 document in two sequences counts twice, as in the published code), contrastive over questions with a positive.
 """
@@ -117,7 +117,7 @@ class TrainingModel(nn.Module):
             question_ids: left-padded encoder ids of the questions (stages that rank).
             question_mask: their mask.
             positives: 1 at gold candidates ``[B, K]`` (``pretrain_retrieval``; never used for a loss elsewhere).
-            totals: `step_counts` of the whole optimisation step, ``[3]``, which the losses are divided by; this
+            totals: `step_counts` of the whole optimizer step, ``[3]``, which the losses are divided by; this
                 batch's own by default.
 
         Returns:

@@ -314,7 +314,7 @@ class HubRows(LazyRows):
             split: where the name has none.
 
         Raises:
-            ClaraError: `datasets` is not installed, or the data set cannot be had.
+            ClaraError: `datasets` is not installed, or the data set cannot be read.
         """
         try:
             import datasets
@@ -329,7 +329,7 @@ class HubRows(LazyRows):
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ClaraError(
-                f"{repository!r} is neither a file, a folder nor a data set that can be had from the hub ({first})"
+                f"{repository!r} is neither a file, a folder nor a data set that can be read from the hub ({first})"
             ) from error
 
     def __len__(self) -> int:
@@ -412,7 +412,7 @@ def read_rows(names: Sequence[str | Path], *, prefer_gold: bool = False, split: 
         split: of data sets on the hub whose name has none behind a colon.
 
     Raises:
-        ClaraError: a file is missing or holds bad lines, or a data set cannot be had.
+        ClaraError: a file is missing or holds bad lines, or a data set cannot be read.
     """
     parts: list[Sequence[Row]] = []
     for name in names:

@@ -97,7 +97,7 @@ class ClaraComponent:
         _ = self.clara
 
     async def warm_up_async(self) -> None:
-        """`warm_up` beside the event loop."""
+        """`warm_up` without blocking the event loop."""
         if not self._holder.loaded:
             await self._beside(self.warm_up)
 
@@ -106,11 +106,11 @@ class ClaraComponent:
         self._holder.close()
 
     async def close_async(self) -> None:
-        """`close` beside the event loop."""
+        """`close` without blocking the event loop."""
         await self._holder.aclose()
 
     async def _beside(self, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
-        """Run a call in one of the model's own threads, beside the event loop."""
+        """Run a call in one of the model's own threads, without blocking the event loop."""
         return await self._holder.beside(call, *args, load=lambda: self.clara, **options)
 
     @property
@@ -138,7 +138,7 @@ class ClaraComponent:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The component that `to_dict` saved, under today's name or that of before ``haystack_integrations``."""
+        """The component that `to_dict` saved, under today's name or the one before ``haystack_integrations``."""
         module = cls.__module__.rpartition(".")[2]
         if data.get("type") == f"clara_integrations.haystack.{module}.{cls.__name__}":
             data = {**data, "type": generate_qualified_class_name(cls)}

@@ -84,5 +84,5 @@ class ClaraTextEmbedder(ClaraComponent):
 
     @component.output_types(embedding=list[float])
     async def run_async(self, text: str) -> dict[str, list[float]]:
-        """`run` beside the event loop, in one of the model's own threads."""
+        """`run` in one of the model's own threads, without blocking the event loop."""
         return await self._beside(self.run, text)

@@ -122,7 +122,7 @@ class ClaraRanker(ClaraComponent):
     async def run_async(
         self, query: str, documents: list[Document], top_k: int | None = None, score_threshold: float | None = None
     ) -> dict[str, list[Document]]:
-        """`run` beside the event loop, in one of the model's own threads."""
+        """`run` in one of the model's own threads, without blocking the event loop."""
         if not documents:
             return self.run(query, documents, top_k, score_threshold)
         return await self._beside(self.run, query, documents, top_k, score_threshold)
