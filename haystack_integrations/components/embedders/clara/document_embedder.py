@@ -23,8 +23,9 @@ class ClaraDocumentEmbedder(ClaraComponent):
 
     The vector is a sketch of the document's latents: its cosine with a `ClaraTextEmbedder`'s vector is close to the
     score that a `ClaraRanker` gives. The latents themselves stay in the model's cache, where the ranker and the
-    generator find them. For indexing; a document is read up to the checkpoint's ``doc_max_length`` tokens, so split
-    long ones first.
+    generator find them. For indexing; the vector of a document that is longer than the
+    checkpoint reads at once is the mean of its windows' vectors, so split long ones first where each part is to be
+    found.
 
     ```python
     from haystack import Document

@@ -121,7 +121,9 @@ class ClaraGenerator(ClaraComponent):
             ``replies``: one message, none where there are no documents. Its ``meta`` holds ``model``, ``index``,
             ``finish_reason`` (``stop`` or ``length``), ``usage`` (``prompt_tokens`` with ``slots`` memory tokens among
             them, ``completion_tokens``, ``total_tokens``, and ``text_tokens``, which the slots stand for) and
-            ``document_ids`` (those that were read).
+            ``document_ids`` (those that were read) and ``windows`` (what was read of them, in the generator's order:
+            the number of the window and the characters of the text where it starts and ends; 0, 0 and None for a
+            whole text).
 
         Raises:
             ValueError: a blank query, an unfit generation argument, or more slots than the prompt can hold.
@@ -207,7 +209,11 @@ class ClaraGenerator(ClaraComponent):
                 "slots": usage.slots,
                 "text_tokens": usage.text_tokens,
             },
-            "document_ids": [offered[index].id for index in answer.selected],
+            "document_ids": list(dict.fromkeys(offered[index].id for index in answer.selected)),
+            "windows": [
+                {"document_id": offered[one.document].id, "number": one.number, "start": one.start, "end": one.end}
+                for one in answer.windows
+            ],
         }
         return {"replies": [ChatMessage.from_assistant(answer.text, meta=meta)]}
 
