@@ -211,7 +211,7 @@ def test_info_tells_what_a_checkpoint_is(clara):
         assert name.replace("_", " ") in table
         if isinstance(value, str):
             assert value.split("\n")[0][:40] in table
-    assert facts["compression_rate"] == 8
+    assert facts["compression_rate"] == 12
     assert {"compressor", "query_reasoner", "generator"} <= set(facts["roles"])
 
 
