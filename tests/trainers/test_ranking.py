@@ -78,7 +78,7 @@ def test_the_likelihoods_are_those_of_one_document_alone(model: ClaraModel):
 def test_the_ranking_term_is_added_by_its_weight(model: ClaraModel):
     values = batch(model, singles=True)
     training = TrainingModel(
-        model, Objective(stage="end_to_end", ranking_loss="likelihood", ranking_weight=0.5)
+        model, Objective(stage="end_to_end", top_k=3, ranking_loss="likelihood", ranking_weight=0.5)
     ).train()
     for layer in model.roles.layers().values():
         for dropout in layer.lora_dropout.values():
