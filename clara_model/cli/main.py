@@ -1,7 +1,8 @@
 """`clara`: ask questions about files, see the bundled model at work, and look into a checkpoint, from the command line.
 
 Results go to standard output; progress, notes and errors to standard error (progress only to a terminal). Exit codes:
-0 done, 2 something the user can put right, said in one sentence, 130 interrupted. Left out: training (see `trainers`).
+0 done, 1 an error of the program itself, 2 something the user can put right, said in one sentence, 130 interrupted.
+Left out: training (see `trainers`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
 
 _MODEL_HELP = "checkpoint: a folder or a hub name (default: %(default)s)"
 USER_ERROR = 2
+UNEXPECTED = 1
 INTERRUPTED = 130
+_CAUTION = (
+    "clara-tiny knows only the made-up world of `clara demo`; on other texts its answers mean nothing (see --model)"
+)
 _TEXTS_PER_STEP = 128  # compressed between two steps of the progress bar
 _WIDTH_OF_A_FILE = 160  # columns of a table that goes to a pipe or file
 
@@ -48,10 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    args = _parser().parse_args(argv)
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     _replace_what_cannot_be_written()
     try:
+        args = _parser().parse_args(argv)
         with _notes(quiet=args.quiet):
             args.run(args)
         sys.stdout.flush()
@@ -63,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         errors.print(Text(f"clara: {_sentence(error)}"))
         return USER_ERROR
+    except Exception as error:
+        logging.getLogger(__name__).debug("unexpected", exc_info=True)
+        errors.print(Text(f"clara: unexpected {type(error).__name__}: {_sentence(error)} (please report it)"))
+        return UNEXPECTED
     return 0
 
 
@@ -134,6 +145,8 @@ def _ask(args: argparse.Namespace) -> None:
         raise ValueError("The question is blank.")
     documents = passages.read_documents(args.docs)  # before the model: what is wrong with the files shows at once
     clara = _load(args)
+    if args.model == DEFAULT_MODEL:
+        logging.getLogger(__name__).warning(_CAUTION)
     with _working("Splitting documents", args):
         split = passages.split_documents(documents, clara.count_tokens, clara.doc_max_length)
     latents, spent = _compressed(clara, [passage.text for passage in split], args)
