@@ -102,6 +102,22 @@ def read_documents(names: Sequence[str], *, stdin: BinaryIO | None = None) -> li
     return documents
 
 
+def files_of(names: Sequence[str]) -> list[Path]:
+    """The files that names of files and folders stand for, each once, in order.
+
+    Raises:
+        FileNotFoundError: a name that does not exist.
+        ClaraError: a file of another type, or a folder without any.
+    """
+    found = [file for name in names for file in _files(Path(name))]
+    return list({file.resolve(): file for file in found}.values())
+
+
+def read_file(file: Path) -> list[Document]:
+    """The documents of one file, as for `read_documents`; none where it is empty."""
+    return _parse(file.read_bytes(), str(file), json_lines=file.suffix.lower() == ".jsonl", empty_ok=True)
+
+
 def split_documents(
     documents: Iterable[Document], count_tokens: Callable[[str], int], max_tokens: int
 ) -> list[Passage]:

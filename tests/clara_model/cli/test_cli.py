@@ -169,7 +169,7 @@ def test_markup_and_escapes_in_documents_are_shown_not_obeyed(clara, tmp_path):
         ((QUESTION, "--docs", "{}/empty.txt"), "empty.txt is empty"),
         ((QUESTION, "--docs", "{}/broken.jsonl"), "broken.jsonl:2 is not valid JSON"),
         ((QUESTION, "--docs", "{}/latin.txt"), "latin.txt:1 is not UTF-8"),
-        ((QUESTION,), "required: --docs"),
+        ((QUESTION,), "needs either --docs"),
         (("--docs", "{}/long.txt"), "required: question"),
         ((QUESTION, "--docs", "{}/long.txt", "--top-k", "0"), "at least 1, got '0'"),
         ((QUESTION, "--docs", "{}/long.txt", "--top-k", "many"), "at least 1, got 'many'"),
