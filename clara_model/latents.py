@@ -127,7 +127,10 @@ class Latents:
 
 def fingerprint_of(config: ClaraConfig, weights: Iterable[Tensor]) -> str:
     """16 hexadecimal digits of the sizes and weights that shape latents; the weights are hashed as bfloat16."""
-    digest = hashlib.sha256(f"{config.doc_max_length}/{config.compression_rate}/{config.lora_alpha}".encode())
+    sizes = f"{config.doc_max_length}/{config.compression_rate}/{config.lora_alpha}"
+    if (config.residual, config.memory_positions) != ("none", "appended"):
+        sizes += f"/{config.residual}/{config.memory_positions}"
+    digest = hashlib.sha256(sizes.encode())
     for weight in weights:
         digest.update(weight.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
+from clara_model.checkpoint import gguf
 from clara_model.errors import ClaraError
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,10 @@ def resolve_base(name: str, folder: Path) -> str:
         ClaraError: a path that does not exist and whose last part is not known.
     """
     beside = folder / name
-    if name.startswith("./") and beside.is_dir():
+    if name.startswith("./") and beside.exists():
         return str(beside)
+    if gguf.is_gguf(name):
+        return name
     if Path(name).is_dir() or not re.match(r"^(/|\.|~)|.*/.*/", name):
         return name
     last = Path(name).name
@@ -86,17 +89,19 @@ def load_base(
     attn_implementation: str | None = None,
     quantization: str | None = None,
     token: str | None = None,
+    sha256: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a causal language model and its fast tokenizer.
 
     Args:
-        name: folder or hub name.
+        name: folder or hub name, or a GGUF file as in `checkpoint.gguf`.
         revision: of the hub repository.
         dtype: of the weights; `default_dtype` where not given.
         device: where the weights go; `default_device` where not given.
         attn_implementation: ``sdpa`` (default), ``eager`` or ``flash_attention_2``.
         quantization: ``int8`` or ``int4`` (bitsandbytes, GPU only).
         token: for private hub repositories.
+        sha256: of the GGUF file.
 
     Raises:
         ClaraError: the model is not there, or something asked for is not installed.
@@ -106,6 +111,8 @@ def load_base(
     _check_attention(attention)
     quantized = _quantization(quantization, device)
     options: dict[str, Any] = {"revision": revision, "token": token}
+    if gguf.is_gguf(name):
+        name, options = str(gguf.base_folder(name, revision, sha256, token)), {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         with _bars_to_terminals_only():

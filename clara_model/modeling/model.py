@@ -28,6 +28,7 @@ from clara_model.modeling.adapters import BASE, Roles
 from clara_model.modeling.generated import Generated, read_generated
 from clara_model.modeling.memory import MemoryRows
 from clara_model.modeling.ranking import cosine_scores
+from clara_model.modeling.residual import Residuals, spread_positions
 from clara_model.modeling.tokens import Padded, Tokens
 from clara_model.validation import check_texts
 
@@ -66,6 +67,11 @@ class ClaraModel(nn.Module):
         self.roles = Roles(base, config)
         added = self._embedding_weight()[self.tokens.memory_ids]
         self.memory = MemoryRows([role for role in config.roles if role in ENCODERS], added.float())
+        self.residuals = Residuals()
+        if config.residual == "blocks":
+            for role in self.memory.rows:
+                center = self._embedding_weight().detach().float().mean(dim=0)
+                self.residuals.add(role, center, config.memory_tokens, config.compression_rate)
         self.embeddings_changed = False
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
         self.set_trainable(())
@@ -94,7 +100,7 @@ class ClaraModel(nn.Module):
             name: a folder (which wins), a bundled name such as ``clara-tiny``, or a hub name.
             subfolder: inside it, e.g. ``compression-16``.
             revision: of the hub repository.
-            base_model: folder or hub name of the base model, instead of the one the checkpoint names.
+            base_model: folder, hub name or GGUF file of the base model, instead of the one the checkpoint names.
             prompts: instead of the checkpoint's: a `PromptSet`, or a file as for `PromptSet.from_file`.
             dtype: of all weights; bfloat16 where the device has it in hardware, else float32.
             device: e.g. ``cuda:0`` or ``cpu``; a GPU where there is one.
@@ -116,6 +122,7 @@ class ClaraModel(nn.Module):
             attn_implementation=attn_implementation,
             quantization=quantization,
             token=token,
+            sha256=checkpoint.config.base_sha256,
         )
         checkpoint.config = replace(checkpoint.config, base_model=base_name)
         model = cls(base, tokenizer, checkpoint.config, to_be_loaded=True)
@@ -146,6 +153,7 @@ class ClaraModel(nn.Module):
                 raise ClaraError(f"memory rows of the {role} in {source} have shape {tuple(values.shape)}, "
                                  f"this model needs {tuple(rows.shape)}")  # fmt: skip
             rows.copy_(values)
+        self.residuals.load(checkpoint.residual, source)
         self._fingerprint = None
 
     def _embedding_weight(self) -> Tensor:
@@ -188,6 +196,7 @@ class ClaraModel(nn.Module):
                 name: weight.detach() if self.embeddings_changed else weight.detach()[added]
                 for name, weight in self._embeddings().items()
             },
+            {name: parameter.detach() for name, parameter in self.residuals.named(self.config.roles).items()},
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -216,7 +225,8 @@ class ClaraModel(nn.Module):
     def trainable_parameters(self, roles: Sequence[str]) -> dict[str, nn.Parameter]:
         """LoRA weights and memory rows of some roles, by name."""
         named = {f"{role}.{key}": p for role in roles for key, p in self.roles.parameters(role).items()}
-        return named | {f"memory.{role}": self.memory.of(role) for role in roles if role in self.memory.rows}
+        named |= {f"memory.{role}": self.memory.of(role) for role in roles if role in self.memory.rows}
+        return named | self.residuals.named(roles)
 
     def set_trainable(self, roles: Sequence[str]) -> None:
         """Let exactly these roles train (LoRA weights and memory rows); the base and all else is frozen."""
@@ -244,6 +254,7 @@ class ClaraModel(nn.Module):
             has_rows = copy_of is not None and copy_of in self.memory.rows
             rows = self.memory.of(cast(str, copy_of)) if has_rows else self._embedding_weight()[self.tokens.memory_ids]
             self.memory.rows[role] = nn.Parameter(rows.detach().clone().to(example.dtype), requires_grad=False)
+            self.residuals.start_from(copy_of, role)
         self.config = self.roles.config = self.tokens.config = config
         self.train(self.training)  # the new role's dropout follows the others
 
@@ -294,10 +305,18 @@ class ClaraModel(nn.Module):
             self._fingerprint = versions, fingerprint_of(self.config, [*sample, *named])
         return self._fingerprint[1]
 
-    def hidden_states(self, embeds_NTD: Tensor, mask_NT: Tensor) -> Tensor:
-        """Last hidden states after the final norm, ``[N, T, D]``; the vocabulary's logits are not computed."""
-        mask = None if bool(mask_NT.all()) else mask_NT
-        out = self.base.get_decoder()(inputs_embeds=embeds_NTD, attention_mask=mask, use_cache=False)
+    def hidden_states(self, embeds_NTD: Tensor, mask_NT: Tensor, positions_NT: Tensor | None = None) -> Tensor:
+        """Last hidden states after the final norm, ``[N, T, D]``; the vocabulary's logits are not computed.
+
+        Args:
+            embeds_NTD: input embeddings.
+            mask_NT: 1 at real ids.
+            positions_NT: position ids, counted from the left where not given.
+        """
+        mask = None if positions_NT is None and bool(mask_NT.all()) else mask_NT
+        out = self.base.get_decoder()(
+            inputs_embeds=embeds_NTD, attention_mask=mask, position_ids=positions_NT, use_cache=False
+        )
         return cast(Tensor, out.last_hidden_state)
 
     def encode(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
@@ -309,14 +328,21 @@ class ClaraModel(nn.Module):
             mask_NT: 1 at real ids.
 
         Returns:
-            states at the memory tokens ``[N, M, D]`` and all states ``[N, T, D]``.
+            latents ``[N, M, D]`` (the states at the memory tokens, or what the residual makes of them), and all states
+            ``[N, T, D]``.
         """
         memory = self.config.memory_tokens
         ids, mask = ids_NT.to(self.device), mask_NT.to(self.device)
         with self.roles.acting_as(role):
             text = self.base.get_input_embeddings()(ids[:, :-memory])
-            states = self.hidden_states(self.memory(role, text), mask)
-        return states[:, -memory:], states
+            spread = self.config.memory_positions == "spread"
+            positions = spread_positions(mask, memory) if spread else None
+            states = self.hidden_states(self.memory(role, text), mask, positions)
+        latents = states[:, -memory:]
+        if role in self.residuals.of:
+            own = mask[:, :-memory].bool() & ~torch.isin(ids[:, :-memory], self.tokens.frame_ids.to(ids.device))
+            latents = self.residuals.of[role](text, own, latents)
+        return latents, states
 
     @torch.no_grad()
     def encode_tokens(self, role: str, tokens: Padded) -> Latents:

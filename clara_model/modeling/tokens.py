@@ -83,6 +83,8 @@ class Tokens:
         self.memory_ids: list[int] = [self._id(token) for token in self.memory_tokens]
         self.added_ids = [*self.memory_ids, self._id("<AE>"), self._id("<ENC>"), self._id("<SEP>")]
         self._control = frozenset(self.added_ids)
+        self.frame_ids = torch.tensor([self._id("<ENC>"), self._id(tokenizer.bos_token), self._id(tokenizer.eos_token)])
+        """What stands around the text in an encoder's ids; a text itself never holds them."""
         self._markers = tuple(tokenizer.get_added_vocab())
         self._live = tokenizer.backend_tokenizer
         self._live.no_truncation()
