@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clara_model.checkpoint import options
+
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
     from clara_model.inference.streaming import TextStream
@@ -21,15 +23,12 @@ Item = TypeVar("Item")
 Model = "str | os.PathLike[str] | Clara"
 """A folder, a bundled or hub name, or a model that is loaded already."""
 
-DEFAULT_MODEL = "clara-tiny"
+DEFAULT_MODEL = options.DEFAULT_MODEL
 DEFAULT_TOP_K = 10
 DEFAULT_DIMENSIONS = 1024
 """Size of an embedding that stands for a block of latents in a first-stage index."""
 
-LOAD_OPTIONS = (
-    *("subfolder", "revision", "base_model", "prompts", "dtype", "device", "attn_implementation", "quantization"),
-    *("token", "cache_bytes", "batch_tokens", "batch_size"),
-)
+LOAD_OPTIONS = (*options.NAMES, "cache_bytes", "batch_tokens", "batch_size")
 """The keyword arguments of `clara_model.Clara.load`."""
 
 

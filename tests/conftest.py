@@ -13,8 +13,18 @@ import pytest
 import recorded
 import small_model
 import torch
+from hypothesis import HealthCheck, settings
 
 from clara_model import ClaraModel
+
+settings.register_profile(
+    "project",
+    deadline=None,  # the first example pays for loading
+    max_examples=60,
+    derandomize=True,  # one run finds what another found
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("project")
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

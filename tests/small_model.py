@@ -4,6 +4,7 @@ The base is a two-layer Llama with a byte-level BPE tokenizer; LoRA and memory r
 differ from each other and from the base.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,8 +29,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 400 tokens with ``<s>``, ``</s>`` and no pad token."""
+def build_tokenizer(more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 400 tokens with ``<s>``, ``</s>`` and no pad token; ``more`` texts to learn merges from."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -39,7 +40,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*TEXTS, *QUESTIONS], trainer)
+    tokenizer.train_from_iterator([*more, *TEXTS, *QUESTIONS], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", chat_template=CHAT_TEMPLATE
     )

@@ -14,6 +14,7 @@ import torch
 
 from clara_model.checkpoint.base_model import load_base
 from clara_model.checkpoint.config import ClaraConfig
+from clara_model.checkpoint.options import LoadOptions
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
 from clara_model.inference.published import ClaraModel
@@ -66,7 +67,8 @@ def on_cpu(config: TrainConfig) -> bool:
 
 def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraModel:
     base, tokenizer = load_base(
-        config.pretrain, dtype=dtype_of(config), device=device, attn_implementation=_attention(config)
+        config.pretrain,
+        LoadOptions(dtype=dtype_of(config), device=device, attn_implementation=_attention(config)),
     )
     values = ClaraConfig(
         base_model=config.pretrain,

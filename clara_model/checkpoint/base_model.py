@@ -24,6 +24,7 @@ from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
 from clara_model.checkpoint import gguf
+from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError
 
 logger = logging.getLogger(__name__)
@@ -81,48 +82,35 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def load_base(
-    name: str,
-    *,
-    revision: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    attn_implementation: str | None = None,
-    quantization: str | None = None,
-    token: str | None = None,
-    sha256: str | None = None,
+    name: str, options: LoadOptions, sha256: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a causal language model and its fast tokenizer.
 
     Args:
         name: folder or hub name, or a GGUF file as in `checkpoint.gguf`.
-        revision: of the hub repository.
-        dtype: of the weights; `default_dtype` where not given.
-        device: where the weights go; `default_device` where not given.
-        attn_implementation: ``sdpa`` (default), ``eager`` or ``flash_attention_2``.
-        quantization: ``int8`` or ``int4`` (bitsandbytes, GPU only).
-        token: for private hub repositories.
+        options: ``revision`` and ``token`` are the base model's here; what concerns a checkpoint is not used.
         sha256: of the GGUF file.
 
     Raises:
         ClaraError: the model is not there, or something asked for is not installed.
     """
-    device = torch.device(device) if device is not None else default_device()
-    attention = attn_implementation or "sdpa"
+    options = options.resolved()
+    device, attention = torch.device(options.device or "cpu"), str(options.attn_implementation)
     _check_attention(attention)
-    quantized = _quantization(quantization, device)
-    options: dict[str, Any] = {"revision": revision, "token": token}
+    quantized = _quantization(options.quantization, device)
+    source: dict[str, Any] = {"revision": options.revision, "token": options.token}
     if gguf.is_gguf(name):
-        name, options = str(gguf.base_folder(name, revision, sha256, token)), {}
+        name, source = str(gguf.base_folder(name, options.revision, sha256, options.token)), {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **source)
         with _bars_to_terminals_only():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 name,
-                dtype=dtype or default_dtype(device),
+                dtype=options.dtype,
                 attn_implementation=attention,
                 quantization_config=quantized,
                 device_map={"": device} if quantized else None,
-                **options,
+                **source,
             )
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().partition("\n")[0].rstrip(".")

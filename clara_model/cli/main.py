@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
+from clara_model.checkpoint import options
+from clara_model.checkpoint.options import DEFAULT_MODEL
 from clara_model.cli import demo, report
 from clara_model.documents import passages
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, AnswerStream, Clara
     from clara_model.latents import Latents
 
-DEFAULT_MODEL = "clara-tiny"
 _MODEL_HELP = "checkpoint: a folder or a hub name (default: %(default)s)"
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -88,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--base-model", metavar="NAME", help="base model to use instead of the one the checkpoint names")
     model.add_argument("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
     model.add_argument("--device", help="where to compute, e.g. cpu, cuda (default: the fastest there is)")
-    model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
+    model.add_argument("--dtype", choices=options.DTYPES, help="number format of the weights")
     model.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (needs a GPU)")
 
     ask = commands.add_parser("ask", parents=[model, quiet], help="answer a question from files")
@@ -304,12 +305,8 @@ def _load(args: argparse.Namespace) -> Clara:
         transformers_logging.disable_progress_bar()  # of reading weights; downloads keep theirs
         if args.quiet or not sys.stderr.isatty():
             disable_progress_bars()
-        options = {
-            name: getattr(args, name)
-            for name in ("subfolder", "revision", "base_model", "prompts", "device", "dtype", "quantization")
-            if getattr(args, name, None) is not None
-        }
-        return Clara.load(args.model, **options)
+        keywords: dict[str, Any] = {name: getattr(args, name, None) for name in options.NAMES}
+        return Clara.load(args.model, **keywords)
 
 
 def _output() -> Console:

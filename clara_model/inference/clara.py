@@ -12,12 +12,11 @@ import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
-
-import torch
+from typing import Any, Self, Unpack
 
 from clara_model.checkpoint.config import MAX_NEW_TOKENS
-from clara_model.checkpoint.prompts import Prompt, PromptSet
+from clara_model.checkpoint.options import DEFAULT_MODEL, LoadKeywords, LoadOptions
+from clara_model.checkpoint.prompts import Prompt
 from clara_model.errors import ClaraError
 from clara_model.inference import loader
 from clara_model.inference.batching import release_memory
@@ -66,10 +65,10 @@ class Clara:
 
         Args:
             model: in evaluation mode, or its dropout is at work.
-            store: where latents are kept; a `LatentCache` where not given.
+            store: where latents are kept; a `LatentCache` by default.
             cache_bytes: bound of that cache; 0 keeps nothing.
-            batch_tokens: positions in one encoder batch; `BATCH_TOKENS` where not given.
-            batch_size: texts or prompts in one batch at most; no bound where not given.
+            batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
+            batch_size: texts or prompts in one batch at most; no bound by default.
         """
         cache = LatentCache(cache_bytes) if store is None else store
         self._engine: Engine | None = Engine(loader.wrap(model), cache, _limits(batch_tokens, batch_size))
@@ -77,57 +76,34 @@ class Clara:
     @classmethod
     def load(
         cls,
-        name: str | Path = "clara-tiny",
+        name: str | Path = DEFAULT_MODEL,
         *,
-        subfolder: str | None = None,
-        revision: str | None = None,
-        base_model: str | Path | None = None,
-        prompts: str | Path | PromptSet | None = None,
-        dtype: torch.dtype | str | None = None,
-        device: torch.device | str | None = None,
-        attn_implementation: str | None = None,
-        quantization: str | None = None,
-        token: str | None = None,
+        store: LatentStore | None = None,
         cache_bytes: int = CACHE_BYTES,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
+        **options: Unpack[LoadKeywords],
     ) -> Self:
-        """Load a checkpoint, or share the one that somebody in this process has loaded with the same arguments.
+        """Load a checkpoint, or share the one that somebody in this process has loaded with the same options.
 
         Args:
             name: a folder, a bundled name such as ``clara-tiny``, or a hub name.
-            subfolder: inside it, e.g. ``compression-16``.
-            revision: of the hub repository.
-            base_model: folder or hub name of the base model, instead of the one the checkpoint names.
-            prompts: instead of the checkpoint's: a `PromptSet` or a prompts file.
-            dtype: ``float32``, ``bfloat16`` or ``float16``; bfloat16 where the device has it in hardware.
-            device: e.g. ``cuda:0`` or ``cpu``; a GPU where there is one.
-            attn_implementation: ``sdpa`` (default), ``eager`` or ``flash_attention_2``.
-            quantization: ``int8`` or ``int4`` of the base (bitsandbytes, GPU only).
-            token: for private hub repositories.
-            cache_bytes: bound of the cache of latents, shared like the model; 0 keeps nothing.
-            batch_tokens: positions in one encoder batch; `BATCH_TOKENS` where not given.
-            batch_size: texts or prompts in one batch at most; no bound where not given.
+            store: where latents are kept; by default a cache that is shared like the model.
+            cache_bytes: bound of that cache; 0 keeps nothing.
+            batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
+            batch_size: texts or prompts in one batch at most; no bound by default.
+            **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
+                ``attn_implementation``, ``quantization``, ``token``; see `LoadOptions`.
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.
+            TypeError: an option that there is not.
         """
-        loaded = loader.load(
-            name,
-            subfolder=subfolder,
-            revision=revision,
-            base_model=base_model,
-            prompts=prompts,
-            dtype=dtype,
-            device=device,
-            attn_implementation=attn_implementation,
-            quantization=quantization,
-            token=token,
-            cache_bytes=cache_bytes,
-        )
+        limits = _limits(batch_tokens, batch_size)
+        loaded = loader.load(name, LoadOptions.of(options), cache_bytes)
         assert loaded.cache is not None
         clara = cls.__new__(cls)
-        clara._engine = Engine(loaded, loaded.cache, _limits(batch_tokens, batch_size))
+        clara._engine = Engine(loaded, loaded.cache if store is None else store, limits)
         return clara
 
     def close(self) -> None:

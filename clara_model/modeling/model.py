@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from transformers.generation.streamers import BaseStreamer
 from clara_model.checkpoint import files
 from clara_model.checkpoint.base_model import load_base, only_tokens, resize_embeddings, resolve_base
 from clara_model.checkpoint.config import MAX_NEW_TOKENS, ClaraConfig
-from clara_model.checkpoint.prompts import PromptSet
+from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.errors import ClaraError
 from clara_model.latents import Latents, fingerprint_of
 from clara_model.modeling.adapters import BASE, Roles
@@ -80,51 +80,34 @@ class ClaraModel(nn.Module):
     # -- load and save -----------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        subfolder: str | None = None,
-        revision: str | None = None,
-        base_model: str | Path | None = None,
-        prompts: str | Path | PromptSet | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        attn_implementation: str | None = None,
-        quantization: str | None = None,
-        token: str | None = None,
-    ) -> Self:
+    def from_pretrained(cls, name: str | Path, **options: Unpack[LoadKeywords]) -> Self:
         """Load a checkpoint of this project's layout or a published CLaRa or PISCO one.
 
         Args:
             name: a folder (which wins), a bundled name such as ``clara-tiny``, or a hub name.
-            subfolder: inside it, e.g. ``compression-16``.
-            revision: of the hub repository.
-            base_model: folder, hub name or GGUF file of the base model, instead of the one the checkpoint names.
-            prompts: instead of the checkpoint's: a `PromptSet`, or a file as for `PromptSet.from_file`.
-            dtype: of all weights; bfloat16 where the device has it in hardware, else float32.
-            device: e.g. ``cuda:0`` or ``cpu``; a GPU where there is one.
-            attn_implementation: ``sdpa`` (default), ``eager`` or ``flash_attention_2``.
-            quantization: ``int8`` or ``int4`` of the base (bitsandbytes, GPU only).
-            token: for private hub repositories.
+            **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
+                ``attn_implementation``, ``quantization``, ``token``; see `LoadOptions`.
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.
+            TypeError: an option that there is not.
         """
-        folder = files.locate(str(name), subfolder, revision, token)
-        checkpoint = files.read(folder, prompts)
-        base_name = str(base_model) if base_model else resolve_base(checkpoint.config.base_model, folder)
+        return cls.from_options(name, LoadOptions.of(options))
+
+    @classmethod
+    def from_options(cls, name: str | Path, options: LoadOptions) -> Self:
+        """`from_pretrained` with its options in one object."""
+        options = options.resolved()
+        folder = files.locate(str(name), options.subfolder, options.revision, options.token)
+        checkpoint = files.read(folder, options.prompts)
+        own = checkpoint.config
+        base_name = str(options.base_model) if options.base_model else resolve_base(own.base_model, folder)
         base, tokenizer = load_base(
             base_name,
-            revision=None if base_model else checkpoint.config.base_revision,
-            dtype=dtype,
-            device=device,
-            attn_implementation=attn_implementation,
-            quantization=quantization,
-            token=token,
-            sha256=checkpoint.config.base_sha256,
+            replace(options, revision=None if options.base_model else own.base_revision),
+            sha256=own.base_sha256,
         )
-        checkpoint.config = replace(checkpoint.config, base_model=base_name)
+        checkpoint.config = replace(own, base_model=base_name)
         model = cls(base, tokenizer, checkpoint.config, to_be_loaded=True)
         model.load_weights(checkpoint)
         return model.to_float(base.dtype)

@@ -14,6 +14,7 @@ from small_model import QUESTIONS, TEXTS
 
 from clara_integrations import shared
 from clara_integrations.shared import LOAD_OPTIONS, ModelHolder, best_copies, check_top, in_batches, read_stream
+from clara_model.checkpoint.options import NAMES
 from clara_model.inference.clara import Clara
 from clara_model.inference.loader import loaded_models
 
@@ -23,8 +24,8 @@ OPTIONS = {"dtype": "float32", "device": "cpu"}
 def test_the_options_are_those_of_load_and_the_constants_are_in_step():
     from clara_model.modeling.embedding import DIMENSIONS
 
-    names = list(inspect.signature(Clara.load).parameters)
-    assert set(LOAD_OPTIONS) == set(names) - {"name"}
+    own = set(inspect.signature(Clara.load).parameters) - {"name", "store", "options"}
+    assert set(LOAD_OPTIONS) == {*NAMES, *own}
     assert shared.DEFAULT_MODEL == inspect.signature(Clara.load).parameters["name"].default
     assert shared.DEFAULT_DIMENSIONS == DIMENSIONS
 

@@ -1,7 +1,7 @@
 """Rows to the tensors of `clara_model.modeling.objectives.TrainingModel.forward`.
 
-Each distinct document of a batch is tokenised and compressed once. Prompts are rendered once per wording and number of
-documents and then filled in, which gives the same ids as rendering every one and takes a tenth of the time.
+Each distinct document of a batch is tokenised and compressed once. All ids come from `Tokens`, so what is trained is
+what is served.
 
 Shapes: ``U`` distinct documents, ``B`` sequences, ``K`` candidates, ``T`` ids.
 """
@@ -9,9 +9,8 @@ Shapes: ``U`` distinct documents, ``B`` sequences, ``K`` candidates, ``T`` ids.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,24 +19,20 @@ from clara_model.checkpoint.prompts import Prompt
 from clara_model.errors import ClaraError
 from clara_model.modeling.objectives import Stage
 from clara_model.modeling.ranking import positives_mask
-from clara_model.modeling.tokens import Example, Tokens, clean_text
+from clara_model.modeling.tokens import Example, Tokens
 from trainers.data.rows import Row
 from trainers.data.sampling import TrainingItem
 
 KEPT = 20_000
 """Tokenised texts kept for the next batch."""
-_QUESTION, _ANSWER = "\ue010", "\ue011"
 RANKED: tuple[Stage, ...] = ("end_to_end", "pretrain_retrieval")
 
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
 
+class _Recent(dict[str, list[int]]):
+    """Ids by text; forgets the oldest beyond `KEPT`."""
 
-class _Recent(dict[Key, Value], Generic[Key, Value]):
-    """A dictionary that forgets the oldest entries beyond `KEPT`."""
-
-    def __setitem__(self, key: Key, value: Value) -> None:
-        super().__setitem__(key, value)
+    def __setitem__(self, text: str, ids: list[int]) -> None:
+        super().__setitem__(text, ids)
         if len(self) > KEPT:
             del self[next(iter(self))]
 
@@ -82,8 +77,7 @@ class Collator:
         """
         self.tokens, self.stage, self.top_k, self.max_length = tokens, stage, top_k, max_length
         self.candidates, self.joined_pairs, self.seed = candidates, joined_pairs, seed
-        self._documents: _Recent[str, list[int]] = _Recent()
-        self._frames: dict[tuple[int, int, int, bool], tuple[str, str]] = {}
+        self._ids = _Recent()
 
     def __call__(self, items: Sequence[TrainingItem]) -> dict[str, Tensor]:
         """One batch; ``rows`` ``[B]`` beside the model's tensors says which rows are in it."""
@@ -149,24 +143,13 @@ class Collator:
     # -- tensors -------------------------------------------------------------------------------------------------
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encoder ids of documents or questions."""
-        found = {text: self._documents[text] for text in texts if text in self._documents}
-        new = [text for text in texts if text not in found]
-        plain = [text for text in new if not self.tokens.holds_marker(text)]
-        limit = self.tokens.config.doc_max_length + 3
-        frame, end = f"<ENC>{self.tokens.tokenizer.bos_token}", str(self.tokens.tokenizer.eos_token)
-        framed = [f"{frame}{clean_text(text)[: 64 * limit]}{end}" for text in plain]
-        for text, ids in zip(plain, self._batch_ids(framed), strict=True):
-            found[text] = self._documents[text] = ids[:limit] + self.tokens.memory_ids
-        for text in new:
-            if text not in found:
-                found[text] = self._documents[text] = self.tokens.document_ids(text)
-        return [found[text] for text in texts]
-
-    def _batch_ids(self, texts: list[str]) -> list[list[int]]:
-        """Ids of many texts with special tokens recognised in them."""
-        encodings = self.tokens.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        """Encoder ids of documents or questions; those of a text that was here lately are not made again."""
+        rows = []
+        for text in texts:
+            if text not in self._ids:
+                self._ids[text] = self.tokens.document_ids(text)
+            rows.append(self._ids[text])
+        return rows
 
     def _documents_batch(self, rows: Sequence[Row]) -> tuple[dict[str, Tensor], dict[str, int]]:
         place: dict[str, int] = {}
@@ -184,67 +167,24 @@ class Collator:
         return {"question_ids": ids, "question_mask": mask}
 
     def _prompts_batch(self, sequences: Sequence[_Sequence]) -> dict[str, Tensor]:
-        examples = self._examples(sequences)
+        examples = [self._example(part) for part in sequences]
         ids, mask = self.tokens.pad([example.ids for example in examples])
         labels, _ = self.tokens.pad([example.labels for example in examples], -100)
         return {"prompt_ids": ids, "prompt_mask": mask, "labels": labels}
 
-    def _examples(self, sequences: Sequence[_Sequence]) -> list[Example]:
-        """As `Tokens.example` gives them, many at once."""
-        examples: list[Example | None] = [None] * len(sequences)
-        heads, wholes, places = [], [], []
-        for place, part in enumerate(sequences):
-            if not self._is_simple(part):
-                examples[place] = self.tokens.example(
-                    part.prompt, part.documents, part.answer, self.max_length, part.question, part.wording
-                )
-                continue
-            head, whole = self._frame(part)
-            question, answer = clean_text(part.question or ""), clean_text(part.answer)
-            heads.append(head.replace(_QUESTION, question))
-            wholes.append(whole.replace(_ANSWER, answer).replace(_QUESTION, question))
-            places.append(place)
-        ids = self._batch_ids([*heads, *wholes])
-        for at, place in enumerate(places):
-            whole_ids, head_length = ids[len(heads) + at], len(ids[at])
-            labels = [-100] * min(head_length, len(whole_ids)) + whole_ids[head_length:]
-            examples[place] = Example(whole_ids[: self.max_length], labels[: self.max_length])
-        return [_checked(example, part, self.max_length) for example, part in zip(examples, sequences, strict=True)]
-
-    def _is_simple(self, part: _Sequence) -> bool:
-        """Whether filling the rendered frame is sure to equal rendering the filled prompt.
-
-        A template may strip a message, so texts with blanks at their ends take the slow way, as do texts that hold a
-        special token's string or one of the two place marks.
-        """
-        texts = [part.answer] if part.question is None else [part.answer, part.question]
-        return not any(
-            text != text.strip() or not text or _QUESTION in text or _ANSWER in text or self.tokens.holds_marker(text)
-            for text in texts
+    def _example(self, part: _Sequence) -> Example:
+        example = self.tokens.example(
+            part.prompt, part.documents, part.answer, self.max_length, part.question, part.wording
         )
-
-    def _frame(self, part: _Sequence) -> tuple[str, str]:
-        """The rendered prompt, alone and with its answer, with marks where question and answer go."""
-        key = (id(part.prompt), part.wording, part.documents, part.question is None)
-        if key not in self._frames:
-            user = part.prompt.user[part.wording].replace("{question}", _QUESTION)
-            user = user.replace("{memory}", self.tokens.slots(part.documents))
-            system = part.prompt.system
-            self._frames[key] = (self.tokens.render(system, user), self.tokens.render(system, user, _ANSWER))
-        return self._frames[key]
+        if all(label == -100 for label in example.labels):
+            raise ClaraError(
+                f"{part.row.source}: the prompt leaves no room for the answer in max_len ({self.max_length}); "
+                "raise max_len or leave the row out"
+            )
+        return example
 
 
 def _index(rows: Sequence[Sequence[int]]) -> Tensor:
     """``[B, K]``, filled with -1."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])
-
-
-def _checked(example: Example | None, part: _Sequence, max_length: int) -> Example:
-    assert example is not None
-    if all(label == -100 for label in example.labels):
-        raise ClaraError(
-            f"{part.row.source}: the prompt leaves no room for the answer in max_len ({max_length}); "
-            "raise max_len or leave the row out"
-        )
-    return example

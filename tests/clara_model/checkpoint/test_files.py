@@ -305,9 +305,9 @@ def test_a_dead_base_path_in_a_published_folder(published: Path, monkeypatch: py
     (published / "config.json").write_text(json.dumps(dead))
     asked = []
 
-    def instead(name: str, **options: Any) -> object:
+    def instead(name: str, *options: Any) -> object:
         asked.append(name)
-        return load_base(str(base_folder), **options)
+        return load_base(str(base_folder), *options)
 
     monkeypatch.setattr("clara_model.modeling.model.load_base", instead)
     assert load(published).config.base_model == asked[0] == "mistralai/Mistral-7B-Instruct-v0.2"

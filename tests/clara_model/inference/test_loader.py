@@ -10,9 +10,11 @@ import torch
 from small_model import TEXTS
 
 from clara_model import ClaraModel
+from clara_model.checkpoint.base_model import default_device, default_dtype
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
 from clara_model.inference.clara import Clara, loader
+from clara_model.store.memory import LatentCache
 
 HERE = {"dtype": "float32", "device": "cpu"}
 
@@ -27,13 +29,13 @@ def folder(tiny_clara_folder, tmp_path):
 def loads(monkeypatch):
     """Every load that really happens."""
     made = []
-    real = ClaraModel.from_pretrained.__func__
+    real = ClaraModel.from_options.__func__
 
     def counted(cls, *args, **kwargs):
         made.append(args)
         return real(cls, *args, **kwargs)
 
-    monkeypatch.setattr(ClaraModel, "from_pretrained", classmethod(counted))
+    monkeypatch.setattr(ClaraModel, "from_options", classmethod(counted))
     return made
 
 
@@ -47,8 +49,8 @@ def test_the_same_arguments_share_one_model_lock_and_cache(folder, loads):
 
 
 def test_defaults_and_their_values_are_the_same(folder, loads):
-    device = loader.default_device()
-    explicit = {"device": str(device), "dtype": loader.default_dtype(device), "attn_implementation": "sdpa"}
+    device = default_device()
+    explicit = {"device": str(device), "dtype": default_dtype(device), "attn_implementation": "sdpa"}
     with Clara.load(folder) as one, Clara.load(folder, **explicit) as two:
         assert one.model is two.model
 
@@ -115,6 +117,19 @@ def test_a_load_that_fails_leaves_nothing_behind(folder):
         assert len(clara.compress(TEXTS)) == len(TEXTS)
 
 
+def test_a_token_tells_no_models_apart(folder, loads):
+    with Clara.load(folder, **HERE) as one, Clara.load(folder, token="secret", **HERE) as two:
+        assert one.model is two.model and len(loads) == 1
+
+
+def test_two_stores_on_one_model(folder):
+    store = LatentCache()
+    with Clara.load(folder, store=store, **HERE) as one, Clara.load(folder, **HERE) as two:
+        assert one.model is two.model and one.store is store is not two.store
+        one.compress(TEXTS)
+        assert (len(store), len(two.store)) == (len(TEXTS), 0)
+
+
 def test_the_cache_is_as_large_as_the_largest_asked_for(folder):
     with Clara.load(folder, cache_bytes=1000, **HERE) as one, Clara.load(folder, cache_bytes=5000, **HERE):
         assert one.store.max_bytes == 5000
@@ -160,6 +175,13 @@ def test_wrappers_of_one_model_take_the_same_lock(model):
 def test_bad_options(folder, options, message):
     with pytest.raises(ValueError, match=message):
         Clara.load(folder, **{**HERE, **options})
+
+
+def test_an_option_that_there_is_not(folder):
+    with pytest.raises(TypeError, match="unknown load option dtyp; known are subfolder, revision"):
+        Clara.load(folder, dtyp="float32")
+    with pytest.raises(TypeError, match="unknown load option dtyp; known are subfolder, revision"):
+        ClaraModel.from_pretrained(folder, dtyp="float32")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

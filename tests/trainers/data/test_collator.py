@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import recorded
+import small_model
 import torch
 import training_rows
 from safetensors.torch import load_file
 
-from clara_model import ClaraModel
+from clara_model import ClaraConfig, ClaraModel
 from clara_model.errors import ClaraError
 from clara_model.modeling.tokens import Tokens
+from trainers.data import collator as collator_module
 from trainers.data.collator import Collator
 from trainers.data.rows import Row, parse_row
 from trainers.data.sampling import TrainingItem
@@ -54,6 +56,29 @@ def test_documents_equal_the_models_own_tokens(tokens: Tokens):
     assert batch["document_index"].tolist() == [[0, 1, 2, 3, 4, 0]]
     expected = [tokens.document_ids(text) for text in texts[:5]]
     assert unpadded(batch["document_ids"], batch["document_mask"]) == expected
+
+
+def test_what_is_trained_is_what_is_served_where_tokens_are_long():
+    """A tokenizer with tokens of hundreds of blanks reads further than 64 characters for each token that is kept."""
+    unit = " " * 255 + "x"
+    tokenizer = small_model.build_tokenizer([unit * 8] * 20)
+    tokens = Tokens(tokenizer, ClaraConfig(base_model="none", doc_max_length=32, compression_rate=8))
+    text = unit * 20
+    served = tokens.document_ids(text)
+    assert served != tokens.document_ids(text[: 64 * 35]), "the text shows the difference"
+    batch = Collator(tokens, "end_to_end")(items([{"question": text, "docs": [text, "b"], "answer": text}]))
+    assert unpadded(batch["document_ids"], batch["document_mask"])[0] == served
+    assert unpadded(batch["question_ids"], batch["question_mask"])[0] == served
+    expected = tokens.example(tokens.config.prompts.answer, 2, text, 2048, text)
+    assert sequences(batch) == ([expected.ids], [expected.labels])
+
+
+def test_a_batch_of_more_texts_than_are_kept(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(collator_module, "KEPT", 2)
+    rows = training_rows.question_rows(4)
+    expected = [tokens.document_ids(text) for text in rows[0]["docs"]]
+    batch = Collator(tokens, "end_to_end")(items(rows))
+    assert unpadded(batch["document_ids"], batch["document_mask"])[: len(expected)] == expected
 
 
 def test_a_collator_used_again_gives_the_same(tokens: Tokens):

@@ -1,0 +1,123 @@
+"""How a checkpoint is loaded: the one list of options that loaders, commands and framework components go by.
+
+Naming the options needs neither torch nor transformers; resolving them does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypedDict
+
+from clara_model.errors import ClaraError
+
+if TYPE_CHECKING:
+    import torch
+
+    from clara_model.checkpoint.prompts import PromptSet
+
+DEFAULT_MODEL = "clara-tiny"
+"""The bundled checkpoint, which is loaded where no other is named."""
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class LoadKeywords(TypedDict, total=False):
+    """`LoadOptions` as keyword arguments."""
+
+    subfolder: str | None
+    revision: str | None
+    base_model: str | Path | None
+    prompts: str | Path | PromptSet | None
+    dtype: torch.dtype | str | None
+    device: torch.device | str | None
+    attn_implementation: str | None
+    quantization: str | None
+    token: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a checkpoint is loaded; equal resolved options of one checkpoint are one model in memory."""
+
+    subfolder: str | None = None
+    """Inside the folder or repository, e.g. ``compression-16``."""
+    revision: str | None = None
+    """Of the hub repository."""
+    base_model: str | Path | None = None
+    """Folder, hub name or GGUF file of the base model, instead of the one the checkpoint names."""
+    prompts: str | Path | PromptSet | None = None
+    """Instead of the checkpoint's: a `PromptSet`, or a file as for `PromptSet.from_file`."""
+    dtype: torch.dtype | str | None = None
+    """``float32``, ``bfloat16`` or ``float16``; by default bfloat16 where the device has it in hardware."""
+    device: torch.device | str | None = None
+    """E.g. ``cuda:0`` or ``cpu``; by default a GPU where there is one."""
+    attn_implementation: str | None = None
+    """``sdpa`` (default), ``eager`` or ``flash_attention_2``."""
+    quantization: str | None = None
+    """``int8`` or ``int4`` of the base (bitsandbytes, GPU only)."""
+    token: str | None = field(default=None, compare=False, repr=False)
+    """For private hub repositories. It says who may fetch, not what, so it does not tell models apart."""
+
+    @classmethod
+    def of(cls, keywords: Mapping[str, Any]) -> Self:
+        """From keyword arguments.
+
+        Raises:
+            TypeError: one that there is not.
+        """
+        unknown = sorted(set(keywords) - set(NAMES))
+        if unknown:
+            raise TypeError(f"unknown load option {', '.join(unknown)}; known are {', '.join(NAMES)}")
+        return cls(**keywords)
+
+    def resolved(self) -> Self:
+        """The same with defaults and names made into values: float type, device, attention, prompts.
+
+        Raises:
+            ClaraError: a device that is not here, or prompts that cannot be read.
+            ValueError: an unknown float type.
+        """
+        from clara_model.checkpoint.base_model import default_dtype
+        from clara_model.checkpoint.prompts import PromptSet
+
+        device = _device(self.device)
+        asked = self.prompts
+        prompts = asked if isinstance(asked, PromptSet) or asked is None else PromptSet.from_file(asked)
+        return replace(
+            self,
+            base_model=None if self.base_model is None else str(self.base_model),
+            prompts=prompts,
+            dtype=_dtype(self.dtype) or default_dtype(device),
+            device=device,
+            attn_implementation=self.attn_implementation or "sdpa",
+        )
+
+
+NAMES = tuple(option.name for option in fields(LoadOptions))
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    import torch
+
+    from clara_model.checkpoint.base_model import default_device
+
+    try:
+        found = default_device() if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise ClaraError(f"device {device!r} is unknown; use cpu, cuda or cuda:1") from error
+    if found.type != "cuda":
+        return found
+    if not torch.cuda.is_available():
+        raise ClaraError(f"device {str(device)!r} was asked for but torch sees no GPU; use device='cpu'")
+    return found if found.index is not None else torch.device("cuda", torch.cuda.current_device())
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    import torch
+
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]

@@ -1,0 +1,49 @@
+"""The one list of load options, and every place that must go by it."""
+
+import inspect
+import re
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from clara_model.checkpoint.options import NAMES, LoadKeywords, LoadOptions
+from clara_model.checkpoint.prompts import PromptSet
+from clara_model.cli.main import _parser
+from clara_model.inference.clara import Clara
+from clara_model.modeling.model import ClaraModel
+
+
+def test_the_keywords_are_the_options():
+    keywords = {name: found.__forward_arg__ for name, found in LoadKeywords.__annotations__.items()}
+    assert keywords == {option.name: option.type for option in fields(LoadOptions)}
+
+
+@pytest.mark.parametrize("call", [Clara.load, ClaraModel.from_pretrained])
+def test_the_loaders_say_which_options_they_take(call):
+    assert re.findall("``([a-z_]+)``", call.__doc__.partition("**options:")[2].partition("see `LoadOptions`")[0]) == [
+        *NAMES
+    ]
+    assert "options" in inspect.signature(call).parameters
+
+
+def test_the_command_takes_them():
+    """All but a token (``hf auth login``) and the attention, which change no answer."""
+    known = vars(_parser().parse_args(["info"]))
+    assert set(NAMES) - set(known) == {"token", "attn_implementation"}
+
+
+def test_resolved_options_that_mean_the_same_are_equal():
+    one = LoadOptions(dtype="float32", device="cpu", token="secret").resolved()
+    other = LoadOptions(dtype=torch.float32, device=torch.device("cpu"), attn_implementation="sdpa").resolved()
+    assert one == other and hash(one) == hash(other) and one.token == "secret"
+    assert "secret" not in repr(one)
+    assert one != replace(one, prompts=PromptSet())
+    assert one.resolved() == one
+
+
+def test_naming_options_loads_no_torch():
+    code = "import sys, clara_model.checkpoint.options; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
