@@ -1,1 +1,28 @@
-"""Where latents are kept: the protocol of a store, and the bounded cache in memory."""
+"""Where latents are kept: the protocol of a store, the bounded cache in memory, and stores that outlive the process."""
+
+from clara_model.store.opening import copy_store, open_store
+from clara_model.store.protocol import (
+    Block,
+    Damage,
+    DurableStore,
+    LatentStore,
+    Placed,
+    Row,
+    StoredDocument,
+    StoreStats,
+    Window,
+)
+
+__all__ = [
+    "Block",
+    "Damage",
+    "DurableStore",
+    "LatentStore",
+    "Placed",
+    "Row",
+    "StoreStats",
+    "StoredDocument",
+    "Window",
+    "copy_store",
+    "open_store",
+]

@@ -1,54 +1,20 @@
-"""Latents kept between calls: the seam of a latent store, and the bounded in-memory one that is on by default.
+"""The bounded in-memory store of latents that is on by default, alone or in front of one that lasts.
 
-A block is found by the fingerprint of the checkpoint that made it and the hash of its text, so what another checkpoint
-made is never found. Leaves out: keeping latents on disk, which comes later behind the same `LatentStore`.
-Shapes: ``M`` memory tokens, ``D`` hidden size.
+Leaves out keeping latents on the disk (`store.sqlite`). Shapes: ``M`` memory tokens, ``D`` hidden size.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from torch import Tensor
+from clara_model.store.protocol import ENTRY_BYTES, Block, LatentStore, content_key
+
+__all__ = ["CACHE_BYTES", "ENTRY_BYTES", "Block", "LatentCache", "LatentStore", "content_key"]
 
 CACHE_BYTES = 256 * 1024 * 1024
 """Default size of the in-memory cache: 2,000 documents of a 7B model at rate 16 in bfloat16."""
-
-ENTRY_BYTES = 512
-"""Counted for each block beside its vector: key, objects and their bookkeeping."""
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """The latents of one document: ``vector`` ``[M, D]`` in host memory, and the text tokens it stands for."""
-
-    vector: Tensor
-    length: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the block occupies in a cache."""
-        return self.vector.numel() * self.vector.element_size() + ENTRY_BYTES
-
-
-class LatentStore(Protocol):
-    """Where blocks are kept. Calls come from many threads; a store may forget a block, never change one."""
-
-    def get(self, fingerprint: str, keys: Sequence[str]) -> list[Block | None]:
-        """The blocks of these keys that this checkpoint made, ``None`` where there is none."""
-
-    def put(self, fingerprint: str, blocks: Mapping[str, Block]) -> None:
-        """Keep blocks that this checkpoint made, by key."""
-
-
-def content_key(text: str) -> str:
-    """The key of a text: SHA-256 of its characters, lone surrogates included."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class LatentCache:

@@ -1,0 +1,64 @@
+"""`open_store`: a path or URL to the store that lies there; and copying one store into another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from clara_model.errors import ClaraError
+from clara_model.store.protocol import DurableStore
+from clara_model.store.sqlite import SQLiteStore
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+_COPIED_AT_ONCE = 256
+T = TypeVar("T")
+
+
+def open_store(url: str | Path, *, encoding: str | None = None, keep_text: bool | None = None) -> DurableStore:
+    """Open the store at a path or URL, or start one there.
+
+    Args:
+        url: a folder, or a ``file://`` URL of one.
+        encoding: ``exact`` (as the model made them), ``float32``, ``bfloat16``, ``float16``, ``int8`` or ``int4``; a
+            store that exists keeps its own.
+        keep_text: whether the windows' texts are kept beside their latents (yes where not given).
+
+    Raises:
+        ClaraError: what lies there cannot be used, in one sentence.
+    """
+    name = str(url)
+    if not name.strip():
+        raise ValueError("the store's path is empty; name a folder")
+    scheme = _SCHEME.match(name)
+    if scheme and scheme[1].lower() == "file":
+        name, scheme = name[len("file://") :], None
+    if scheme:
+        raise ClaraError(f"{name} has the unknown scheme {scheme[1]}://; a store is a folder")
+    return SQLiteStore(name, encoding=encoding, keep_text=keep_text)
+
+
+def copy_store(source: DurableStore, target: DurableStore) -> int:
+    """Copy everything that can be read into another store, whose element type may differ; how many blocks.
+
+    Raises:
+        ClaraError: the target holds another checkpoint's latents, or cannot be written.
+    """
+    fingerprint = source.fingerprint
+    if fingerprint is None:
+        return 0
+    copied = 0
+    for rows in _batches(source.iterate()):
+        target.put(fingerprint, {row.key: row.block for row in rows})
+        copied += len(rows)
+    for documents in _batches(source.documents()):
+        target.record(documents)
+    return copied
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while batch := list(islice(rest, _COPIED_AT_ONCE)):
+        yield batch

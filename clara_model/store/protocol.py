@@ -1,0 +1,187 @@
+"""What a store of latents is: the seam that the pipeline calls, and what a store that outlives the process adds to it.
+
+A *block* is the latents of one window of text. It is found by its key, the hash of the window's text, under the
+fingerprint of the checkpoint that made it, so what another checkpoint made is never found. A *document* is an ordered
+list of windows under an id of the user's, with metadata. Leaves out the stores themselves.
+Shapes: ``M`` memory tokens, ``D`` hidden size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+from torch import Tensor
+
+ENTRY_BYTES = 512
+"""Counted for each block beside its vector and text: key, objects and their bookkeeping."""
+
+Where = Mapping[str, Any]
+"""A filter on metadata: each name must have the value, or one of the values of a list."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The latents of one window: ``vector`` ``[M, D]`` in host memory (never written to), and its text tokens."""
+
+    vector: Tensor
+    length: int
+    text: str | None = None
+    """The window's text where it is known; a store keeps it by option."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the block occupies in a cache."""
+        return self.vector.numel() * self.vector.element_size() + len(self.text or "") + ENTRY_BYTES
+
+
+def content_key(text: str) -> str:
+    """The key of a text: SHA-256 of its characters, lone surrogates included."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A block as a store holds it."""
+
+    number: int
+    """Grows with every block that is added, and is never given twice in one store."""
+    key: str
+    block: Block
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a document's window stands, and the key of its block."""
+
+    key: str
+    start: int
+    """Offset of its first character in the document."""
+    end: int
+    """Offset behind its last character."""
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """A document that has been compressed: its windows in order, and what the user keeps beside it."""
+
+    id: str
+    windows: tuple[Window, ...]
+    digest: str
+    """Of its content; another one means that the document has changed."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values by name."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One window of one document, as `DurableStore.find` returns it."""
+
+    key: str
+    document: str
+    number: int
+    """Of the window in its document, from 0."""
+    start: int
+    end: int
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """What a store holds."""
+
+    url: str
+    fingerprint: str | None
+    """Of the checkpoint whose latents it holds; None before the first."""
+    encoding: str
+    keeps_text: bool
+    blocks: int
+    documents: int
+    nbytes: int
+    """On the disk, room that deleted rows have left included."""
+    format: int
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something in a store that is not as it was written."""
+
+    where: str
+    """The key of a block, the id of a document, or the file."""
+    what: str
+
+
+class LatentStore(Protocol):
+    """Where blocks are kept. Calls come from many threads; a store may forget a block, never change one."""
+
+    def get(self, fingerprint: str, keys: Sequence[str]) -> list[Block | None]:
+        """The blocks of these keys that this checkpoint made, ``None`` where there is none."""
+
+    def put(self, fingerprint: str, blocks: Mapping[str, Block]) -> None:
+        """Keep blocks that this checkpoint made, by key; when it returns, all of them are kept."""
+
+
+class DurableStore(LatentStore, Protocol):
+    """A `LatentStore` that outlives the process. It holds the latents of one checkpoint.
+
+    A row that is damaged is never returned: it is named in a warning and counts as not there, so it is made anew.
+    """
+
+    @property
+    def url(self) -> str:
+        """What `open_store` opens it by."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the checkpoint whose latents it holds; None before the first `put`."""
+
+    @property
+    def identity(self) -> str:
+        """A name that no other store has, for what is derived from this one."""
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """Forget blocks; how many there were."""
+
+    def iterate(self, after: int = 0) -> Iterator[Row]:
+        """All blocks with a number above ``after``, in the order of their numbers."""
+
+    def rows(self, numbers: Sequence[int]) -> list[Row]:
+        """The blocks with these numbers, in this order, without those that are gone."""
+
+    def numbers(self, keys: Sequence[str]) -> dict[str, int]:
+        """The number of each key that is there."""
+
+    def record(self, documents: Sequence[StoredDocument]) -> None:
+        """Keep documents, in place of what is there under their ids; blocks that only the old form had are deleted."""
+
+    def forget(self, ids: Sequence[str]) -> int:
+        """Delete documents, and the blocks that no other document has; how many documents there were."""
+
+    def digests(self) -> dict[str, str]:
+        """The digest of every document by id."""
+
+    def documents(self) -> Iterator[StoredDocument]:
+        """All documents, in the order of their ids."""
+
+    def find(self, document: str | None = None, where: Where | None = None) -> list[Placed]:
+        """The windows of one document, or of those whose metadata fit, in order."""
+
+    def places(self, keys: Sequence[str]) -> list[Placed]:
+        """Every place where these blocks stand, in the order of the keys."""
+
+    def stats(self) -> StoreStats:
+        """What it holds."""
+
+    def compact(self) -> None:
+        """Give the room of deleted rows back to the disk."""
+
+    def verify(self) -> list[Damage]:
+        """Read everything; what is damaged or missing."""
+
+    def close(self) -> None:
+        """Let go of it, with everything on the disk; closing twice is fine."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
