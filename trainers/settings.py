@@ -51,11 +51,21 @@ class Settings:
         "model and stage", "end_to_end: train only the query reasoner, contrastively, on rows with pos_index", False
     )
 
+    read_text: bool = _group(
+        "model and stage", "pretrain: train the generator alone, on the documents as text in its prompt", False
+    )
+
     compress_rate: int = _group("sizes", "document tokens per memory token, 1 to 256", 32, fresh=True)
     doc_max_length: int = _group("sizes", "document tokens that are read", 256, fresh=True)
     lora_rank: int = _group("sizes", "rank of every adapter", 16, fresh=True)
     lora_alpha: int = _group("sizes", "adapters are scaled by lora_alpha / lora_rank; 0: twice the rank", 0, fresh=True)
     lora_dropout: float = _group("sizes", "dropout on the adapters' input", 0.1)
+    residual: str = _group(
+        "sizes", "what latents begin as: none, or blocks of the text's embeddings", "none", fresh=True
+    )
+    memory_positions: str = _group(
+        "sizes", "position ids of memory tokens: appended to the text's, or spread over them", "appended", fresh=True
+    )
     prompts: str = _group("sizes", "prompts file (JSON), instead of this project's wording or the checkpoint's", "")
     generation_top_k: int = _group("sizes", "documents the generator reads, and the checkpoint's top_k")
 

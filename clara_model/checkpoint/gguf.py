@@ -28,6 +28,7 @@ from clara_model.errors import ClaraError
 
 WHEEL, HUB = "wheel:", "hub:"
 _FINISHED = "config.json"
+_WHEEL_PARTS = r"([^/]+)/(.+)"
 
 
 def is_gguf(name: str) -> bool:
@@ -48,8 +49,7 @@ def base_folder(name: str, revision: str | None, sha256: str | None, token: str 
         ClaraError: the file is not there (with the command that gets it), is another file, or cannot be read.
     """
     path = find(name, revision, token)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = _hash(path)
     if sha256 is not None and found != sha256:
         raise ClaraError(
             f"{path} has SHA-256 {found}, but the adapters were trained on {sha256}; get the file that {name!r} means"
@@ -61,6 +61,21 @@ def base_folder(name: str, revision: str | None, sha256: str | None, token: str 
     return folder
 
 
+def sha256(name: str) -> str:
+    """SHA-256 of the file that a reference means; see `base_folder`."""
+    return _hash(find(name))
+
+
+def version(name: str) -> str | None:
+    """The installed distribution's version, where a reference names one."""
+    return importlib.metadata.version(_split(name, WHEEL, _WHEEL_PARTS)[0]) if name.startswith(WHEEL) else None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def cache_root() -> Path:
     """Where converted bases are kept: ``clara`` in ``XDG_CACHE_HOME``, ``~/.cache`` where that is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clara"
@@ -69,7 +84,7 @@ def cache_root() -> Path:
 def find(name: str, revision: str | None = None, token: str | None = None) -> Path:
     """The file itself; see `base_folder`."""
     if name.startswith(WHEEL):
-        return _in_wheel(*_split(name, WHEEL, r"([^/]+)/(.+)"), revision)
+        return _in_wheel(*_split(name, WHEEL, _WHEEL_PARTS), revision)
     if name.startswith(HUB):
         repository, file = _split(name, HUB, r"([^/]+/[^/]+)/(.+)")
         try:

@@ -18,12 +18,13 @@ from clara_model.errors import ClaraError
 from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.ranking import contrastive_loss, cosine_scores, straight_through_topk
 
-Stage = Literal["pretrain", "instruct", "end_to_end", "pretrain_retrieval"]
+Stage = Literal["pretrain", "instruct", "end_to_end", "pretrain_retrieval", "read_text"]
 TRAINED_ROLES: dict[Stage, tuple[str, ...]] = {
     "pretrain": ("compressor", "generator"),
     "instruct": ("compressor", "generator"),
     "end_to_end": ("query_reasoner", "generator"),
     "pretrain_retrieval": ("query_reasoner",),
+    "read_text": ("generator",),
 }
 
 
@@ -103,6 +104,10 @@ class TrainingModel(nn.Module):
             return self._answer_all(
                 document_ids, document_mask, document_index, prompt_ids, prompt_mask, labels, label_tokens
             )
+        if self.objective.stage == "read_text":
+            nothing = torch.empty(0, device=self.model.device)
+            loss = self._next_token_loss(nothing, prompt_ids, prompt_mask, labels, label_tokens)
+            return {"loss": loss, "lm_loss": loss.detach()}
         with torch.no_grad():
             latents, _ = self.model.encode("compressor", document_ids, document_mask)
         queries, _ = self.model.encode("query_reasoner", _given(question_ids), _given(question_mask))

@@ -1,4 +1,4 @@
-"""A base model in a GGUF file: where it is looked for, its SHA-256, the plain copy, and what is said when it is absent."""
+"""A base model in a GGUF file: where it is looked for, its SHA-256, the plain copy, and what an absent one says."""
 
 import hashlib
 import importlib.metadata
@@ -62,7 +62,7 @@ def test_a_reference_without_all_parts(name: str):
 
 
 def test_an_absent_path(tmp_path: Path):
-    with pytest.raises(ClaraError, match="no.gguf' does not exist; pass base_model="):
+    with pytest.raises(ClaraError, match=r"no\.gguf' does not exist; pass base_model="):
         gguf.find(str(tmp_path / "no.gguf"))
 
 
