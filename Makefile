@@ -1,16 +1,19 @@
 # Two commands do everything on a fresh machine with Python >= 3.11 and a package index within reach:
 #   make demo   makes .venv and runs the bundled model on the bundled documents (a table, and runs/demo.png)
-#   make test   makes .venv and runs ruff, mypy and the tests (offline, on the CPU)
-# Both are quick when run again. Another interpreter: make PYTHON=python3.12 demo
+#   make test   makes .venv and runs ruff, mypy and the tests with their coverage (offline, on the CPU)
+# and one builds the documentation with the API reference, without a warning or not at all:
+#   make docs   makes .venv and builds runs/docs/index.html
+# All are quick when run again. Another interpreter: make PYTHON=python3.12 demo
 
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-PACKAGES := clara_model trainers clara_integrations
+PACKAGES := clara_model trainers clara_integrations haystack_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit slow format clean
+.PHONY: demo test lint types unit slow lowest docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-plots
@@ -28,19 +31,27 @@ types: $(VENV)/.installed-dev
 # Offline, and no accelerator: what passes here passes on any laptop.
 unit: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES= \
-	  $(BIN)/python -m pytest $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest --cov $(PYTEST_ARGS)
 
 # What takes minutes: several processes under DeepSpeed.
 slow: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= \
 	  $(BIN)/python -m pytest -m 'slow and not gpu and not network' $(PYTEST_ARGS)
 
+# The tests with the lowest version of each dependency, in an environment of their own.
+lowest:
+	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt unit
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo runs/docs/index.html
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # `python -m venv` needs ensurepip, which some systems split off; there the system's own pip fills the environment.
 $(BIN)/python:
@@ -50,18 +61,22 @@ $(BIN)/python:
 	  { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
 
 # The pinned torch comes first: nothing that follows may pull in another.
-$(VENV)/.torch: constraints.txt | $(BIN)/python
-	$(PIP) install -c constraints.txt torch
+$(VENV)/.torch: $(CONSTRAINTS) | $(BIN)/python
+	$(PIP) install -c $(CONSTRAINTS) torch
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c $(CONSTRAINTS) -e .
 	@touch $@
 
 $(VENV)/.installed-plots: $(VENV)/.installed
-	$(PIP) install -c constraints.txt -e '.[plots]'
+	$(PIP) install -c $(CONSTRAINTS) -e '.[plots]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) install -c $(CONSTRAINTS) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@

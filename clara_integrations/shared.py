@@ -1,149 +1,81 @@
-"""What the components of both frameworks share: the model they hold, their rules, and reading a stream in asyncio.
+"""What the components of both frameworks share: their defaults and their rules, the table of ``docs/edge-cases.md``.
 
-Imports neither framework, and torch only when a model is loaded. The rules are the table of ``docs/edge-cases.md``.
-Leaves out all arithmetic: that is ``clara_model``'s.
+Imports neither framework, nor torch. Leaves out the model that they hold (`clara_integrations.holder`) and all
+arithmetic: that is ``clara_model``'s.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from clara_model.checkpoint import options
-
-if TYPE_CHECKING:
-    from clara_model.inference.clara import Clara
-    from clara_model.inference.streaming import TextStream
+from clara_model import defaults
 
 Item = TypeVar("Item")
-Model = "str | os.PathLike[str] | Clara"
-"""A folder, a bundled or hub name, or a model that is loaded already."""
 
-DEFAULT_MODEL = options.DEFAULT_MODEL
+DEFAULT_MODEL = defaults.DEFAULT_MODEL
 DEFAULT_TOP_K = 10
-DEFAULT_DIMENSIONS = 1024
+DEFAULT_DIMENSIONS = defaults.DIMENSIONS
 """Size of an embedding that stands for a block of latents in a first-stage index."""
 
-LOAD_OPTIONS = (*options.NAMES, "cache_bytes", "batch_tokens", "batch_size")
-"""The keyword arguments of `clara_model.Clara.load`."""
+GENERATION = (
+    *("max_new_tokens", "stop", "do_sample", "temperature", "top_p", "sampling_top_k", "min_p", "typical_p"),
+    *("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "num_beams", "length_penalty"),
+    *("early_stopping", "seed"),
+)
+"""The arguments of `clara_model.Clara.answer` that say how to generate."""
 
 
-class ModelHolder:
-    """The model of one component: loaded when first asked for, let go by `close`, loaded again when asked for again.
+@contextmanager
+def naming_extra(framework: str, extra: str) -> Iterator[None]:
+    """Imports inside the block that fail because the framework is not installed say which extra brings it.
 
-    Holders that name the same model share one copy of it, and the last `close` frees it. A `Clara` that was handed over
-    is its owner's to close. Any number of threads may ask.
-
-    ``holder = ModelHolder("clara-tiny", {"dtype": "float32"}); holder.get().rank(question, texts); holder.close()``
+    Raises:
+        ModuleNotFoundError: as it was, but for its text.
     """
-
-    def __init__(self, model: str | os.PathLike[str] | Clara, options: Mapping[str, Any] | None = None) -> None:
-        """Remember what to load; nothing is loaded here.
-
-        Args:
-            model: a folder, a bundled or hub name, or a `Clara`.
-            options: of `Clara.load`; None stands for an option that is not given.
-
-        Raises:
-            TypeError: not a model, or an option that `Clara.load` does not have.
-        """
-        self._options = {name: value for name, value in (options or {}).items() if value is not None}
-        unknown = sorted(set(self._options) - set(LOAD_OPTIONS))
-        if unknown:
-            raise TypeError(f"unknown model option {', '.join(unknown)}; known are {', '.join(LOAD_OPTIONS)}")
-        self._name: str | None = None
-        self._given: Clara | None = None
-        if isinstance(model, (str, os.PathLike)):
-            self._name = os.fspath(model)
-        else:
-            self._given = _checked(model, self._options)
-        self._clara: Clara | None = None
-        self._lock = threading.RLock()
-
-    def get(self, **options: Any) -> Clara:
-        """The model, loaded if it is not; ``options`` are added to those of the constructor for this loading."""
-        clara = self._clara
-        if clara is None:
-            with self._lock:
-                clara = self._clara
-                if clara is None:
-                    clara = self._clara = self._given or self._load(options)
-        return clara
-
-    def close(self) -> None:
-        """Let go of the model; closing twice, or what was never loaded, is fine."""
-        with self._lock:
-            clara, self._clara = self._clara, None
-        if clara is not None and clara is not self._given:
-            clara.close()
-
-    @property
-    def loaded(self) -> bool:
-        """Whether the model is held now."""
-        return self._clara is not None
-
-    @property
-    def name(self) -> str:
-        """What the model is called in the metadata of results."""
-        if self._given is not None:
-            return self._given.engine.loaded.name or "(in memory)"
-        return str(self._name)
-
-    @property
-    def saved_name(self) -> str:
-        """The name to save.
-
-        Raises:
-            ValueError: the model was handed over as an object, which has no plain form.
-        """
-        if self._name is None:
-            raise ValueError("a component that was given a loaded Clara cannot be saved; give it the model's name")
-        return self._name
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled and copied as the name and the options; the copy loads when it is asked."""
-        return type(self), (self.saved_name, self._options)
-
-    def __deepcopy__(self, _: dict[int, Any]) -> ModelHolder:
-        """Another holder of the same model; a model that was handed over is not copied."""
-        return type(self)(self._given if self._given is not None else self.saved_name, self._options)
-
-    def _load(self, options: Mapping[str, Any]) -> Clara:
-        from clara_model.inference.clara import Clara
-
-        return Clara.load(str(self._name), **{**self._options, **options})
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != framework:
+            raise
+        raise ModuleNotFoundError(
+            f"{error.name} is not installed; the extra {extra!r} brings it: pip install '.[{extra}]' in a checkout of "
+            "clara-integrations",
+            name=error.name,
+        ) from error
 
 
-def _checked(model: Any, options: Mapping[str, Any]) -> Clara:
-    """A model that was handed over, which cannot be told how to load."""
-    from clara_model.inference.clara import Clara
+def check_known(given: Collection[str], known: Collection[str], what: str, owner: str) -> None:
+    """Names that are all known.
 
-    if not isinstance(model, Clara):
-        raise TypeError(f"model must be a name, a folder or a Clara, got {type(model).__name__}")
-    if options:
-        raise ValueError(f"{', '.join(sorted(options))}: a Clara that is loaded already takes no options")
-    return model
+    Raises:
+        TypeError: one that is not; names the nearest that is, and all.
+    """
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise TypeError(f"{owner}: unknown {what} {name!r}; {hint}Known are {', '.join(known)}")
 
 
-def check_top(value: int, name: str = "top_k") -> int:
-    """A number of documents, at least 1.
+def check_top(value: int, name: str, owner: str) -> int:
+    """A number of documents (or the like), at least 1; ``name`` and ``owner``, its class, are for the error.
 
     Raises:
         TypeError: not a whole number.
         ValueError: below 1.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, but got {value!r}")
+        raise TypeError(f"{owner}: {name} must be a whole number, but got {value!r}")
     if value <= 0:
-        raise ValueError(f"{name} must be > 0, but got {value}")
+        raise ValueError(f"{owner}: {name} must be > 0, but got {value}")
     return value
 
 
-def check_query(query: object) -> str:
+def check_query(query: object, owner: str) -> str:
     """A question that says something.
 
     Raises:
@@ -151,24 +83,26 @@ def check_query(query: object) -> str:
         ValueError: blank.
     """
     if not isinstance(query, str):
-        raise TypeError(f"query must be a string, but got {type(query).__name__}")
+        raise TypeError(f"{owner}: query must be a string, but got {type(query).__name__}")
     if not query.strip():
-        raise ValueError(f"query must not be blank, but got {query!r}")
+        raise ValueError(f"{owner}: query must not be blank, but got {query!r}")
     return query
 
 
-def check_generation(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Keyword arguments for `Clara.answer`, which are checked there.
+def check_generation(options: Mapping[str, Any] | None, owner: str) -> dict[str, Any]:
+    """Keyword arguments for `Clara.answer` by name; their values are checked there.
 
     Raises:
         ValueError: one that the component sets itself.
+        TypeError: one that there is not.
     """
     for name in ("top_k", "rerank"):
         if name in (options or {}):
             raise ValueError(
-                f"{name} is an argument of the component, not of the generation; sampling from the best tokens is "
-                "sampling_top_k"
+                f"{owner}: {name} is an argument of the component, not of the generation; sampling from the best "
+                "tokens is sampling_top_k"
             )
+    check_known(options or {}, GENERATION, "generation argument", owner)
     return dict(options or {})
 
 
@@ -186,46 +120,7 @@ def _number(score: float | None) -> float:
     return -inf if score is None else score
 
 
-def in_batches(items: list[Item], size: int | None) -> Iterator[list[Item]]:
-    """Lists of at most ``size`` items, in order; one list where it is not given."""
-    size = size or max(1, len(items))
+def in_batches(items: list[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of at most ``size`` items, in order."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-async def read_stream(stream: TextStream[Any]) -> AsyncGenerator[str, None]:
-    """The pieces of a stream as they are generated, while the loop goes on with other tasks.
-
-    Leaving early ends the generation: ``async with contextlib.aclosing(read_stream(stream)) as pieces``.
-    """
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[str | BaseException | None] = asyncio.Queue()
-
-    def send(item: str | BaseException | None) -> None:
-        try:
-            loop.call_soon_threadsafe(queue.put_nowait, item)
-        except RuntimeError:  # the loop is closed, so nobody reads
-            threading.Thread(target=stream.close, name="clara-close", daemon=True).start()
-
-    def read() -> None:
-        try:
-            for piece in stream:
-                send(piece)
-            send(None)
-        except BaseException as error:  # raised again where the pieces are read
-            send(error)
-
-    threading.Thread(target=read, name="clara-read", daemon=True).start()
-    ended = False
-    try:
-        while True:
-            item = await queue.get()
-            ended = not isinstance(item, str)
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        if not ended:  # close waits for the pass that is under way, so not on the loop
-            threading.Thread(target=stream.close, name="clara-close", daemon=True).start()

@@ -68,18 +68,6 @@ class Latents:
         """The same latents without gradient history."""
         return Latents(self.vectors.detach(), self.lengths, self.fingerprint)
 
-    def quantised(self, bits: int = 8) -> Latents:
-        """The latents rounded to a signed integer grid per memory token, as floats again.
-
-        Each of the ``M`` vectors has its own scale ``max|x| / (2**(bits-1) - 1)``. What it loses is what a store that
-        keeps integers would lose; measure the answers before keeping fewer bits.
-        """
-        if not 2 <= bits <= 8:
-            raise ValueError(f"bits must be between 2 and 8, got {bits}")
-        top = 2 ** (bits - 1) - 1
-        scale = self.vectors.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / top
-        return Latents((self.vectors / scale).round() * scale, self.lengths, self.fingerprint)
-
     @classmethod
     def stack(cls, parts: Sequence[Latents]) -> Self:
         """All blocks of all parts in order.

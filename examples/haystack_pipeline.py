@@ -150,7 +150,7 @@ def main(argv=None):
     parser.add_argument("--save", type=Path, help="write the pipeline there, and ask nothing")
     args = parser.parse_args(argv)
     if args.pipeline:
-        pipeline = Pipeline.loads(args.pipeline.read_text(), allowed_modules=["clara_integrations"])
+        pipeline = Pipeline.loads(args.pipeline.read_text())
     else:
         pipeline = build(args)
     if args.save:

@@ -20,7 +20,7 @@ from llama_index.core.postprocessor import SentenceTransformerRerank
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index_query_engine import arguments, first_stage, loading, read
 
-from clara_integrations.llama_index import ClaraAnswerEvent, ClaraLLM, ClaraQueryEngine
+from clara_integrations.llama_index import ClaraLLM, ClaraQueryEngine
 
 
 class PromptTokens(BaseEventHandler):
@@ -29,9 +29,7 @@ class PromptTokens(BaseEventHandler):
     total: int = 0
 
     def handle(self, event, **kwargs):
-        if isinstance(event, ClaraAnswerEvent):
-            self.total += event.prompt_tokens
-        elif isinstance(event, LLMChatEndEvent) and event.response is not None:
+        if isinstance(event, LLMChatEndEvent) and event.response is not None:
             self.total += event.response.raw["usage"]["prompt_tokens"]
 
 

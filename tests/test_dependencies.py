@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("clara_model", "trainers", "clara_integrations")
+PACKAGES = ("clara_model", "trainers", "clara_integrations", "haystack_integrations")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {"yaml": "pyyaml", "haystack": "haystack-ai", "llama_index": "llama-index-core"}
-FRAMEWORKS = {"haystack": "haystack", "llama_index": "llama-index"}
+FRAMEWORKS = {"haystack": "haystack", "components": "haystack", "common": "haystack", "llama_index": "llama-index"}
 NOT_IMPORTED = {"accelerate"}  # transformers wants it for training and for quantized weights
 
 
@@ -79,7 +79,7 @@ def test_all_is_every_extra_that_needs_no_gpu():
 def test_every_module_can_be_imported_without_any_extra():
     """In a process of its own, in which nothing can be imported that only an extra installs."""
     names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in modules()]
-    names = [name for name in names if name.split(".")[1:2] not in (["haystack"], ["llama_index"])]
+    names = [name for name in names if name.split(".")[1:2] not in [[part] for part in FRAMEWORKS]]
     absent = {"bitsandbytes", "bm25s", "datasets", "deepspeed", "flash_attn", "haystack", "llama_index", "matplotlib"}
     absent |= {"openai", "sentence_transformers", "tensorboard"}
     code = f"""

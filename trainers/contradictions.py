@@ -24,8 +24,8 @@ ONLY_IN = {
     "temperature": ("end_to_end",),
 }
 """Settings of some stages only; in another one they do nothing."""
-PROMPT_ROOM = 64
-"""Prompt tokens beside the slots that are reckoned with."""
+LEAST_ROOM = 64
+"""Prompt tokens beside the slots without which a training example has no place for its question and answer."""
 
 
 def check(config: Settings) -> None:
@@ -161,7 +161,7 @@ def check_slots(config: Settings, memory_tokens: int) -> None:
     Raises:
         ClaraError: with the length that is needed.
     """
-    least = config.generation_top_k * (memory_tokens + 1) + PROMPT_ROOM
+    least = config.generation_top_k * (memory_tokens + 1) + LEAST_ROOM
     if config.max_len < least:
         raise ClaraError(
             f"max_len {config.max_len} cannot hold {config.generation_top_k} documents of {memory_tokens} memory "

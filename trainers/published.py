@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-STAGES = ("pretrain", "instruct", "end_to_end")
-PUBLISHED_STAGES = {"stage1": "pretrain", "stage1_2": "instruct", "stage2": "end_to_end"}
+from clara_model.checkpoint.config import PUBLISHED_STAGES
+
+STAGES = tuple(PUBLISHED_STAGES.values())
 SCHEDULERS = ("cosine", "cosine_with_min_lr", "linear", "constant")
 
 STAGE_DEFAULTS: dict[str, dict[str, Any]] = {

@@ -51,7 +51,6 @@ def starting_model(config: TrainConfig, device: torch.device | str | None = None
     if config.stage == "end_to_end" and "query_reasoner" not in model.config.roles:
         model.add_role("query_reasoner", copy_of="compressor")
     model.config = _config_after(config, model.config)
-    model.tokens.config = model.roles.config = model.config
     _set_dropout(model, config.lora_dropout)
     return model
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
+from llama_index.core.bridge.pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
 from llama_index.core.schema import BaseComponent
 
-from clara_integrations.shared import DEFAULT_MODEL, ModelHolder, read_stream
+from clara_integrations.holder import ModelHolder
+from clara_integrations.shared import DEFAULT_MODEL
+from clara_integrations.streams import read_stream
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import AnswerStream, Clara
@@ -45,7 +54,7 @@ class ClaraComponent(BaseComponent):
     The model itself is ``clara``: ``ClaraLLM(model="clara-tiny").clara.answer("Who ..?", texts)``
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", validate_assignment=True)
 
     model: Any = Field(
         default=DEFAULT_MODEL, frozen=True, description="A checkpoint's folder, bundled or hub name, or a `Clara`."
@@ -71,10 +80,14 @@ class ClaraComponent(BaseComponent):
 
     _holder: ModelHolder = PrivateAttr()
 
+    def __init__(self, model: Any = None, **fields: Any) -> None:
+        """Take the model by position or by name, and the other fields by name; nothing is loaded."""
+        super().__init__(**fields if model is None else {"model": model, **fields})
+
     def model_post_init(self, context: Any, /) -> None:
         """Remember what to load."""
         super().model_post_init(context)
-        self._holder = ModelHolder(self.model, {name: getattr(self, name) for name in Loading.__annotations__})
+        self._holder = ModelHolder(self.model, self.loading, type(self).__name__)
 
     @field_validator("model", "base_model", "prompts", mode="before")
     @classmethod
@@ -95,6 +108,11 @@ class ClaraComponent(BaseComponent):
         return super().__getstate__()
 
     @property
+    def loading(self) -> dict[str, Any]:
+        """How the model is loaded: the fields of `Loading`."""
+        return {name: getattr(self, name) for name in Loading.__annotations__}
+
+    @property
     def clara(self) -> Clara:
         """The model, loaded now if it is not yet."""
         return self._holder.get()
@@ -109,18 +127,28 @@ class ClaraComponent(BaseComponent):
         self._holder.close()
 
 
-def pieces(stream: AnswerStream, then: Callable[[], None] | None = None) -> Generator[str, None, None]:
-    """The pieces of a stream, which ends when nobody reads them any more; ``then`` is called after the last."""
+@contextmanager
+def errors_of(owner: str) -> Iterator[None]:
+    """What a part of a component refuses is told in the name of the class that the user has called.
+
+    Raises:
+        ValueError: a field that does not fit, in one sentence.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors()]
+        raise ValueError(f"{owner}: {'; '.join(wrong)}") from None
+
+
+def pieces(stream: AnswerStream) -> Generator[str, None, None]:
+    """The pieces of a stream, which ends when nobody reads them any more."""
     with stream:
         yield from stream
-    if then is not None:
-        then()
 
 
-async def apieces(stream: AnswerStream, then: Callable[[], None] | None = None) -> AsyncGenerator[str, None]:
+async def apieces(stream: AnswerStream) -> AsyncGenerator[str, None]:
     """`pieces` beside the event loop."""
     async with aclosing(read_stream(stream)) as found:
         async for piece in found:
             yield piece
-    if then is not None:
-        then()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field, model_validator
 
+from clara_integrations.holder import ModelHolder
 from clara_integrations.llama_index.component import ClaraComponent
-from clara_integrations.shared import DEFAULT_DIMENSIONS, DEFAULT_MODEL, ModelHolder
+from clara_integrations.shared import DEFAULT_DIMENSIONS, DEFAULT_MODEL
 
 
 class ClaraEmbedding(ClaraComponent, BaseEmbedding):
@@ -31,6 +31,7 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
     """
 
     dimensions: int = Field(default=DEFAULT_DIMENSIONS, gt=0, frozen=True, description="Numbers in a vector.")
+    model_name: str = Field(default=DEFAULT_MODEL, frozen=True, description="Another name of `model`.")
     embed_batch_size: int = Field(default=32, gt=0, le=2048, description="Texts that are embedded in one call.")
 
     @model_validator(mode="before")
@@ -52,23 +53,19 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
         return "ClaraEmbedding"
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        from clara_model.modeling.embedding import embed
-
-        return embed(self.clara.encode_queries([query]), self.dimensions)[0]
+        return self.clara.embed_questions([query], self.dimensions)[0]
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        return await asyncio.to_thread(self._get_query_embedding, query)
+        return await self._holder.beside(self._get_query_embedding, query)
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
 
     async def _aget_text_embedding(self, text: str) -> Embedding:
-        return await asyncio.to_thread(self._get_text_embedding, text)
+        return await self._holder.beside(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        from clara_model.modeling.embedding import embed
-
-        return embed(self.clara.compress(texts), self.dimensions) if texts else []
+        return self.clara.embed_texts(texts, self.dimensions) if texts else []
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await asyncio.to_thread(self._get_text_embeddings, texts)
+        return await self._holder.beside(self._get_text_embeddings, texts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
 )
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.bridge.pydantic import Field, field_validator
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
@@ -70,6 +69,11 @@ class ClaraLLM(ClaraComponent, CustomLLM):
         default=None, gt=0, description="Tokens of prompt and response together; the base model's own where not given."
     )
 
+    @field_validator("generate_kwargs")
+    @classmethod
+    def _known(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return check_generation(options, cls.__name__)
+
     @classmethod
     def class_name(cls) -> str:
         """Name under which the component is serialized."""
@@ -78,7 +82,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """What LlamaIndex plans prompts with; without ``context_window`` it loads the model."""
-        window = self.context_window or getattr(self.clara.model.base.config, "max_position_embeddings", None)
+        window = self.context_window or self.clara.context_window
         return LLMMetadata(
             context_window=window or DEFAULT_CONTEXT_WINDOW,
             num_output=self.max_new_tokens,
@@ -88,7 +92,8 @@ class ClaraLLM(ClaraComponent, CustomLLM):
 
     def generation(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of one generation: ``options`` win over the component's own."""
-        return check_generation({"max_new_tokens": self.max_new_tokens, **self.generate_kwargs, **options})
+        given = {"max_new_tokens": self.max_new_tokens, **self.generate_kwargs, **options}
+        return check_generation(given, type(self).__name__)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -98,7 +103,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """`complete` beside the event loop."""
-        return await asyncio.to_thread(self._write, self._turn(prompt, formatted), kwargs)
+        return await self._holder.beside(self._write, self._turn(prompt, formatted), kwargs)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
@@ -108,7 +113,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """`stream_complete` beside the event loop."""
-        return self._awritten(await asyncio.to_thread(self._stream, self._turn(prompt, formatted), kwargs))
+        return self._awritten(await self._holder.beside(self._stream, self._turn(prompt, formatted), kwargs))
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -118,7 +123,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` beside the event loop."""
-        return completion_response_to_chat_response(await asyncio.to_thread(self._write, _turns(messages), kwargs))
+        return completion_response_to_chat_response(await self._holder.beside(self._write, _turns(messages), kwargs))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -128,7 +133,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """`stream_chat` beside the event loop."""
-        stream = await asyncio.to_thread(self._stream, _turns(messages), kwargs)
+        stream = await self._holder.beside(self._stream, _turns(messages), kwargs)
         return astream_completion_response_to_chat_response(self._awritten(stream))
 
     def _turn(self, prompt: str, formatted: bool) -> Turns:
@@ -136,33 +141,30 @@ class ClaraLLM(ClaraComponent, CustomLLM):
         return [*system, {"role": "user", "content": prompt}]
 
     def _write(self, turns: Turns, options: Mapping[str, Any]) -> CompletionResponse:
-        return _response(self.clara.plain(turns, **self.generation(options)))
+        return self._completed(self.clara.plain(turns, **self.generation(options)))
 
     def _stream(self, turns: Turns, options: Mapping[str, Any]) -> AnswerStream:
         return self.clara.stream_plain(turns, **self.generation(options))
 
-    @staticmethod
-    def _written(stream: AnswerStream) -> CompletionResponseGen:
+    def _written(self, stream: AnswerStream) -> CompletionResponseGen:
         text = ""
         for piece in pieces(stream):
             text += piece
             yield CompletionResponse(text=text, delta=piece)
-        yield _response(stream.answer)
+        yield self._completed(stream.answer)
 
-    @staticmethod
-    async def _awritten(stream: AnswerStream) -> CompletionResponseAsyncGen:
+    async def _awritten(self, stream: AnswerStream) -> CompletionResponseAsyncGen:
         text = ""
         async for piece in apieces(stream):
             text += piece
             yield CompletionResponse(text=text, delta=piece)
-        yield _response(stream.answer)
+        yield self._completed(stream.answer)
 
-
-def _response(answer: Answer) -> CompletionResponse:
-    """A whole answer; its usage is where token counting looks for it, and where it enters no later prompt."""
-    used = {"prompt_tokens": answer.usage.prompt_tokens, "completion_tokens": answer.usage.completion_tokens}
-    usage = {**used, "total_tokens": sum(used.values())}
-    return CompletionResponse(text=answer.text, delta="", raw={"usage": usage, "finish_reason": answer.finish_reason})
+    def _completed(self, answer: Answer) -> CompletionResponse:
+        """A whole answer; its usage is where token counting looks for it, and where it enters no later prompt."""
+        used = {"prompt_tokens": answer.usage.prompt_tokens, "completion_tokens": answer.usage.completion_tokens}
+        raw = {"usage": {**used, "total_tokens": sum(used.values())}, "finish_reason": answer.finish_reason}
+        return CompletionResponse(text=answer.text, delta="", raw=raw)
 
 
 def _turns(messages: Sequence[ChatMessage]) -> Turns:

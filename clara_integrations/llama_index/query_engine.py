@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -13,10 +14,10 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import MetadataMode
 
-from clara_integrations.llama_index.component import Loading
+from clara_integrations.llama_index.component import Loading, errors_of
 from clara_integrations.llama_index.rerank import ClaraRerank
 from clara_integrations.llama_index.synthesizer import ClaraSynthesizer
-from clara_integrations.shared import DEFAULT_MODEL
+from clara_integrations.shared import DEFAULT_MODEL, check_known
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
@@ -39,6 +40,50 @@ class ClaraQueryEngine(RetrieverQueryEngine):
     print(engine.query("Where was Ranvun Mepos born?"))
     ```
     """
+
+    def __init__(
+        self,
+        retriever: BaseRetriever,
+        response_synthesizer: ClaraSynthesizer | None = None,
+        node_postprocessors: Sequence[BaseNodePostprocessor] = (),
+        callback_manager: CallbackManager | None = None,
+    ) -> None:
+        """Put parts together that are there; `from_retriever` makes them.
+
+        Args:
+            retriever: the first stage.
+            response_synthesizer: a `ClaraSynthesizer`; it has a default only to be asked for in one sentence.
+            node_postprocessors: applied in their order; a `ClaraRerank` belongs at the end.
+            callback_manager: for the engine and its parts.
+
+        Raises:
+            TypeError: another synthesizer, or none.
+        """
+        if not isinstance(response_synthesizer, ClaraSynthesizer):
+            raise TypeError(
+                f"{type(self).__name__} needs a ClaraSynthesizer, got {type(response_synthesizer).__name__}; "
+                f"{type(self).__name__}.from_retriever(retriever, model) makes all its parts"
+            )
+        super().__init__(retriever, response_synthesizer, list(node_postprocessors), callback_manager)
+
+    @classmethod
+    def from_args(  # type: ignore[override]
+        cls, retriever: BaseRetriever, model: str | os.PathLike[str] | Clara = DEFAULT_MODEL, **options: Any
+    ) -> Self:
+        """`from_retriever` under the name that a `RetrieverQueryEngine` has for it.
+
+        Args:
+            retriever: the first stage.
+            model: as for `from_retriever`.
+            **options: as for `from_retriever`; None stands for one that is not given.
+
+        Raises:
+            TypeError: what only a stock synthesizer takes, such as ``llm``, ``response_mode`` or a prompt template.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        known = [name for name in signature(cls.from_retriever).parameters if name not in ("retriever", "loading")]
+        check_known(given, (*known, *Loading.__annotations__), "argument", f"{cls.__name__}.from_args")
+        return cls.from_retriever(retriever, model, **given)
 
     @classmethod
     def from_retriever(
@@ -67,7 +112,8 @@ class ClaraQueryEngine(RetrieverQueryEngine):
             callback_manager: for the engine and its parts.
             **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Loading`.
         """
-        rerank = ClaraRerank(model=model, top_n=top_n, metadata_mode=MetadataMode.LLM, **loading)
+        with errors_of(cls.__name__):
+            rerank = ClaraRerank(model=model, top_n=top_n, metadata_mode=MetadataMode.LLM, **loading)
         synthesizer = ClaraSynthesizer(
             model,
             streaming=streaming,

@@ -63,8 +63,8 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
             raise ValueError("Query bundle must be provided.")
         if not nodes:
             return []
-        question = check_query(query_bundle.query_str)
-        top_n = self.top_n or self.clara.model.config.top_k
+        question = check_query(query_bundle.query_str, type(self).__name__)
+        top_n = self.top_n or self.clara.top_k
         dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self.checkpoint))
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
@@ -80,6 +80,13 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
             event.on_end(payload={EventPayload.NODES: reranked})
         dispatcher.event(ReRankEndEvent(nodes=reranked))
         return reranked
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if query_bundle is None or not nodes:
+            return self._postprocess_nodes(nodes, query_bundle)
+        return await self._holder.beside(self._postprocess_nodes, nodes, query_bundle)
 
     def _scored(self, source: NodeWithScore, score: float) -> NodeWithScore:
         node = source.node

@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from llama_index.core.bridge.pydantic import ConfigDict
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.indices.prompt_helper import ChatPromptHelper, PromptHelper
 from llama_index.core.instrumentation import get_dispatcher
-from llama_index.core.instrumentation.events.base import BaseEvent
+from llama_index.core.instrumentation.events.synthesis import GetResponseEndEvent, GetResponseStartEvent
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.response_synthesizers import BaseSynthesizer
+from llama_index.core.types import TokenAsyncGen, TokenGen
 
-from clara_integrations.llama_index.component import Loading, apieces, pieces
+from clara_integrations.llama_index.component import Loading, errors_of
 from clara_integrations.llama_index.llm import ClaraLLM
-from clara_integrations.shared import DEFAULT_MODEL, check_query
+from clara_integrations.llama_index.reading import QUESTION, LatentReader
+from clara_integrations.shared import DEFAULT_MODEL, check_generation, check_query
 
 if TYPE_CHECKING:
-    from clara_model.inference.clara import Answer, AnswerStream, Clara
+    from clara_model.inference.clara import Clara
 
 dispatcher = get_dispatcher(__name__)
-
-
-class ClaraAnswerEvent(BaseEvent):
-    """An answer has been written: what it was read from and written with, in tokens, and the seconds of each phase."""
-
-    model_config = ConfigDict(protected_namespaces=("pydantic_model_",))
-    model_name: str
-    text_tokens: int
-    slots: int
-    prompt_tokens: int
-    completion_tokens: int
-    finish_reason: str
-    seconds: dict[str, float]
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Name of the event."""
-        return "ClaraAnswerEvent"
 
 
 class ClaraSynthesizer(BaseSynthesizer):
@@ -87,12 +69,13 @@ class ClaraSynthesizer(BaseSynthesizer):
         if output_cls is not None:
             name = getattr(output_cls, "__name__", output_cls)
             raise ValueError(
-                f"ClaraSynthesizer writes text, it cannot fill output_cls={name}; leave output_cls out, or use a stock "
-                "synthesizer with a model that writes structured output"
+                f"{type(self).__name__} writes text, it cannot fill output_cls={name}; leave output_cls out, or use a "
+                "stock synthesizer with a model that writes structured output"
             )
-        llm = ClaraLLM(
-            model=model, max_new_tokens=max_new_tokens, generate_kwargs=dict(generate_kwargs or {}), **loading
-        )
+        owner = type(self).__name__
+        how = check_generation(generate_kwargs, owner)
+        with errors_of(owner):
+            llm = ClaraLLM(model=model, max_new_tokens=max_new_tokens, generate_kwargs=how, **loading)
         super().__init__(
             llm=llm,
             callback_manager=callback_manager,
@@ -132,11 +115,13 @@ class ClaraSynthesizer(BaseSynthesizer):
         """
         if not text_chunks:
             return self._empty_response_generator() if self._streaming else self._empty_response
-        check_query(query_str)
+        question, reader = self._reader(query_str, text_chunks, response_kwargs)
         if self._streaming:
-            stream = self._stream(query_str, text_chunks, response_kwargs)
-            return pieces(stream, lambda: self._report(stream.answer))
-        return self._answer(query_str, text_chunks, response_kwargs)
+            response: str | TokenGen = _pieces(reader.stream(QUESTION, query_str=question))
+        else:
+            response = reader.predict(QUESTION, query_str=question)
+        dispatcher.event(GetResponseEndEvent())
+        return response
 
     async def aget_response(
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
@@ -144,30 +129,33 @@ class ClaraSynthesizer(BaseSynthesizer):
         """`get_response` beside the event loop: the model works in a thread."""
         if not text_chunks:
             return self._empty_response_agenerator() if self._streaming else self._empty_response
-        check_query(query_str)
+        question, reader = self._reader(query_str, text_chunks, response_kwargs)
         if self._streaming:
-            stream = await asyncio.to_thread(self._stream, query_str, text_chunks, response_kwargs)
-            return apieces(stream, lambda: self._report(stream.answer))
-        return await asyncio.to_thread(self._answer, query_str, text_chunks, response_kwargs)
+            response: str | TokenAsyncGen = _apieces(await reader.astream(QUESTION, query_str=question))
+        else:
+            response = await reader.apredict(QUESTION, query_str=question)
+        dispatcher.event(GetResponseEndEvent())
+        return response
 
-    def _answer(self, question: str, texts: Sequence[str], options: Mapping[str, Any]) -> str:
-        answer = self.llm.clara.answer(question, list(texts), len(texts), rerank=False, **self.llm.generation(options))
-        self._report(answer)
-        return answer.text
+    def _reader(self, question: str, texts: Sequence[str], options: Mapping[str, Any]) -> tuple[str, LatentReader]:
+        """The question as events can hold it, and what answers it."""
+        owner = type(self).__name__
+        question, how = _whole(check_query(question, owner)), check_generation(options, owner)
+        dispatcher.event(GetResponseStartEvent(query_str=question, text_chunks=list(map(_whole, texts))))
+        return question, LatentReader.of(self.llm, texts, how, self.callback_manager)
 
-    def _stream(self, question: str, texts: Sequence[str], options: Mapping[str, Any]) -> AnswerStream:
-        return self.llm.clara.stream(question, list(texts), len(texts), rerank=False, **self.llm.generation(options))
 
-    def _report(self, answer: Answer) -> None:
-        seconds, usage = answer.timings, answer.usage
-        dispatcher.event(
-            ClaraAnswerEvent(
-                model_name=self.llm.checkpoint,
-                text_tokens=usage.text_tokens,
-                slots=usage.slots,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                finish_reason=answer.finish_reason,
-                seconds={"compress": seconds.compress, "generate": seconds.generate},
-            )
-        )
+def _whole(text: str) -> str:
+    """Half a character, which pydantic refuses, as what it is read as: U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _pieces(tokens: TokenGen) -> Generator[str, None, None]:
+    """Without the empty one at the end, which carries the usage."""
+    yield from filter(None, tokens)
+
+
+async def _apieces(tokens: TokenAsyncGen) -> AsyncGenerator[str, None]:
+    async for piece in tokens:
+        if piece:
+            yield piece

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -23,9 +22,10 @@ from transformers import (
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
-from clara_model.checkpoint import gguf
+from clara_model.checkpoint import base_files, gguf
+from clara_model.checkpoint.config import read_json
 from clara_model.checkpoint.options import LoadOptions
-from clara_model.errors import ClaraError
+from clara_model.errors import ClaraError, blaming
 
 logger = logging.getLogger(__name__)
 
@@ -63,24 +63,6 @@ def resolve_base(name: str, folder: Path) -> str:
     return hub_name
 
 
-def default_device() -> torch.device:
-    """A GPU where there is one, else the processor."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes it in hardware, else float32."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        ask = getattr(torch.cpu, "get_capabilities", dict)  # older torch cannot say
-        features: dict[str, Any] = ask() if device.type == "cpu" else {}
-        fast = bool(features.get("avx512_bf16") or features.get("amx_tile") or features.get("bf16"))
-    return torch.bfloat16 if fast else torch.float32
-
-
 def load_base(
     name: str, options: LoadOptions, sha256: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -98,31 +80,82 @@ def load_base(
     device, attention = torch.device(options.device or "cpu"), str(options.attn_implementation)
     _check_attention(attention)
     quantized = _quantization(options.quantization, device)
-    source: dict[str, Any] = {"revision": options.revision, "token": options.token}
     if gguf.is_gguf(name):
-        name, source = str(gguf.base_folder(name, options.revision, sha256, options.token)), {}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **source)
-        with _bars_to_terminals_only():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                name,
-                dtype=options.dtype,
-                attn_implementation=attention,
-                quantization_config=quantized,
-                device_map={"": device} if quantized else None,
-                **source,
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ClaraError(
-            f"base model {name!r} could not be loaded ({first}); check its name and the network, or pass base_model= "
-            "with a folder that holds it"
-        ) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ClaraError(f"base model {name!r} has no fast tokenizer (tokenizer.json), which is needed")
+        folder = gguf.base_folder(name, options.revision, sha256, options.token)
+    else:
+        folder = base_files.find(name, options.revision, options.token)
+    files = base_files.check(folder)
+    tokenizer = load_tokenizer(files.folder)
+    with blaming(files.weights[0] if len(files.weights) == 1 else files.folder), _bars_to_terminals_only():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            files.folder,
+            dtype=options.dtype,
+            attn_implementation=attention,
+            quantization_config=quantized,
+            device_map={"": device} if quantized else None,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+    lacking = sorted(found["missing_keys"])
+    if lacking:
+        where = ", ".join(file.name for file in files.weights[:3])
+        raise ClaraError(f"the weights in {files.folder} ({where}) lack {lacking[0]!r}; is the download complete?")
+    _check_vocabulary(model, tokenizer, files.folder)
     if quantized is None:
         nn.Module.to(model, device)
     return model, tokenizer
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a base model's folder; code that the folder brings is never run.
+
+    Raises:
+        ClaraError: naming the file that is missing or damaged.
+    """
+    main, how = folder / "tokenizer.json", folder / base_files.TOKENIZER_CONFIG
+    if not main.is_file():
+        raise ClaraError(f"{folder} holds no fast tokenizer (tokenizer.json), which is needed")
+    if how.is_file() and "auto_map" in read_json(how):
+        raise ClaraError(f"{how} asks for code of its own (auto_map), which is never run")
+    with blaming(how):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            tokenizer("A probe: \u00fc, \u4e2d, \U0001f600 and 1.")  # some damage shows only in use
+        except BaseException:  # also the panics of a library that is no Python
+            _check_tokenizer_files(folder)
+            raise
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ClaraError(f"{folder} holds no fast tokenizer (tokenizer.json), which is needed")
+    return tokenizer
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    """Find the file that made reading a tokenizer fail.
+
+    Raises:
+        ClaraError: naming it; nothing is raised where each file by itself can be read.
+    """
+    for name in ("special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).is_file():
+            read_json(folder / name)
+    main = folder / "tokenizer.json"
+    lacking = [name for name in ("added_tokens", "model") if name not in read_json(main)]
+    if lacking:
+        raise ClaraError(f"{main} lacks {lacking[0]!r}; is the download complete?")
+    with blaming(main):
+        PreTrainedTokenizerFast(tokenizer_file=str(main))("A probe.")
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Every id of the tokenizer must have a row, or a text would be read from random numbers."""
+    rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= min(rows, len(tokenizer)):
+        raise ClaraError(
+            f"{folder / 'tokenizer.json'} has {len(tokenizer)} tokens with ids up to {largest}, the weights have rows "
+            f"for {rows}; do the two belong together?"
+        )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from clara_model.checkpoint.prompts import PromptSet
-from clara_model.errors import ClaraError
+from clara_model.errors import ClaraError, shown
 
 FORMAT = "clara-1"
 ROLES = ("compressor", "query_reasoner", "generator")
@@ -21,6 +21,11 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 RESIDUALS, POSITIONS = ("none", "blocks"), ("appended", "spread")
 MAX_NEW_TOKENS = 128
 """Tokens of an answer at most, where a caller does not say."""
+LARGEST = 2**20
+"""No size of a configuration is larger; a checkpoint's sizes are compared with its tensors besides."""
+LARGEST_JSON = 64 * 1024 * 1024
+"""Bytes of a JSON file that is read at most."""
+_SIZES = ("doc_max_length", "compression_rate", "lora_rank", "lora_alpha", "top_k", "max_prompt_length")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,27 +62,42 @@ class ClaraConfig:
     """The last stage the checkpoint was trained in: ``pretrain``, ``instruct`` or ``end_to_end``."""
     prompts: PromptSet = field(default_factory=PromptSet)
     """The chat prompts the checkpoint was trained with."""
+    licence: str | None = None
+    """Of the weights, e.g. ``Apache-2.0``; None where it is not known."""
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("doc_max_length", "compression_rate", "lora_rank", "lora_alpha", "top_k", "max_prompt_length"):
+        for name in _SIZES:
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ClaraError(f"{name} must be a whole number of at least 1, got {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+                raise ClaraError(f"{name} must be a whole number between 1 and {LARGEST}, got {shown(value)}")
         if self.compression_rate > self.doc_max_length:
             raise ClaraError(
                 f"compression_rate must be at most doc_max_length ({self.doc_max_length}), got {self.compression_rate}"
             )
-        for name, known in (("residual", RESIDUALS), ("memory_positions", POSITIONS)):
-            if getattr(self, name) not in known:
-                raise ClaraError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if not 0.0 <= self.lora_dropout < 1.0:
-            raise ClaraError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
-        wrong = [role for role in self.roles if role not in ROLES]
-        if wrong or not self.roles or len(set(self.roles)) < len(self.roles):
-            raise ClaraError(f"roles must be some of {', '.join(ROLES)}, each once, got {list(self.roles)}")
+        dropout = self.lora_dropout
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
+            raise ClaraError(f"lora_dropout must be in [0, 1), got {shown(dropout)}")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        roles = self.roles if isinstance(self.roles, tuple) else ()
+        known = [role for role in roles if isinstance(role, str) and role in ROLES]
+        if not known or len(known) < len(roles) or len(set(known)) < len(known):
+            raise ClaraError(f"roles must be some of {', '.join(ROLES)}, each once, got {shown(self.roles)}")
+        for name, choices in (("residual", RESIDUALS), ("memory_positions", POSITIONS)):
+            if getattr(self, name) not in choices:
+                raise ClaraError(f"{name} must be one of {', '.join(choices)}, got {shown(getattr(self, name))}")
+        if self.base_sha256 is not None and not isinstance(self.base_sha256, str):
+            raise ClaraError(f"base_sha256 must be a SHA-256 or null, got {shown(self.base_sha256)}")
         if self.stage not in PUBLISHED_STAGES.values():
-            raise ClaraError(f"stage must be one of {', '.join(PUBLISHED_STAGES.values())}, got {self.stage!r}")
+            raise ClaraError(f"stage must be one of {', '.join(PUBLISHED_STAGES.values())}, got {shown(self.stage)}")
+        if not isinstance(self.base_model, str) or not self.base_model or not self.base_model.isprintable():
+            raise ClaraError(f"base_model must be a hub name or a folder, got {shown(self.base_model)}")
+        if self.base_revision is not None and not isinstance(self.base_revision, str):
+            raise ClaraError(f"base_revision must be a name or null, got {shown(self.base_revision)}")
+        if not isinstance(self.prompts, PromptSet):
+            raise ClaraError(f"prompts must be a PromptSet, got {shown(self.prompts)}")
 
     @property
     def memory_tokens(self) -> int:
@@ -107,7 +127,8 @@ class ClaraConfig:
             raise ClaraError(f"config.json has unknown fields {', '.join(unknown)}; was it saved by a newer version?")
         if "base_model" not in values:
             raise ClaraError("config.json does not name its base_model")
-        values["roles"] = tuple(values.get("roles", ROLES))
+        roles = values.get("roles", ROLES)
+        values["roles"] = tuple(roles) if isinstance(roles, (list, tuple)) else roles
         values["prompts"] = PromptSet.from_dict(values.get("prompts", {}))
         return cls(**values)
 
@@ -128,31 +149,45 @@ def from_published(values: dict[str, Any], roles: tuple[str, ...], prompts: Prom
         lacking = "decoder_model_name" if base_model is None else "compr_rate"
         raise ClaraError(f"config.json lacks {lacking!r}; it is not a published CLaRa or PISCO configuration")
     if values.get("compr_model_name"):
-        raise ClaraError(f"a separate compressor model ({values['compr_model_name']!r}) is not supported")
+        raise ClaraError(f"a separate compressor model ({shown(values['compr_model_name'])}) is not supported")
     if not values.get("lora", True):
         raise ClaraError("a checkpoint without LoRA adapters ('lora': false) is not supported")
     if not values.get("different_mem_tokens", True) or not values.get("sep", True):
         raise ClaraError("a checkpoint with 'different_mem_tokens' or 'sep' off is not supported")
-    rank = int(values.get("lora_r", 16))
+    rank, stage = _whole(values, "lora_r", 16), values.get("training_stage")
     return ClaraConfig(
         base_model=base_model,
-        doc_max_length=int(values.get("doc_max_length", 128)),
-        compression_rate=int(values["compr_rate"]),
+        doc_max_length=_whole(values, "doc_max_length", 128),
+        compression_rate=_whole(values, "compr_rate", 16),
         roles=roles,
         lora_rank=rank,
         lora_alpha=2 * rank,
-        top_k=int(values.get("generation_top_k", 1)),
-        stage=PUBLISHED_STAGES.get(values.get("training_stage", ""), "instruct"),
+        top_k=_whole(values, "generation_top_k", 1),
+        stage=PUBLISHED_STAGES.get(stage, "instruct") if isinstance(stage, str) else "instruct",
         prompts=prompts,
     )
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Parse one JSON object from a file, or say in one sentence what is wrong with it."""
+    if path.stat().st_size > LARGEST_JSON:
+        raise ClaraError(f"{path} has {path.stat().st_size} bytes, which no JSON file of a checkpoint has")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ClaraError(f"{path} is nested too deeply to be read") from error
+    except ValueError as error:  # of its syntax or its encoding
         raise ClaraError(f"{path} is not valid JSON ({error}); is the download complete?") from error
     if not isinstance(values, dict):
         raise ClaraError(f"{path} must hold a JSON object, got {type(values).__name__}")
     return values
+
+
+def _whole(values: dict[str, Any], name: str, default: int) -> int:
+    """A published size, which may be written as 16.0."""
+    value = values.get(name, default)
+    if isinstance(value, float) and value.is_integer() and value <= LARGEST:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+        raise ClaraError(f"{name} must be a whole number between 1 and {LARGEST}, got {shown(value)}")
+    return value

@@ -1,9 +1,8 @@
-"""Checkpoint folders to weights and back: this project's safetensors layout, and the published CLaRa and PISCO ones.
+"""Checkpoint folders to weights and back, in this project's layout; `checkpoint.published` reads the others.
 
-Ours: ``config.json`` (with prompts) and ``adapters.safetensors`` (``<role>.<LoRA key>``, ``memory.<role>``,
-``embed_tokens.added``, ``lm_head.added``, or ``.weight`` where the whole matrix differs from the base's). Published:
-``config.json``, ``adapters.pth``, ``decoder_first_last_layers.pth``, a modeling file that is only ever parsed. Nothing
-in a checkpoint is executed.
+``config.json`` (with prompts) and ``adapters.safetensors`` (``<role>.<LoRA key>``, ``memory.<role>``,
+``embed_tokens.added``, ``lm_head.added``, or ``.weight`` where the whole matrix differs from the base's). Nothing in a
+checkpoint is executed, and its sizes are compared with the file's header before anything of that size is built.
 Floor 2: knows files and tensors; what a model does with them is `clara_model.modeling.model`'s.
 """
 
@@ -12,50 +11,23 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
-import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from clara_model.checkpoint.config import ClaraConfig, from_published, read_json
+from clara_model.checkpoint.config import ClaraConfig, read_json
+from clara_model.checkpoint.contents import ADAPTERS, CONFIG, EMBEDDINGS, Checkpoint, check_sizes
+from clara_model.checkpoint.headers import Shapes, safetensors_shapes
 from clara_model.checkpoint.prompts import PromptSet
-from clara_model.errors import ClaraError
+from clara_model.checkpoint.published import read_published
+from clara_model.errors import ClaraError, naming
 
 logger = logging.getLogger(__name__)
 
-CONFIG, ADAPTERS = "config.json", "adapters.safetensors"
-PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS = "adapters.pth", "decoder_first_last_layers.pth"
-PUBLISHED_ROLES = {
-    "encoder_adapter": "compressor",
-    "query_reasoner_adapter": "query_reasoner",
-    "decoder_adapter": "generator",
-}
-EMBEDDINGS = ("embed_tokens", "lm_head")
 BUNDLED = Path(__file__).parents[1] / "bundled"
-
-
-@dataclass
-class Checkpoint:
-    """The contents of a folder; ``D`` hidden size, ``M`` memory tokens, ``V`` vocabulary with the added tokens."""
-
-    config: ClaraConfig
-    adapters: dict[str, dict[str, Tensor]]
-    """LoRA weights by role, keys as in `clara_model.modeling.adapters.Roles.parameters`."""
-    memory: dict[str, Tensor] = field(default_factory=dict)
-    """Memory-token rows ``[M, D]`` by role; a role that is absent takes the added rows of the embedding."""
-    embeddings: dict[str, Tensor] = field(default_factory=dict)
-    """``embed_tokens`` and, where untied, ``lm_head``: the added rows ``[M + 3, D]`` or the whole matrix ``[V, D]``."""
-    residual: dict[str, Tensor] = field(default_factory=dict)
-    """What `clara_model.modeling.residual` adds, by its full name, e.g. ``residual.compressor.gate``."""
-    folder: Path = Path()
 
 
 def locate(name: str, subfolder: str | None = None, revision: str | None = None, token: str | None = None) -> Path:
@@ -113,23 +85,22 @@ def read(folder: Path, prompts: str | Path | PromptSet | None = None) -> Checkpo
     """
     chosen = prompts if isinstance(prompts, PromptSet) or prompts is None else PromptSet.from_file(prompts)
     values = read_json(folder / CONFIG)
-    if "format" in values:
-        return _read_own(folder, values, chosen)
-    if "compr_rate" in values:
-        return _read_published(folder, values, chosen)
+    with naming(folder / CONFIG):
+        if "format" in values:
+            return _read_own(folder, values, chosen)
+        if "compr_rate" in values:
+            return read_published(folder, values, chosen)
     raise ClaraError(f"{folder / CONFIG} is not a CLaRa or PISCO configuration; is this a base model's folder?")
-
-
-# -- this project's layout --------------------------------------------------------------------------------------
 
 
 def _read_own(folder: Path, values: dict[str, object], prompts: PromptSet | None) -> Checkpoint:
     config = ClaraConfig.from_dict(values if prompts is None else values | {"prompts": prompts.to_dict()})
-    tensors = _load_safetensors(folder / ADAPTERS)
+    _check_header(config, folder / ADAPTERS)
+    tensors = load_file(folder / ADAPTERS)
     checkpoint = Checkpoint(config, {role: {} for role in config.roles}, folder=folder)
     for key, tensor in tensors.items():
         head, _, rest = key.partition(".")
-        if head == "memory":
+        if head == "memory" and rest in checkpoint.adapters:
             checkpoint.memory[rest] = tensor
         elif head in EMBEDDINGS:
             checkpoint.embeddings[head] = tensor
@@ -140,6 +111,20 @@ def _read_own(folder: Path, values: dict[str, object], prompts: PromptSet | None
         else:
             raise ClaraError(f"{folder / ADAPTERS} holds {key!r}, which belongs to none of the roles in {CONFIG}")
     return checkpoint
+
+
+def _check_header(config: ClaraConfig, path: Path) -> None:
+    """Compare the configuration's sizes with the file's header; no tensor is read."""
+    shapes = safetensors_shapes(path)
+    ranks: dict[str, Shapes] = {role: {} for role in config.roles}
+    rows: dict[str, int] = {}
+    for key, shape in shapes.items():
+        head, _, rest = key.partition(".")
+        if head in ranks:
+            ranks[head][rest] = shape
+        elif head == "memory" or head in EMBEDDINGS:
+            rows[key] = shape[0] if shape else 0
+    check_sizes(config, ranks, rows, path)
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
@@ -167,77 +152,3 @@ def _base_seen_from(folder: Path, base: str) -> str:
         return base
     full, root = Path(base).resolve(), folder.resolve()
     return f"./{full.relative_to(root).as_posix()}" if full.is_relative_to(root) and full != root else str(full)
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ClaraError(f"{path} is missing; is the download complete?")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ClaraError(f"{path} is damaged ({error}); download it again") from error
-
-
-# -- the published layouts --------------------------------------------------------------------------------------
-
-
-def _read_published(folder: Path, values: dict[str, object], prompts: PromptSet | None) -> Checkpoint:
-    path = folder / PUBLISHED_ADAPTERS
-    adapters: dict[str, dict[str, Tensor]] = {}
-    memory_source: dict[str, Tensor] = {}
-    for name, weights in _load_pickle(path).items():
-        if name not in PUBLISHED_ROLES:
-            raise ClaraError(f"{path} holds an unknown adapter {name!r}; known are {', '.join(PUBLISHED_ROLES)}")
-        _check_tensors(path, weights)
-        adapters[PUBLISHED_ROLES[name]] = {key: tensor for key, tensor in weights.items() if ".lora_" in key}
-        memory_source = memory_source or {k: t for k, t in weights.items() if ".lora_" not in k}
-    config = from_published(values, tuple(adapters), prompts or _published_prompts(folder))
-    if (folder / PUBLISHED_EMBEDDINGS).is_file():
-        memory_source = _load_pickle(folder / PUBLISHED_EMBEDDINGS)
-        _check_tensors(folder / PUBLISHED_EMBEDDINGS, memory_source)
-    if not memory_source:
-        raise ClaraError(f"{folder / PUBLISHED_EMBEDDINGS} is missing; is the download complete?")
-    embeddings = {}
-    for name in EMBEDDINGS:
-        matching = [tensor for key, tensor in memory_source.items() if key.endswith(f"{name}.weight")]
-        if matching:
-            embeddings[name] = matching[0].detach()
-    return Checkpoint(config, adapters, embeddings=embeddings, folder=folder)
-
-
-def _published_prompts(folder: Path) -> PromptSet:
-    """The prompts a published checkpoint was trained with, from its modeling file's constants."""
-    for path in sorted([*folder.glob("model*.py"), *folder.parent.glob("model*.py")]):
-        return PromptSet.from_file(path)
-    raise ClaraError(f"{folder} has no modeling file to read its prompts from; pass prompts= with a prompts file")
-
-
-def _check_tensors(path: Path, weights: object) -> None:
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise ClaraError(f"{path} must hold tensors by name, got something else; is it a CLaRa or PISCO file?")
-
-
-def _load_pickle(path: Path) -> dict[str, Any]:
-    """Contents of a ``.pth`` file; anything but tensors and plain containers is refused, unexecuted."""
-    if not path.is_file():
-        raise ClaraError(f"{path} is missing; is the download complete?")
-    with path.open("rb") as file:
-        start = file.read(2)
-    if (
-        start != b"PK" and start[:1] != b"\x80"
-    ):  # neither a zip archive nor a pickle, such as a pointer or an error page
-        raise ClaraError(f"{path} is not a PyTorch file; download it again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol of a file that is refused in the next step
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = "GLOBAL" in str(error) or "class" in str(error)
-        what = "holds pickled code, not only tensors" if code else "is damaged or holds pickled code"
-        raise ClaraError(f"{path} {what}; it was refused and nothing in it was run") from error
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
-        first = str(error).partition(". ")[0].partition("\n")[0]
-        raise ClaraError(f"{path} is damaged ({first}); download it again") from error
-    if not isinstance(loaded, dict):
-        raise ClaraError(f"{path} must hold a dictionary of tensors, got {type(loaded).__name__}")
-    return loaded

@@ -10,16 +10,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
-from clara_model.errors import ClaraError
-
 if TYPE_CHECKING:
     import torch
 
     from clara_model.checkpoint.prompts import PromptSet
-
-DEFAULT_MODEL = "clara-tiny"
-"""The bundled checkpoint, which is loaded where no other is named."""
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 class LoadKeywords(TypedDict, total=False):
@@ -78,46 +72,20 @@ class LoadOptions:
             ClaraError: a device that is not here, or prompts that cannot be read.
             ValueError: an unknown float type.
         """
-        from clara_model.checkpoint.base_model import default_dtype
+        from clara_model.checkpoint.devices import device_of, dtype_of
         from clara_model.checkpoint.prompts import PromptSet
 
-        device = _device(self.device)
+        device = device_of(self.device)
         asked = self.prompts
         prompts = asked if isinstance(asked, PromptSet) or asked is None else PromptSet.from_file(asked)
         return replace(
             self,
             base_model=None if self.base_model is None else str(self.base_model),
             prompts=prompts,
-            dtype=_dtype(self.dtype) or default_dtype(device),
+            dtype=dtype_of(self.dtype, device),
             device=device,
             attn_implementation=self.attn_implementation or "sdpa",
         )
 
 
 NAMES = tuple(option.name for option in fields(LoadOptions))
-
-
-def _device(device: torch.device | str | None) -> torch.device:
-    import torch
-
-    from clara_model.checkpoint.base_model import default_device
-
-    try:
-        found = default_device() if device is None else torch.device(device)
-    except RuntimeError as error:
-        raise ClaraError(f"device {device!r} is unknown; use cpu, cuda or cuda:1") from error
-    if found.type != "cuda":
-        return found
-    if not torch.cuda.is_available():
-        raise ClaraError(f"device {str(device)!r} was asked for but torch sees no GPU; use device='cpu'")
-    return found if found.index is not None else torch.device("cuda", torch.cuda.current_device())
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    import torch
-
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]

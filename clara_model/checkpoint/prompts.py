@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from clara_model.errors import ClaraError
+from clara_model.errors import ClaraError, shown
 
+logger = logging.getLogger(__name__)
+
+LARGEST_FILE = 8 * 1024 * 1024
+"""Bytes of a file with prompts that is read at most."""
 KINDS = ("answer", "question_answering", "paraphrase")
 
 
@@ -33,7 +38,7 @@ class Prompt:
             raise ClaraError("a prompt needs at least one user wording, got none")
         for text in self.user:
             if text.count("{memory}") != 1:
-                raise ClaraError(f"a prompt's user wording must hold {{memory}} exactly once, got {text!r}")
+                raise ClaraError(f"a prompt's user wording must hold {{memory}} exactly once, got {shown(text)}")
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
@@ -42,7 +47,7 @@ class Prompt:
         wordings = [user] if isinstance(user, str) else user
         system = values.get("system", "") if isinstance(values, dict) else ""
         if not isinstance(wordings, list) or not all(isinstance(text, str) for text in [system, *wordings]):
-            raise ClaraError(f'a prompt must have the form {{"system": "..", "user": ["..", ..]}}, got {values!r}')
+            raise ClaraError(f'a prompt must have the form {{"system": "..", "user": ["..", ..]}}, got {shown(values)}')
         return cls(system=system, user=tuple(wordings))
 
 
@@ -77,11 +82,17 @@ class PromptSet:
     def __post_init__(self) -> None:
         """An answer prompt needs a place for the question."""
         if any(text.count("{question}") != 1 for text in self.answer.user):
-            raise ClaraError(f"the answer prompt must hold {{question}} exactly once, got {self.answer.user!r}")
+            raise ClaraError(f"the answer prompt must hold {{question}} exactly once, got {shown(self.answer.user)}")
+
+    def __iter__(self) -> Iterator[Prompt]:
+        """Every prompt."""
+        return iter([getattr(self, kind) for kind in KINDS])
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: Any) -> Self:
         """Read ``{"answer": {"system": str, "user": [str, ..]}, ..}``; what is absent keeps this project's wording."""
+        if not isinstance(values, dict):
+            raise ClaraError(f"prompts must be an object with some of {', '.join(KINDS)}, got {type(values).__name__}")
         unknown = sorted(set(values) - set(KINDS))
         if unknown:
             raise ClaraError(f"unknown prompts {', '.join(unknown)}; known are {', '.join(KINDS)}")
@@ -102,11 +113,7 @@ class PromptSet:
         path = Path(path)
         if not path.is_file():
             raise ClaraError(f"prompts file {path} does not exist")
-        try:
-            text = path.read_text(encoding="utf-8")
-            values = from_source(text) if path.suffix == ".py" else json.loads(text)
-        except (json.JSONDecodeError, SyntaxError, ValueError) as error:
-            raise ClaraError(f"{path} holds no readable prompts ({error})") from error
+        values = _parsed(path, from_source if path.suffix == ".py" else json.loads)
         if not isinstance(values, dict):
             raise ClaraError(f"{path} must hold a JSON object of prompts, got {type(values).__name__}")
         return cls.from_dict(values)
@@ -115,8 +122,49 @@ class PromptSet:
 def from_source(source: str) -> dict[str, Any]:
     """Find the prompts in a published modeling file's syntax tree; nothing is executed.
 
-    The file keeps them as string constants: a module-level list of paraphrase instructions, and in each prompt-building
-    function ``prompt_system`` followed by ``prompt_user``, told apart by what they ask for.
+    Raises:
+        ClaraError: there is no answer prompt.
+        SyntaxError: not Python.
+    """
+    found = _constants(source)
+    if "answer" not in found:
+        raise ClaraError("the modeling file holds no answer prompt; pass prompts= with a prompts file")
+    return found
+
+
+def from_folder(folder: Path) -> PromptSet:
+    """The prompts that a published checkpoint was trained with: of its own modeling files, else of its parent folder's.
+
+    Files without prompts are passed over.
+
+    Raises:
+        ClaraError: no file holds prompts, or one of the checkpoint's own cannot be read.
+    """
+    for place in (folder, folder.parent):
+        for path in sorted(place.glob("model*.py")):
+            if not path.is_file() or "answer" not in _parsed(path, _constants):
+                continue
+            if place is not folder:
+                logger.warning("the prompts were read from %s: %s holds none of its own", path, folder)
+            return PromptSet.from_file(path)
+    raise ClaraError(f"{folder} has no modeling file to read its prompts from; pass prompts= with a prompts file")
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
+    """What a function makes of a file's text, or one sentence on why it cannot."""
+    if path.stat().st_size > LARGEST_FILE:
+        raise ClaraError(f"{path} has {path.stat().st_size} bytes, which no file with prompts has")
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # deep nesting ends in the latter two
+        raise ClaraError(f"{path} holds no readable prompts ({error or 'nested too deeply'})") from error
+
+
+def _constants(source: str) -> dict[str, Any]:
+    """The file keeps its prompts as string constants, told apart by what they ask for.
+
+    There is a module-level list of paraphrase instructions, and in each prompt-building function ``prompt_system``
+    followed by ``prompt_user``.
     """
     found: dict[str, Any] = {}
     with warnings.catch_warnings():
@@ -136,8 +184,6 @@ def from_source(source: str) -> dict[str, Any]:
             found.setdefault("paraphrase", {"system": system, "user": instructions[0]})
         elif _place(user, "memory"):
             found.setdefault("question_answering", {"system": system, "user": [user]})
-    if "answer" not in found:
-        raise ClaraError("the modeling file holds no answer prompt; pass prompts= with a prompts file")
     return found
 
 

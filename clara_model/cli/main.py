@@ -24,8 +24,8 @@ from rich.progress import Progress
 from rich.text import Text
 
 from clara_model.checkpoint import options
-from clara_model.checkpoint.options import DEFAULT_MODEL
 from clara_model.cli import demo, report
+from clara_model.defaults import DEFAULT_MODEL
 from clara_model.documents import passages
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--base-model", metavar="NAME", help="base model to use instead of the one the checkpoint names")
     model.add_argument("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
     model.add_argument("--device", help="where to compute, e.g. cpu, cuda (default: the fastest there is)")
-    model.add_argument("--dtype", choices=options.DTYPES, help="number format of the weights")
+    model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
     model.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (needs a GPU)")
 
     ask = commands.add_parser("ask", parents=[model, quiet], help="answer a question from files")

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 from clara_model.checkpoint.config import MAX_NEW_TOKENS
-from clara_model.checkpoint.options import DEFAULT_MODEL, LoadKeywords, LoadOptions
+from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.checkpoint.prompts import Prompt
+from clara_model.defaults import DEFAULT_MODEL, DIMENSIONS
 from clara_model.errors import ClaraError
 from clara_model.inference import loader
 from clara_model.inference.batching import release_memory
@@ -26,8 +27,9 @@ from clara_model.inference.published import ClaraModel
 from clara_model.inference.requests import AnswerRequest, PlainRequest, stream
 from clara_model.inference.results import Answer, Ranked, Timings, Usage
 from clara_model.inference.streaming import TextStream
-from clara_model.inference.summary import facts, licence_note
+from clara_model.inference.summary import facts
 from clara_model.latents import Latents
+from clara_model.modeling.embedding import embed
 from clara_model.store.memory import CACHE_BYTES, LatentCache, LatentStore
 from clara_model.validation import (
     Documents,
@@ -149,6 +151,11 @@ class Clara:
         return self.engine.store
 
     @property
+    def name(self) -> str:
+        """What it was loaded as, for logs and metadata."""
+        return self.engine.loaded.name or "(in memory)"
+
+    @property
     def fingerprint(self) -> str:
         """Of the compressor; latents of another one are refused."""
         return self.model.fingerprint
@@ -157,6 +164,16 @@ class Clara:
     def doc_max_length(self) -> int:
         """Text tokens of a document that are read; what follows is cut."""
         return self.model.config.doc_max_length
+
+    @property
+    def top_k(self) -> int:
+        """Documents that an answer is read from by default."""
+        return self.model.config.top_k
+
+    @property
+    def context_window(self) -> int | None:
+        """Tokens that the base model reads and writes together, where it says so."""
+        return getattr(self.model.base.config, "max_position_embeddings", None)
 
     @property
     def can_rank(self) -> bool:
@@ -169,8 +186,7 @@ class Clara:
 
     def info(self) -> dict[str, Any]:
         """What the checkpoint is: name, roles, sizes in parameters and bytes, float type, device, licence note."""
-        name = self.engine.loaded.name
-        return {"name": name or "(in memory)", **facts(self.model), "licence": licence_note(name)}
+        return {"name": self.name, **facts(self.model)}
 
     # -- compress and rank -------------------------------------------------------------------------------------
 
@@ -192,6 +208,14 @@ class Clara:
 
     def _latents(self, encoded: Encoded) -> Latents:
         return Latents(encoded.vectors, encoded.lengths, self.fingerprint)
+
+    def embed_texts(self, texts: Sequence[str], size: int = DIMENSIONS) -> list[list[float]]:
+        """One short vector for each document, for first-stage search in a vector store; see `modeling.embedding`."""
+        return embed(self.compress(texts), size)
+
+    def embed_questions(self, questions: Sequence[str], size: int = DIMENSIONS) -> list[list[float]]:
+        """One short vector for each question, to be compared with those of `embed_texts` of the same size."""
+        return embed(self.encode_queries(questions), size)
 
     def rank(self, question: str, texts: Documents, top_k: int | None = None) -> list[Ranked]:
         """Rank candidates by the cosine of their latents with the question's.
@@ -301,7 +325,7 @@ class Clara:
     ) -> AnswerRequest:
         """Check what is left to check."""
         asked = tuple(check_question(question) for question in questions)
-        k = check_count(self.model.config.top_k if top_k is None else top_k, "top_k")
+        k = check_count(self.top_k if top_k is None else top_k, "top_k")
         offered = max(map(len, rows))
         if rerank and not self.can_rank and offered > k:
             logger.warning("no query reasoner to rank with: answering from the first %d of %d documents", k, offered)
@@ -378,7 +402,7 @@ class Clara:
 
     def _plain_request(self, prompt: str | Sequence[Mapping[str, str]], how: Generation) -> PlainRequest:
         ids = self.model.tokens.chat_ids(check_turns(prompt))
-        room = getattr(self.model.base.config, "max_position_embeddings", None)
+        room = self.context_window
         if room is not None and len(ids) >= room:
             raise ClaraError(f"the prompt has {len(ids)} tokens and the base model reads {room}; shorten it")
         return PlainRequest(ids, how)

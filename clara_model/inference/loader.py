@@ -9,14 +9,23 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from clara_model.checkpoint.files import ADAPTERS, CONFIG, PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS
+from clara_model.checkpoint.contents import ADAPTERS, CONFIG
 from clara_model.checkpoint.options import LoadOptions
+from clara_model.checkpoint.published import PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.underway import Underway
 from clara_model.store.memory import CACHE_BYTES, LatentCache
+
+ASYNC_THREADS = 4
+"""For the calls of event loops on one model: enough to tokenise, rank and store beside the one pass at a time."""
+
+
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(ASYNC_THREADS, thread_name_prefix="clara-async")
 
 
 @dataclass(eq=False)
@@ -31,6 +40,8 @@ class Loaded:
     """What it was loaded as; None for a model that was handed over."""
     cache: LatentCache | None = None
     """Of the latents it has made; None for a model that was handed over."""
+    threads: ThreadPoolExecutor = field(default_factory=_threads)
+    """Where event loops run their calls, so that their own default executor stays free. Ends with the model."""
 
 
 _loaded: weakref.WeakValueDictionary[Hashable, Loaded] = weakref.WeakValueDictionary()

@@ -9,6 +9,8 @@ from torch import nn
 
 from clara_model.inference.published import ClaraModel
 
+NO_LICENCE = "not stated; ask where the checkpoint and its base model come from"
+
 
 def facts(model: ClaraModel) -> dict[str, Any]:
     """Roles, sizes in parameters and bytes, float type, device: ready for JSON."""
@@ -32,16 +34,8 @@ def facts(model: ClaraModel) -> dict[str, Any]:
         "dtype": str(model.base.dtype).removeprefix("torch."),
         "device": str(model.device),
         "fingerprint": model.fingerprint,
+        "licence": config.licence or NO_LICENCE,
     }
-
-
-def licence_note(name: str | None) -> str:
-    """The licence of a checkpoint's weights, as far as its name tells."""
-    if name is not None and name.lower().startswith("apple/clara"):
-        return "apple-amlr (Apple's own licence for its published weights)"
-    if name == "clara-tiny":
-        return "Apache-2.0"
-    return "not stated; ask where the checkpoint and its base model come from"
 
 
 def _nbytes(parameters: Sequence[nn.Parameter]) -> int:

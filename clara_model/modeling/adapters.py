@@ -58,7 +58,12 @@ class Roles:
 
     def __init__(self, base: nn.Module, config: ClaraConfig) -> None:
         """Inject one freshly initialised adapter for each role; the base's own weights are frozen."""
-        self.config = config
+        self._lora = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=list(LORA_TARGETS),
+        )
         self.names: tuple[str, ...] = ()
         self._active = [BASE]
         self._base = [base]  # in a list, so that this object is no parent of the base
@@ -74,17 +79,10 @@ class Roles:
         """
         if role in self.names:
             raise ClaraError(f"this checkpoint already has a {role.replace('_', ' ')}")
-        config = self.config
-        lora = LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            target_modules=list(LORA_TARGETS),
-        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several roles are meant
             try:
-                inject_adapter_in_model(lora, self._base[0], adapter_name=role)
+                inject_adapter_in_model(self._lora, self._base[0], adapter_name=role)
             except ValueError as error:
                 raise ClaraError(
                     f"{type(self._base[0]).__name__} has no layers named {', '.join(LORA_TARGETS)}; "

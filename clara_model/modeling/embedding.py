@@ -20,10 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clara_model.defaults import DIMENSIONS
 from clara_model.latents import Latents
 
-DIMENSIONS = 1024
-"""Size that is used where none is asked for."""
 _KEY = "clara embedding 1"
 """Seed of the signs and the rows; another one would make stored vectors useless."""
 

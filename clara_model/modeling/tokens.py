@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from clara_model.checkpoint.chat_template import NO_SYSTEM, ChatTemplate
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.checkpoint.prompts import Prompt
 from clara_model.errors import ClaraError
@@ -80,6 +81,8 @@ class Tokens:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.bos_token
         tokenizer.padding_side, tokenizer.truncation_side = "left", "right"
+        self._chat = ChatTemplate(tokenizer)
+        self._chat.check(system=any(prompt.system for prompt in config.prompts))
         self.memory_ids: list[int] = [self._id(token) for token in self.memory_tokens]
         self.added_ids = [*self.memory_ids, self._id("<AE>"), self._id("<ENC>"), self._id("<SEP>")]
         self._control = frozenset(self.added_ids)
@@ -312,7 +315,7 @@ class Tokens:
         try:
             return self._rendered(messages, generation)
         except TemplateError as error:
-            if "System role not supported" not in str(error) or len(messages) < 2:
+            if NO_SYSTEM not in str(error) or len(messages) < 2:
                 raise ClaraError(
                     f"the chat template of base model {self.config.base_model!r} refuses these messages: {error}"
                 ) from error
@@ -321,11 +324,7 @@ class Tokens:
         return self._template([merged, *rest], generation)
 
     def _rendered(self, messages: list[dict[str, str]], generation: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation, enable_thinking=False
-            )
-        )
+        return self._chat.render(messages, generation)
 
     def _unfit(self, what: str) -> ClaraError:
         return ClaraError(

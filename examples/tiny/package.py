@@ -31,7 +31,7 @@ def bundle(checkpoint: Path, base: Path, target: Path) -> None:
     AutoTokenizer.from_pretrained(base).save_pretrained(target / "base")
     model = ClaraModel.from_pretrained(checkpoint, base_model=base, dtype=torch.bfloat16, device="cpu")
     state = model.state()
-    state.config = replace(state.config, base_model="./base")
+    state.config = replace(state.config, base_model="./base", licence="Apache-2.0")
     write(state, target)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from counting import encoded
 from haystack import Pipeline
 from haystack.components.generators.utils import print_streaming_chunk
@@ -22,6 +23,12 @@ from clara_model.inference.loader import loaded_models
 
 QUESTION = QUESTIONS[0]
 KINDS = [ClaraRanker, ClaraGenerator, ClaraTextEmbedder, ClaraDocumentEmbedder]
+WHERE = {
+    ClaraRanker: "rankers.clara.ranker",
+    ClaraGenerator: "generators.clara.generator",
+    ClaraTextEmbedder: "embedders.clara.text_embedder",
+    ClaraDocumentEmbedder: "embedders.clara.document_embedder",
+}
 TOKEN = {"type": "env_var", "env_vars": ["HF_API_TOKEN", "HF_TOKEN"], "strict": False}
 COMMON = {
     "model": "clara-tiny",
@@ -95,14 +102,8 @@ def copies(folder) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_to_dict_with_defaults_is_exact_and_names_the_module(kind):
-    module = {
-        ClaraRanker: "ranker",
-        ClaraGenerator: "generator",
-        ClaraTextEmbedder: "text_embedder",
-        ClaraDocumentEmbedder: "document_embedder",
-    }[kind]
     assert kind().to_dict() == {
-        "type": f"clara_integrations.haystack.{module}.{kind.__name__}",
+        "type": f"haystack_integrations.components.{WHERE[kind]}.{kind.__name__}",
         "init_parameters": DEFAULTS[kind],
     }
 
@@ -146,12 +147,10 @@ def pipeline_of(folder) -> Pipeline:
 
 
 @pytest.mark.integration
-def test_a_pipeline_goes_through_yaml_if_the_package_is_allowed(own_folder):
+def test_a_pipeline_goes_through_yaml_with_nothing_allowed(own_folder):
     pipeline = pipeline_of(own_folder)
     text = pipeline.dumps()
-    with pytest.raises(DeserializationError, match="clara_integrations"):
-        Pipeline.loads(text)
-    again = Pipeline.loads(text, allowed_modules=["clara_integrations"])
+    again = Pipeline.loads(text)
     assert again == pipeline
     assert again.dumps() == text
     inputs = {"query": QUESTION, "documents": documents_of(TEXTS)}
@@ -159,6 +158,34 @@ def test_a_pipeline_goes_through_yaml_if_the_package_is_allowed(own_folder):
     pipeline.close()
     again.close()
     assert copies(own_folder) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_component_that_was_saved_under_its_former_path_loads_in_a_fresh_process(kind):
+    module = WHERE[kind].rpartition(".")[2]
+    former = {
+        "type": f"clara_integrations.haystack.{module}.{kind.__name__}",
+        "init_parameters": {"model": "some/name"},
+    }
+    text = yaml.safe_dump({"components": {"one": former}, "connections": []})
+    code = (
+        "from haystack import Pipeline; from haystack.core.errors import DeserializationError\n"
+        f"text = {text!r}\n"
+        "try: Pipeline.loads(text)\n"
+        "except DeserializationError as error: assert 'clara_integrations' in str(error)\n"
+        "print(Pipeline.loads(text, allowed_modules=['clara_integrations']).dumps())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    saved = yaml.safe_load(found.stdout)["components"]["one"]
+    assert saved == kind("some/name").to_dict()
+
+
+def test_a_component_of_another_class_is_not_loaded():
+    with pytest.raises(DeserializationError, match="can't be deserialized as 'ClaraRanker'"):
+        ClaraRanker.from_dict(ClaraTextEmbedder().to_dict())
+    with pytest.raises(DeserializationError, match="can't be deserialized as 'ClaraRanker'"):
+        ClaraRanker.from_dict({"type": "clara_integrations.haystack.generator.ClaraRanker", "init_parameters": {}})
 
 
 # -- constructors -----------------------------------------------------------------------------------------------------
@@ -174,20 +201,40 @@ def test_a_constructor_loads_nothing_and_reads_no_secret(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_wrong_is_refused_at_construction(kind):
-    with pytest.raises(ValueError, match="Must either be None or ComponentDevice"):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: device must be a ComponentDevice"):
         kind(device="cpu")
     with pytest.raises(ValueError, match="device must be a single device"):
         kind(device=ComponentDevice.from_multiple(DeviceMap({"": CPU.first_device._single_device})))
     with pytest.raises(TypeError, match="dtype must be a string"):
         kind(dtype=object())
-    with pytest.raises(TypeError, match="model must be a name, a folder or a Clara, got int"):
+    with pytest.raises(TypeError, match=f"{kind.__name__}: model must be a name, a folder or a Clara, got int"):
         kind(model=3)
-    with pytest.raises(TypeError, match="unknown model option widht"):
-        kind(model_kwargs={"widht": 1})
-    with pytest.raises(TypeError, match="prompts must be a plain value"):
+    with pytest.raises(TypeError, match=f"{kind.__name__}: unknown model option 'promts'; did you mean 'prompts'"):
+        kind(model_kwargs={"promts": 1})
+    with pytest.raises(TypeError, match=f"{kind.__name__}: prompts of model_kwargs must be a plain value"):
         kind(model_kwargs={"prompts": object()})
     with pytest.raises(ValueError, match="must not hold dtype, token"):
         kind(model_kwargs={"dtype": "float32", "token": "hush"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_says_which_model_it_is_cannot_be_assigned(kind):
+    made = kind("clara-tiny")
+    for name in COMMON:
+        with pytest.raises(AttributeError, match=f"{kind.__name__}: {name} says which model is loaded"):
+            setattr(made, name, "other")
+    assert made.to_dict() == kind().to_dict()
+
+
+def test_an_assigned_number_is_checked_when_it_runs():
+    ranker, generator, embedder = ClaraRanker("nowhere"), ClaraGenerator("nowhere"), ClaraDocumentEmbedder("nowhere")
+    ranker.top_k, generator.top_k, embedder.batch_size = 0, -1, True
+    with pytest.raises(ValueError, match="ClaraRanker: top_k must be > 0, but got 0"):
+        ranker.run(QUESTION, [])
+    with pytest.raises(ValueError, match="ClaraGenerator: top_k must be > 0, but got -1"):
+        generator.run(QUESTION, [])
+    with pytest.raises(TypeError, match="ClaraDocumentEmbedder: batch_size must be a whole number, but got True"):
+        embedder.run([])
 
 
 # -- lifecycle --------------------------------------------------------------------------------------------------------
@@ -258,10 +305,16 @@ def test_a_model_that_was_handed_over_stays_open(own_folder):
         assert [doc.score for doc in found] == [one.score for one in expected]
         ranker.close()
         assert clara.rank(QUESTION, TEXTS) == expected
-        with pytest.raises(ValueError, match="takes no options"):
+        with pytest.raises(ValueError, match="ClaraRanker: dtype: a Clara that is loaded already takes no options"):
             ClaraRanker(model=clara, dtype="float32")
     with pytest.raises(ClaraError, match="closed"):
         ranker.run(QUESTION, documents_of(TEXTS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_component_takes_a_loaded_model(kind, own_folder):
+    with Clara.load(own_folder, dtype="float32", device="cpu") as clara:
+        assert run(kind(clara)) == run(kind(str(own_folder), **LOADING))
 
 
 # -- imports ----------------------------------------------------------------------------------------------------------

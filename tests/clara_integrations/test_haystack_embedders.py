@@ -4,7 +4,10 @@ import copy
 
 import pytest
 from counting import encoded
-from haystack import Document
+from haystack import Document, Pipeline
+from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
+from haystack.components.writers import DocumentWriter
+from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack_kit import LOADING, documents_of
 from small_model import QUESTIONS, TEXTS
 
@@ -51,11 +54,21 @@ def test_documents_keep_their_order_and_are_not_changed(embedders):
     assert result["documents"][5].embedding == result["documents"][6].embedding
 
 
-def test_nothing_and_the_empty_text(embedders, tiny_clara_folder):
-    meta = {"model": str(tiny_clara_folder)}
-    assert embedders[1].run([]) == {"documents": [], "meta": meta}
+def test_nothing_and_the_empty_text(embedders):
+    assert embedders[1].run([]) == {"documents": []}
     assert len(embedders[0].run("")["embedding"]) == 1024
-    assert embedders[0].run("\ud800")["meta"] == meta
+    assert list(embedders[0].run("\ud800")) == ["embedding"]
+
+
+def test_a_bare_connect_is_not_ambiguous():
+    pipeline, store = Pipeline(), InMemoryDocumentStore()
+    pipeline.add_component("query", ClaraTextEmbedder())
+    pipeline.add_component("vectors", InMemoryEmbeddingRetriever(store))
+    pipeline.connect("query", "vectors")
+    pipeline.add_component("documents", ClaraDocumentEmbedder())
+    pipeline.add_component("writer", DocumentWriter(store))
+    pipeline.connect("documents", "writer")
+    assert set(pipeline.graph.edges()) == {("query", "vectors"), ("documents", "writer")}
 
 
 def test_prefix_metadata_and_suffix(clara, tiny_clara_folder):

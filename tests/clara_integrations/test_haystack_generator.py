@@ -68,8 +68,14 @@ def test_generation_arguments_of_a_run_go_before_the_components_key_by_key(gener
 
 
 def test_generation_arguments_that_do_not_fit_are_refused(generator):
-    with pytest.raises(TypeError, match="unknown sampling argument warmth"):
-        generator.run(QUESTION, documents_of(TEXTS), generation_kwargs={"warmth": 1})
+    unknown = "ClaraGenerator: unknown generation argument 'temperatur'; did you mean 'temperature'"
+    with pytest.raises(TypeError, match=unknown):
+        generator.run(QUESTION, documents_of(TEXTS), generation_kwargs={"temperatur": 1})
+    with pytest.raises(TypeError, match=unknown):
+        ClaraGenerator(generation_kwargs={"temperatur": 1})
+    generator.generation_kwargs = {"temperatur": 1}
+    with pytest.raises(TypeError, match=unknown):
+        generator.run(QUESTION, documents_of(TEXTS))
     for wrong in ("top_k", "rerank"):
         with pytest.raises(ValueError, match=f"{wrong} is an argument of the component"):
             ClaraGenerator(generation_kwargs={wrong: 1})
@@ -157,7 +163,7 @@ def test_a_callback_that_fails_ends_the_generation(generator):
     with pytest.raises(RuntimeError, match="no more"):
         asyncio.run(generator.run_async(QUESTION, documents_of(TEXTS), broken_async, many))
     for thread in threading.enumerate():
-        if thread.name.startswith("clara-"):
+        if thread.name.startswith(("clara-stream", "clara-read", "clara-close")):
             thread.join(timeout=20)
             assert not thread.is_alive()
 

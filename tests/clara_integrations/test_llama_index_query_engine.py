@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from counting import encoded
 from llama_index.core import Settings, VectorStoreIndex
+from llama_index.core.llms import MockLLM
+from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import MetadataMode
 from llama_index_kit import LOADING, FixedRetriever, debugging, recorded, text_nodes
 from small_model import QUESTIONS, TEXTS
@@ -103,6 +105,37 @@ def test_from_index_and_as_query_engine(clara, tiny_clara_folder, monkeypatch):
         response_synthesizer=synthesizer,
     )
     assert stock.query(QUESTIONS[0]).response == ours.query(QUESTIONS[0]).response != ""
+
+
+def test_from_args_is_from_retriever(clara, make, tiny_clara_folder):
+    options = {"top_n": 2, **FEW, **LOADING}
+    engine = ClaraQueryEngine.from_args(FixedRetriever(text_nodes(TEXTS)), tiny_clara_folder, llm=None, **options)
+    assert type(engine._response_synthesizer) is ClaraSynthesizer
+    assert engine.query(QUESTIONS[0]).response == make().query(QUESTIONS[0]).response != ""
+    assert ClaraQueryEngine.from_args(FixedRetriever([]), streaming=True)._response_synthesizer._streaming
+
+
+@pytest.mark.parametrize("name", ["llm", "response_synthesizer", "response_mode", "text_qa_template", "output_cls"])
+def test_what_only_a_stock_engine_takes_is_refused(name):
+    with pytest.raises(TypeError, match=f"ClaraQueryEngine.from_args: unknown argument '{name}'; .*Known are model, "):
+        ClaraQueryEngine.from_args(FixedRetriever([]), **{name: MockLLM()})
+
+
+def test_the_plain_constructor_takes_a_clara_synthesizer_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(Settings, "_llm", MockLLM())
+    synthesizer = ClaraSynthesizer("nowhere")
+    assert ClaraQueryEngine(FixedRetriever([]), synthesizer).query("Who?").response == "Empty Response"
+    with pytest.raises(TypeError, match=r"needs a ClaraSynthesizer, got NoneType; ClaraQueryEngine.from_retriever\("):
+        ClaraQueryEngine(FixedRetriever([]))
+    with pytest.raises(TypeError, match="needs a ClaraSynthesizer, got CompactAndRefine"):
+        ClaraQueryEngine(FixedRetriever([]), get_response_synthesizer(llm=MockLLM()))
+
+
+def test_what_is_wrong_is_told_in_the_engines_name():
+    with pytest.raises(ValueError, match=r"^ClaraQueryEngine: top_n: Input should be greater than 0, got 0$"):
+        ClaraQueryEngine.from_retriever(FixedRetriever([]), top_n=0)
+    with pytest.raises(ValueError, match=r"^ClaraQueryEngine: subfoldr: "):
+        ClaraQueryEngine.from_retriever(FixedRetriever([]), subfoldr="x")
 
 
 def test_events_of_a_query_come_in_the_frameworks_order(clara, make):

@@ -10,7 +10,9 @@ from counting import encoded
 from edge_cases import EDGE_CASES
 from llama_index.core import Settings
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
-from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, TokenCountingHandler
+from llama_index.core.indices.prompt_helper import ChatPromptHelper, PromptHelper
+from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import MetadataMode, QueryBundle
 from llama_index_kit import LOADING, debugging, edge_nodes, recorded, text_nodes
 from pydantic import BaseModel
@@ -121,15 +123,70 @@ def test_a_stream_that_nobody_reads_ends(make):
         time.sleep(0.02)
 
 
-def test_events_are_the_base_classs_and_one_of_its_own(make, expected):
+def synthesized(synthesizer, is_async):
+    """The whole response text."""
+    if not is_async:
+        return str(synthesizer.synthesize(QUESTION, NODES))
+
+    async def ask():
+        response = await synthesizer.asynthesize(QUESTION, NODES)
+        if isinstance(response, Response):
+            return response.response
+        return "".join([piece async for piece in response.response_gen])
+
+    return asyncio.run(ask())
+
+
+def story(events):
+    """What has happened, however many pieces a stream has."""
+    names = [name for name in events.names() if name != "ClaraAnswerEvent"]
+    return [name for name, before in zip(names, [None, *names], strict=False) if name != before]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_it_emits_what_a_stock_synthesizer_does_with_real_counts(make, expected, streaming, is_async, monkeypatch):
+    counter, stock_counter = (TokenCountingHandler(tokenizer=str.split) for _ in range(2))
+    ours = make(streaming=streaming, callback_manager=CallbackManager([counter]))
+    stock = get_response_synthesizer(
+        llm=make().llm,
+        response_mode="compact",
+        streaming=streaming,
+        callback_manager=CallbackManager([stock_counter]),
+        prompt_helper=PromptHelper(),
+        chat_prompt_helper=ChatPromptHelper(),
+    )
+    with recorded() as theirs:
+        synthesized(stock, is_async)
+    with recorded() as events:
+        assert synthesized(ours, is_async) == expected.text
+    found, wanted = story(events), story(theirs)
+    if streaming:  # the stock one starts to ask only when its stream is read
+        found, wanted = sorted(found), sorted(wanted)
+    assert found == wanted
+    assert {"LLMPredictStartEvent", "LLMChatStartEvent", "LLMChatEndEvent", "GetResponseStartEvent"} <= set(
+        story(events)
+    )
+    assert len(counter.llm_token_counts) == len(stock_counter.llm_token_counts) == 1
+    assert counter.prompt_llm_token_count == expected.usage.prompt_tokens < stock_counter.prompt_llm_token_count
+    assert counter.completion_llm_token_count == expected.usage.completion_tokens > 1
+    assert counter.llm_token_counts[0].prompt == f"user: {QUESTION}"
+
+
+def test_the_counter_of_settings_counts_too(make, expected, monkeypatch):
+    counter = TokenCountingHandler(tokenizer=str.split)
+    monkeypatch.setattr(Settings, "_callback_manager", CallbackManager([counter]))
+    make().synthesize(QUESTION, NODES)
+    assert counter.total_llm_token_count == expected.usage.prompt_tokens + expected.usage.completion_tokens
+
+
+def test_its_own_event_tells_slots_and_seconds(make, expected):
     for streaming in (False, True):
         manager, handler = debugging()
         synthesizer = make(streaming=streaming, callback_manager=manager)
         with recorded() as events:
             response = synthesizer.synthesize(QUESTION, NODES)
             str(response)
-        order = ["SynthesizeEndEvent", "ClaraAnswerEvent"]
-        assert events.names() == ["SynthesizeStartEvent", *(order if streaming else order[::-1])]
         (answered,) = [event for event in events.events if type(event).__name__ == "ClaraAnswerEvent"]
         usage = expected.usage
         assert (answered.text_tokens, answered.slots) == (usage.text_tokens, usage.slots)
@@ -138,6 +195,23 @@ def test_events_are_the_base_classs_and_one_of_its_own(make, expected):
         ((begun, ended),) = handler.get_event_pairs(CBEventType.SYNTHESIZE)
         assert begun.payload[EventPayload.QUERY_STR] == QUESTION
         assert ended.payload[EventPayload.RESPONSE] is response
+
+
+def test_a_loaded_model_answers_as_its_name_does(clara, expected):
+    assert ClaraSynthesizer(clara, **FEW).synthesize(QUESTION, NODES).response == expected.text
+
+
+def test_what_is_wrong_is_told_in_the_synthesizers_name():
+    with pytest.raises(ValueError, match=r"^ClaraSynthesizer: max_new_tokens: Input should be greater than 0, got 0$"):
+        ClaraSynthesizer("nowhere", max_new_tokens=0)
+    with pytest.raises(ValueError, match=r"^ClaraSynthesizer: nonsense: "):
+        ClaraSynthesizer("nowhere", nonsense=1)
+    with pytest.raises(TypeError, match=r"^ClaraSynthesizer: unknown generation argument 'stops'; did you mean 'stop'"):
+        ClaraSynthesizer("nowhere", generate_kwargs={"stops": "."})
+    with pytest.raises(ValueError, match=r"^ClaraSynthesizer: query must not be blank"):
+        ClaraSynthesizer("nowhere").synthesize(" ", NODES)
+    with pytest.raises(ValueError, match="greater than 0"):
+        ClaraSynthesizer("nowhere").llm.max_new_tokens = 0
 
 
 def test_no_nodes_is_an_empty_response_without_the_model():

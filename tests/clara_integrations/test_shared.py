@@ -5,6 +5,8 @@ import copy
 import inspect
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -13,7 +15,9 @@ import pytest
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations import shared
-from clara_integrations.shared import LOAD_OPTIONS, ModelHolder, best_copies, check_top, in_batches, read_stream
+from clara_integrations.holder import LOAD_OPTIONS, ModelHolder
+from clara_integrations.shared import best_copies, check_generation, check_top, in_batches
+from clara_integrations.streams import read_stream
 from clara_model.checkpoint.options import NAMES
 from clara_model.inference.clara import Clara
 from clara_model.inference.loader import loaded_models
@@ -23,11 +27,44 @@ OPTIONS = {"dtype": "float32", "device": "cpu"}
 
 def test_the_options_are_those_of_load_and_the_constants_are_in_step():
     from clara_model.modeling.embedding import DIMENSIONS
+    from clara_model.validation import SAMPLING
 
     own = set(inspect.signature(Clara.load).parameters) - {"name", "store", "options"}
     assert set(LOAD_OPTIONS) == {*NAMES, *own}
     assert shared.DEFAULT_MODEL == inspect.signature(Clara.load).parameters["name"].default
     assert shared.DEFAULT_DIMENSIONS == DIMENSIONS
+    answering = {"max_new_tokens", "stop", *SAMPLING}
+    assert set(shared.GENERATION) == answering
+    assert answering - set(SAMPLING) < set(inspect.signature(Clara.answer).parameters)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"max_tokens": 3},
+            "ClaraGenerator: unknown generation argument 'max_tokens'; did you mean 'max_new_tokens'? ",
+        ),
+        ({"zzz": 3}, "ClaraGenerator: unknown generation argument 'zzz'; Known are max_new_tokens, stop, "),
+    ],
+)
+def test_an_unknown_name_is_told_its_nearest_and_all(given, said):
+    with pytest.raises(TypeError) as error:
+        check_generation(given, "ClaraGenerator")
+    assert str(error.value).startswith(said)
+    assert str(error.value).endswith("early_stopping, seed")
+
+
+@pytest.mark.parametrize(
+    ("package", "framework", "extra"),
+    [("haystack", "haystack", "haystack"), ("llama_index", "llama_index", "llama-index")],
+)
+def test_a_missing_framework_names_its_extra(package, framework, extra):
+    code = f"import sys; sys.modules[{framework!r}] = None; import clara_integrations.{package}"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ModuleNotFoundError: {framework}")
+    assert f"pip install '.[{extra}]'" in last
 
 
 @pytest.fixture
@@ -67,14 +104,13 @@ def test_the_best_copy_counts_where_the_first_one_stood():
 
 def test_batches():
     assert list(in_batches([1, 2, 3], 2)) == [[1, 2], [3]]
-    assert list(in_batches([1, 2, 3], None)) == [[1, 2, 3]]
-    assert list(in_batches([], None)) == list(in_batches([], 2)) == []
+    assert list(in_batches([], 2)) == []
 
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", None])
 def test_a_number_of_documents_is_a_whole_number(value):
-    with pytest.raises(TypeError, match="top_n must be a whole number"):
-        check_top(value, "top_n")
+    with pytest.raises(TypeError, match="ClaraRerank: top_n must be a whole number"):
+        check_top(value, "top_n", "ClaraRerank")
 
 
 def test_reading_a_stream_and_leaving_one_early(tiny_clara_folder):
@@ -94,7 +130,7 @@ def test_reading_a_stream_and_leaving_one_early(tiny_clara_folder):
 
         asyncio.run(read())
         for thread in threading.enumerate():
-            if thread.name.startswith("clara-"):
+            if thread.name.startswith(("clara-stream", "clara-read", "clara-close")):
                 thread.join(timeout=30)
                 assert not thread.is_alive()
 

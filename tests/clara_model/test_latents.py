@@ -66,31 +66,6 @@ def test_to_and_detach():
     assert latents.to(dtype=torch.float64).lengths == (1,)
 
 
-def test_quantised_by_hand():
-    latents = Latents(torch.tensor([[[1.0, -0.5, 0.2, 0.0]]]), (1,), "f")
-    expected = torch.tensor([[[3.0, -2.0, 1.0, 0.0]]]) / 3  # 3 bits: -3..3 times 1/3; -1.5 rounds to even
-    torch.testing.assert_close(latents.quantised(3).vectors, expected)
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_quantised_is_within_half_a_step(bits: int):
-    latents = make()
-    step = latents.vectors.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
-    error = (latents.quantised(bits).vectors - latents.vectors).abs()
-    assert (error <= step / 2 + 1e-6).all() and error.max() > 0
-    torch.testing.assert_close(latents.quantised(bits).quantised(bits).vectors, latents.quantised(bits).vectors)
-
-
-@pytest.mark.parametrize("bits", [1, 9])
-def test_quantised_bits_are_checked(bits: int):
-    with pytest.raises(ValueError, match=f"bits must be between 2 and 8, got {bits}"):
-        make().quantised(bits)
-
-
-def test_quantised_zeros():
-    assert not Latents(torch.zeros(1, 2, 3), (1,), "f").quantised().vectors.any()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_saved_and_loaded(tmp_path: Path, count: int, dtype: torch.dtype):

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 import haystack_pipeline
+from fastapi import HTTPException
 from hayhooks import BasePipelineWrapper
 from haystack import Pipeline
 
@@ -22,15 +23,16 @@ class PipelineWrapper(BasePipelineWrapper):
 
     def setup(self) -> None:
         """Load the pipeline, and put the documents where it looks for them."""
-        saved = Path(os.environ.get("CLARA_PIPELINE", SAVED)).read_text()
-        self.pipeline = Pipeline.loads(saved, allowed_modules=["clara_integrations"])
+        self.pipeline = Pipeline.loads(Path(os.environ.get("CLARA_PIPELINE", SAVED)).read_text())
         docs = os.environ.get("CLARA_DOCS")
         documents = haystack_pipeline.read(docs.split(os.pathsep) if docs else None, self.pipeline)
         haystack_pipeline.index(documents, self.pipeline)
         self.pipeline.warm_up()
 
     def run_api(self, question: str) -> dict:
-        """Answer a question from the documents."""
+        """Answer a question from the documents; a blank one is the caller's mistake (422), not the server's."""
+        if not question.strip():
+            raise HTTPException(422, f"question must not be blank, but got {question!r}")
         result = self.pipeline.run(haystack_pipeline.inputs(self.pipeline, question))
         answer = result["answers"]["answers"][0]
         return {

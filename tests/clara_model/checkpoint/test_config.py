@@ -55,6 +55,7 @@ def test_to_dict_is_exact():
             "question_answering": {"system": prompts.question_answering.system, "user": ["Background:\n{memory}"]},
             "paraphrase": {"system": prompts.paraphrase.system, "user": list(prompts.paraphrase.user)},
         },
+        "licence": None,
     }
 
 
@@ -66,7 +67,7 @@ def test_from_dict_reads_to_dict_through_json():
 @pytest.mark.parametrize("name", ["doc_max_length", "compression_rate", "lora_rank", "lora_alpha", "top_k"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "16", True, None])
 def test_counts_must_be_whole_and_positive(name: str, value: object):
-    with pytest.raises(ClaraError, match=f"^{name} must be a whole number of at least 1, got "):
+    with pytest.raises(ClaraError, match=f"^{name} must be a whole number between 1 and 1048576, got "):
         ClaraConfig(base_model="b", **{name: value})
 
 
@@ -148,3 +149,43 @@ def test_damaged_json(tmp_path: Path, content: bytes, message: str):
     path.write_bytes(content)
     with pytest.raises(ClaraError, match=message):
         read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"roles": 5}, "roles must be some of"),
+        ({"roles": [["compressor"]]}, "roles must be some of"),
+        ({"roles": "compressor"}, "roles must be some of"),
+        ({"prompts": 5}, "prompts must be an object"),
+        ({"lora_dropout": "0"}, "lora_dropout must be in"),
+        ({"lora_dropout": float("nan")}, "lora_dropout must be in"),
+        ({"stage": ["end_to_end"]}, "stage must be one of"),
+        ({"base_model": 5}, "base_model must be a hub name or a folder"),
+        ({"base_model": "a\nb"}, "base_model must be a hub name or a folder"),
+        ({"base_revision": 5}, "base_revision must be a name or null"),
+        ({"doc_max_length": 10**5000}, "doc_max_length must be a whole number between 1 and 1048576, got int"),
+        ({"doc_max_length": [[]] * 1000}, r"got \[\[\], .*\.\.$"),
+    ],
+)
+def test_junk_in_a_configuration(fields: dict, message: str):
+    with pytest.raises(ClaraError, match=message) as caught:
+        ClaraConfig.from_dict({"format": "clara-1", "base_model": "b", **fields})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("value", ["16", [16], True, 0, -1, 1.5, float("inf"), float("nan"), 10**9])
+@pytest.mark.parametrize("name", ["doc_max_length", "compr_rate", "lora_r", "generation_top_k"])
+def test_junk_in_a_published_configuration(name: str, value: object):
+    with pytest.raises(ClaraError, match=f"^{name} must be a whole number between 1 and 1048576, got "):
+        from_published(PUBLISHED | {name: value}, ("compressor",), PromptSet())
+
+
+def test_a_published_size_may_be_written_with_a_point():
+    assert from_published(PUBLISHED | {"compr_rate": 16.0}, ("compressor",), PromptSet()).compression_rate == 16
+
+
+def test_nesting_too_deep_to_read(tmp_path: Path):
+    (tmp_path / "config.json").write_bytes(b'{"a":' * 100_000)
+    with pytest.raises(ClaraError, match=r"config.json is nested too deeply to be read"):
+        read_json(tmp_path / "config.json")

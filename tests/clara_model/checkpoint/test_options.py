@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from clara_model.checkpoint.devices import DTYPES
 from clara_model.checkpoint.options import NAMES, LoadKeywords, LoadOptions
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.cli.main import _parser
@@ -33,6 +34,11 @@ def test_the_command_takes_them():
     """All but a token (``hf auth login``) and the attention, which change no answer."""
     known = vars(_parser().parse_args(["info"]))
     assert set(NAMES) - set(known) == {"token", "attn_implementation"}
+
+
+def test_the_command_takes_every_float_type():
+    for dtype in DTYPES:
+        assert _parser().parse_args(["info", "--dtype", dtype]).dtype == dtype
 
 
 def test_resolved_options_that_mean_the_same_are_equal():

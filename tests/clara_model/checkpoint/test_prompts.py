@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clara_model.checkpoint.prompts import Prompt, PromptSet, from_source
+from clara_model.checkpoint.prompts import Prompt, PromptSet, from_folder, from_source
 from clara_model.errors import ClaraError
 
 MODELING = r'''
@@ -139,3 +139,52 @@ def test_a_prompt_needs_a_wording():
 def test_an_answer_prompt_needs_one_place_for_the_question(wording: str):
     with pytest.raises(ClaraError, match=r"must hold \{question\} exactly once"):
         PromptSet(answer=Prompt(user=(wording,)))
+
+
+# -- whose prompts ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint's folder inside another one."""
+    folder = tmp_path / "compression-16"
+    folder.mkdir()
+    return folder
+
+
+def prompts_file(path: Path, system: str) -> None:
+    path.write_text(MODELING.replace("QUESTION}", "query}").replace("'Answer ' 'briefly.'", repr(system)))
+
+
+def test_a_checkpoints_own_prompts_come_first(checkpoint: Path):
+    prompts_file(checkpoint.parent / "model_a.py", "The parent's.")
+    prompts_file(checkpoint / "modeling_z.py", "Its own.")
+    (checkpoint / "modeling_a.py").write_text("x = 1")
+    assert from_folder(checkpoint).answer.system == "Its own."
+
+
+def test_a_parents_prompts_are_the_last_resort_and_said_to_be(checkpoint: Path, caplog: pytest.LogCaptureFixture):
+    prompts_file(checkpoint.parent / "modeling_clara.py", "The parent's.")
+    (checkpoint / "modeling_a.py").write_text("x = 1")
+    assert from_folder(checkpoint).answer.system == "The parent's."
+    assert f"the prompts were read from {checkpoint.parent}" in caplog.text
+
+
+@pytest.mark.parametrize("source", ["def (", "x = " + "(" * 10_000, "\0", "\ud800"])
+def test_an_unreadable_file_of_its_own_is_an_error(checkpoint: Path, source: str):
+    prompts_file(checkpoint.parent / "modeling_clara.py", "The parent's.")
+    (checkpoint / "modeling_clara.py").write_bytes(source.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ClaraError, match=f"^{checkpoint}/modeling_clara.py holds no readable prompts"):
+        from_folder(checkpoint)
+
+
+def test_no_file_with_prompts(checkpoint: Path):
+    (checkpoint / "modeling_clara.py").write_text("x = 1")
+    with pytest.raises(ClaraError, match="has no modeling file to read its prompts from; pass prompts="):
+        from_folder(checkpoint)
+
+
+@pytest.mark.parametrize("values", [5, [], "x", {"answer": 5}, {"answer": {"user": [5]}}, {"answer": {"user": {}}}])
+def test_prompts_of_another_form(values: object):
+    with pytest.raises(ClaraError, match=r"must (be an object|have the form)"):
+        PromptSet.from_dict(values)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -343,3 +344,20 @@ def test_a_reader_that_leaves_early_is_no_error(tiny_clara_folder, docs, monkeyp
         monkeypatch.setattr(sys, "stdout", out)
         assert cli.main(["ask", QUESTION, "--docs", str(docs), "--json", "--model", str(tiny_clara_folder)]) == 0
     assert capsys.readouterr().err == ""
+
+
+# -- a hostile base ---------------------------------------------------------------------------------------------
+
+
+def test_code_of_a_base_is_refused_and_standard_input_is_not_read(
+    clara, tiny_clara_folder, base_folder, tmp_path, monkeypatch
+):
+    base, witness = shutil.copytree(base_folder, tmp_path / "base"), tmp_path / "witness"
+    (base / "planted.py").write_text(f"import os\nos.mkdir({str(witness)!r})\nclass Planted: pass\n")
+    values = json.loads((base / "config.json").read_text())
+    values |= {"model_type": "planted", "auto_map": {"AutoConfig": "planted.Planted"}}
+    (base / "config.json").write_text(json.dumps(values))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\n"))
+    code, out, err = clara("info", "--base-model", base, "--device", "cpu")
+    assert (code, out) == (2, "") and err.startswith(f"clara: {base}/config.json has the model_type 'planted'")
+    assert not witness.exists() and sys.stdin.read() == "y\ny\n"

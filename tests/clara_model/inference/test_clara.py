@@ -1,4 +1,5 @@
 import logging
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from clara_model import ClaraModel
 from clara_model.errors import ClaraError
 from clara_model.inference.clara import Answer, Clara
 from clara_model.latents import Latents
+from clara_model.modeling.embedding import embed
 from clara_model.store.memory import LatentCache
 
 SHORT = {"max_new_tokens": 6}
@@ -451,12 +453,27 @@ def test_info_says_what_it_is(clara, shared, tiny_clara_folder):
         assert loaded.info()["name"] == str(tiny_clara_folder)
 
 
-def test_the_licence_note_names_apples_licence():
-    from clara_model.inference.summary import licence_note
+def test_the_licence_is_the_checkpoints_own(clara, tiny_clara_folder, tmp_path):
+    assert "not stated" in clara.info()["licence"]
+    with Clara.load("clara-tiny", device="cpu") as bundled:
+        assert bundled.info()["licence"] == "Apache-2.0"
+    card = "---\nlanguage: en\nlicense: other\nlicense_name: apple-amlr\n---\n# A card\nlicense: none\n"
+    copied = shutil.copytree(tiny_clara_folder, tmp_path / "repository" / "compression-8")
+    (tmp_path / "repository" / "README.md").write_text(card)
+    with Clara.load(tmp_path / "repository", subfolder="compression-8", dtype="float32", device="cpu") as published:
+        assert published.info()["licence"] == "apple-amlr"
+        published.model.save_pretrained(copied)
+    (tmp_path / "repository" / "README.md").unlink()
+    with Clara.load(copied, dtype="float32", device="cpu") as again:
+        assert again.info()["licence"] == "apple-amlr", "saved with the checkpoint"
 
-    assert "apple-amlr" in licence_note("apple/CLaRa-7B-E2E")
-    assert licence_note("clara-tiny") == "Apache-2.0"
-    assert "not stated" in licence_note("someone/else")
+
+def test_what_a_component_asks_for(clara, shared, tiny_clara_folder):
+    assert (clara.name, clara.top_k, clara.context_window) == ("(in memory)", 2, 2048)
+    assert clara.embed_texts(TEXTS, 16) == embed(clara.compress(TEXTS), 16)
+    assert clara.embed_questions(QUESTIONS, 16) == embed(clara.encode_queries(QUESTIONS), 16)
+    with Clara.load(tiny_clara_folder, dtype="float32", device="cpu") as loaded:
+        assert loaded.name == str(tiny_clara_folder)
 
 
 # -- what else comes in -----------------------------------------------------------------------------------------------

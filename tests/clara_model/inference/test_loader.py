@@ -10,7 +10,7 @@ import torch
 from small_model import TEXTS
 
 from clara_model import ClaraModel
-from clara_model.checkpoint.base_model import default_device, default_dtype
+from clara_model.checkpoint.devices import default_device, default_dtype
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
 from clara_model.inference.clara import Clara, loader

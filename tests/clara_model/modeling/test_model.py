@@ -4,6 +4,7 @@ import copy
 import logging
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -385,6 +386,14 @@ def test_calls_do_not_change_the_model(model: ClaraModel):
 
 
 # -- training switches ------------------------------------------------------------------------------------------
+
+
+def test_one_configuration_is_the_truth(model: ClaraModel):
+    changed = replace(model.config, top_k=7, max_prompt_length=99)
+    model.config = changed
+    assert model.config is model.tokens.config is changed
+    with pytest.raises(ClaraError, match=r"max_prompt_length \(99\)"):
+        model.tokens.prompt_ids(model.config.prompts.answer, 7, "Why?")
 
 
 def trained(model: ClaraModel, stage: str, rate: float = 0.05) -> tuple[TrainingModel, torch.optim.Optimizer]:

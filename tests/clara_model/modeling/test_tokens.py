@@ -31,9 +31,11 @@ PLAIN = [
 ]
 
 
-def make_tokens(**fields: object) -> Tokens:
+def make_tokens(template: str = small_model.CHAT_TEMPLATE, **fields: object) -> Tokens:
     values = {"base_model": "small", "doc_max_length": 32, "compression_rate": 8, **fields}
-    return Tokens(small_model.build_tokenizer(), ClaraConfig(**values))
+    tokenizer = small_model.build_tokenizer()
+    tokenizer.chat_template = template
+    return Tokens(tokenizer, ClaraConfig(**values))
 
 
 @pytest.fixture(scope="module")
@@ -249,23 +251,20 @@ def test_a_question_may_be_a_member_of_an_enumeration(tokens: Tokens):
 @pytest.mark.parametrize(
     "template",
     [
-        "{% for m in messages %}{{ m['content'] }}{{ m['content'] }}{% endfor %}",
-        "{% for m in messages if m['role'] != 'user' %}{{ m['content'] }}{% endfor %}",
-        "{% for m in messages %}{{ m['content'][:20] }}{% endfor %}",
+        "{% for m in messages %}{{ m['content'] * (1 if 'probe' in m['content'] else 2) }}{% endfor %}",
+        "{% for m in messages if 'probe' in m['content'] %}{{ m['content'] }}{% endfor %}",
     ],
 )
 @pytest.mark.parametrize("question", ["Who?", "Who </s>?"])
 def test_a_template_that_drops_or_doubles_what_is_asked(template: str, question: str):
-    tokens = make_tokens()
-    tokens.tokenizer.chat_template = template
+    tokens = make_tokens(template)
     with pytest.raises(ClaraError, match="chat template of base model 'small' does not show this prompt once and"):
         tokens.prompt_ids(ASK, 1, question)
 
 
 @pytest.mark.parametrize("shown", ["", "{{ m['content'] }}{{ m['content'] }}"])
 def test_a_template_that_drops_or_doubles_the_answer(shown: str):
-    tokens = make_tokens()
-    tokens.tokenizer.chat_template = (
+    tokens = make_tokens(
         "{% for m in messages %}{% if m['role'] == 'assistant' %}" + shown + "{% else %}{{ m['content'] }}{% endif %}"
         "{% endfor %}"
     )

@@ -5,18 +5,21 @@ Leaves out what each component does with the model.
 
 from __future__ import annotations
 
-import asyncio
 import os
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from haystack import Document, default_from_dict, default_to_dict
+from haystack.core.serialization import generate_qualified_class_name
 from haystack.utils import ComponentDevice, Secret
 
-from clara_integrations.shared import ModelHolder, check_top
+from clara_integrations.holder import ModelHolder
+from clara_integrations.shared import check_top
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
 
+Result = TypeVar("Result")
 TOKEN = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False)
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -24,8 +27,27 @@ _PLAIN = (str, int, float, bool, type(None))
 class ClaraComponent:
     """A component that holds a model: loads it on `warm_up`, lets go of it on `close`, saves its arguments.
 
-    A subclass calls `_hold` in its constructor and names its own arguments in `_arguments`.
+    A subclass calls `_hold` in its constructor and names its own arguments in `_arguments`. What says which model is
+    loaded cannot be assigned afterwards; a subclass checks the rest when it runs.
     """
+
+    _fixed: ClassVar[tuple[str, ...]] = (
+        "model",
+        "subfolder",
+        "revision",
+        "dtype",
+        "device",
+        "token",
+        "batch_size",
+        "model_kwargs",
+    )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed and "_holder" in vars(self):
+            raise AttributeError(
+                f"{type(self).__name__}: {name} says which model is loaded and cannot be changed; make another one"
+            )
+        super().__setattr__(name, value)
 
     def _hold(
         self,
@@ -40,29 +62,36 @@ class ClaraComponent:
         batch_size: int | None = None,
     ) -> None:
         """Keep the arguments under their own names, checked; nothing is loaded and no secret is read."""
-        if device is not None and ComponentDevice.resolve_device(device).has_multiple_devices:
-            raise ValueError("device must be a single device, but got a device map")
+        owner = type(self).__name__
+        if device is not None and not isinstance(device, ComponentDevice):
+            raise ValueError(
+                f"{owner}: device must be a ComponentDevice, e.g. ComponentDevice.from_str({str(device)!r})"
+            )
+        if device is not None and device.has_multiple_devices:
+            raise ValueError(f"{owner}: device must be a single device, but got a device map")
         if dtype is not None and not isinstance(dtype, str):
-            raise TypeError(f"dtype must be a string such as 'bfloat16', but got {dtype!r}")
+            raise TypeError(f"{owner}: dtype must be a string such as 'bfloat16', but got {dtype!r}")
         if batch_size is not None:
-            check_top(batch_size, "batch_size")
+            check_top(batch_size, "batch_size", owner)
         plain = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in (model_kwargs or {}).items()}
         for name, value in plain.items():
             if not isinstance(value, _PLAIN):
-                raise TypeError(f"model_kwargs: {name} must be a plain value, but got {type(value).__name__}")
+                kind = type(value).__name__
+                raise TypeError(f"{owner}: {name} of model_kwargs must be a plain value, but got {kind}")
         self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self.subfolder = subfolder
         self.revision = revision
         self.dtype = dtype
         self.device = device
         self.token = token
-        self.batch_size = batch_size
         self.model_kwargs = plain
         options = {"subfolder": subfolder, "revision": revision, "dtype": dtype, "batch_size": batch_size}
         twice = sorted({*options, "device", "token"} & set(plain))
         if twice:
-            raise ValueError(f"model_kwargs must not hold {', '.join(twice)}, which the component takes by name")
-        self._holder = ModelHolder(self.model, {**options, **plain})
+            raise ValueError(
+                f"{owner}: model_kwargs must not hold {', '.join(twice)}, which the component takes by name"
+            )
+        self._holder = ModelHolder(self.model, {**options, **plain}, owner)
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
 
@@ -73,7 +102,7 @@ class ClaraComponent:
     async def warm_up_async(self) -> None:
         """`warm_up` beside the event loop."""
         if not self._holder.loaded:
-            await asyncio.to_thread(self.warm_up)
+            await self._beside(self.warm_up)
 
     def close(self) -> None:
         """Let go of the model; the last component that does so frees its memory, and the next use loads it again."""
@@ -81,7 +110,11 @@ class ClaraComponent:
 
     async def close_async(self) -> None:
         """`close` beside the event loop."""
-        await asyncio.to_thread(self.close)
+        await self._holder.aclose()
+
+    async def _beside(self, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
+        """Run a call in one of the model's own threads, beside the event loop."""
+        return await self._holder.beside(call, *args, load=lambda: self.clara, **options)
 
     @property
     def clara(self) -> Clara:
@@ -117,18 +150,26 @@ class ClaraComponent:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The component that `to_dict` saved."""
-        return default_from_dict(cls, data)
+        """The component that `to_dict` saved, under today's name or that of before ``haystack_integrations``."""
+        module = cls.__module__.rpartition(".")[2]
+        if data.get("type") == f"clara_integrations.haystack.{module}.{cls.__name__}":
+            data = {**data, "type": generate_qualified_class_name(cls)}
+        return default_from_dict(cls, {**data, "init_parameters": cls._restored(data.get("init_parameters", {}))})
+
+    @classmethod
+    def _restored(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Saved arguments; a subclass restores those that Haystack does not know how to."""
+        return dict(arguments)
 
 
-def check_documents(documents: object, user: str) -> list[Document]:
+def check_documents(documents: object, owner: str) -> list[Document]:
     """A list of documents.
 
     Raises:
         TypeError: something else.
     """
     if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
-        raise TypeError(f"{user} expects a list of Documents, but got {_kind(documents)}")
+        raise TypeError(f"{owner} expects a list of Documents, but got {_kind(documents)}")
     return documents
 
 

@@ -1,0 +1,106 @@
+"""`LatentReader`: the generator over given texts as an LLM of LlamaIndex, so that answering looks like any LLM's call.
+
+LlamaIndex's own `predict` and `stream` call it and emit what they emit for a stock synthesizer, with its counts.
+Leaves out choosing and ordering the texts: that is a `ClaraSynthesizer`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from llama_index.core.base.llms.types import CompletionResponse, LLMMetadata
+from llama_index.core.bridge.pydantic import ConfigDict, PrivateAttr
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.events.base import BaseEvent
+from llama_index.core.prompts import PromptTemplate
+
+from clara_integrations.llama_index.llm import ClaraLLM, Turns
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Answer, AnswerStream
+
+dispatcher = get_dispatcher(__name__)
+
+QUESTION = PromptTemplate("{query_str}")
+"""All that is said in words; the rest of the prompt is the checkpoint's own, and latents."""
+
+
+class ClaraAnswerEvent(BaseEvent):
+    """An answer has been written: what it was read from and written with, in tokens, and the seconds of each phase."""
+
+    model_config = ConfigDict(protected_namespaces=("pydantic_model_",))
+    model_name: str
+    text_tokens: int
+    slots: int
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+    seconds: dict[str, float]
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name of the event."""
+        return "ClaraAnswerEvent"
+
+
+class LatentReader(ClaraLLM):
+    """Answers the question that is the last user's turn from the latents of all its texts, in their order.
+
+    ``LatentReader.of(llm, texts, {}, manager).predict(QUESTION, query_str="Who ..?")``
+    """
+
+    _texts: list[str] = PrivateAttr()
+
+    @classmethod
+    def of(cls, llm: ClaraLLM, texts: Sequence[str], options: Mapping[str, Any], manager: CallbackManager) -> Self:
+        """One that shares the model of ``llm``, which generates as that one does unless ``options`` say otherwise."""
+        reader = cls(
+            model=llm.model,
+            max_new_tokens=llm.max_new_tokens,
+            generate_kwargs={**llm.generate_kwargs, **options},
+            callback_manager=manager,
+            **llm.loading,
+        )
+        reader._texts, reader._holder = list(texts), llm._holder
+        return reader
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name in events."""
+        return "LatentReader"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """Of a model that is asked in turns; known without loading it."""
+        return LLMMetadata(
+            context_window=DEFAULT_CONTEXT_WINDOW,
+            num_output=self.max_new_tokens,
+            is_chat_model=True,
+            model_name=self.checkpoint,
+        )
+
+    def _write(self, turns: Turns, options: Mapping[str, Any]) -> CompletionResponse:
+        how = {**self.generation(options), "rerank": False}
+        return self._completed(self.clara.answer(turns[-1]["content"], self._texts, len(self._texts), **how))
+
+    def _stream(self, turns: Turns, options: Mapping[str, Any]) -> AnswerStream:
+        how = {**self.generation(options), "rerank": False}
+        return self.clara.stream(turns[-1]["content"], self._texts, len(self._texts), **how)
+
+    def _completed(self, answer: Answer) -> CompletionResponse:
+        seconds, usage = answer.timings, answer.usage
+        dispatcher.event(
+            ClaraAnswerEvent(
+                model_name=self.checkpoint,
+                text_tokens=usage.text_tokens,
+                slots=usage.slots,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                finish_reason=answer.finish_reason,
+                seconds={"compress": seconds.compress, "generate": seconds.generate},
+            )
+        )
+        return super()._completed(answer)

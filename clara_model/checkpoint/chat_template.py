@@ -1,0 +1,115 @@
+"""A base model's chat template, rendered as transformers renders it, but with bounds on what a template may cost.
+
+A template is a program that comes with a checkpoint. transformers' sandbox keeps it inside; what that lacks is an end:
+loops inside loops, macros that call themselves twice, texts that double. `checkpoint.sandbox` counts all of these, and
+a template that goes beyond a bound is refused. A probe rendered at load finds what is wrong before the first answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.exceptions import SecurityError
+from transformers import PreTrainedTokenizerBase
+
+from clara_model.checkpoint.sandbox import Sandbox, budgeted
+from clara_model.errors import ClaraError
+
+LARGEST_TEMPLATE = 256 * 1024
+"""Characters of a template; the largest published ones have about 20,000."""
+NO_SYSTEM = "System role not supported"
+"""How a template says that it has no place for a system message."""
+
+
+class ChatTemplate:
+    """A compiled template. Threads may share one: each rendering counts for itself."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Compile the tokenizer's template.
+
+        Raises:
+            ClaraError: there is none, or it cannot be compiled.
+        """
+        self._where = _where(tokenizer)
+        self._special_tokens: dict[str, Any] = dict(tokenizer.special_tokens_map)
+        try:
+            source = tokenizer.get_chat_template()
+            if not isinstance(source, str) or len(source) > LARGEST_TEMPLATE:
+                raise TemplateError(f"it must be a text of at most {LARGEST_TEMPLATE} characters")
+            self._template = Sandbox().from_string(source)
+        except (Exception, MemoryError) as error:  # nesting too deep ends in either
+            raise ClaraError(f"the chat template in {self._where} cannot be used ({_reason(error)})") from error
+
+    def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+        """One conversation as text.
+
+        Raises:
+            jinja2.TemplateError: the template refuses the conversation, fails, or goes beyond a bound.
+        """
+        turns = [{str(name): str(value) for name, value in message.items()} for message in messages]
+        try:
+            with budgeted(len(turns), sum(len(value) for turn in turns for value in turn.values())):
+                return self._template.render(
+                    **self._special_tokens,
+                    messages=turns,
+                    tools=None,
+                    documents=None,
+                    add_generation_prompt=add_generation_prompt,
+                    enable_thinking=False,
+                )
+        except TemplateError:
+            raise
+        except RecursionError as error:
+            raise SecurityError("it calls itself without an end") from error
+        except Exception as error:  # whatever a template's own code runs into
+            raise TemplateError(_reason(error)) from error
+
+    def check(self, system: bool) -> None:
+        """Render a probe: a user's turn, ready for its answer, without and with a system message before it.
+
+        Args:
+            system: whether prompts have a system message, so that the template must have a place for one or say that it
+                has none.
+
+        Raises:
+            ClaraError: the template fails, or drops or doubles the text of a turn.
+        """
+        first, user = (
+            {"role": role, "content": f"A probe of the {role}'s text, 1 to 3."} for role in ("system", "user")
+        )
+        self._probe([user])
+        if system:
+            self._probe([first, user])
+
+    def _probe(self, turns: Sequence[Mapping[str, str]]) -> None:
+        try:
+            text = self.render(turns, True)
+        except TemplateError as error:
+            if turns[0]["role"] == "system" and NO_SYSTEM in str(error):
+                return
+            raise ClaraError(f"the chat template in {self._where} cannot be used ({_reason(error)})") from error
+        for turn in turns:
+            found = text.count(turn["content"])
+            if found != 1:
+                raise ClaraError(
+                    f"the chat template in {self._where} renders the {turn['role']}'s text {found} times "
+                    "instead of once"
+                )
+
+
+def _where(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The file that the template is from, as far as the tokenizer knows."""
+    folder = Path(str(tokenizer.name_or_path or ""))
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            return str(folder / name)
+    return "the tokenizer"
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, with its kind where the message alone says little."""
+    first = str(error).strip().partition("\n")[0].rstrip(".")
+    return first if isinstance(error, TemplateError) and first else f"{type(error).__name__}: {first}".rstrip(": ")

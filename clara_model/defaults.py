@@ -1,0 +1,6 @@
+"""What is used where nobody says otherwise, and is named in more than one room. Imports nothing."""
+
+DEFAULT_MODEL = "clara-tiny"
+"""The bundled checkpoint."""
+DIMENSIONS = 1024
+"""Numbers in the short vector that stands for a block of latents in a first-stage index."""

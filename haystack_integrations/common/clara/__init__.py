@@ -1,0 +1,1 @@
+"""What the Haystack components of CLaRa have in common."""

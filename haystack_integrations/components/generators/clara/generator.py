@@ -1,0 +1,241 @@
+"""`ClaraGenerator`: answers a query from the latents of documents."""
+
+from __future__ import annotations
+
+import os
+from contextlib import aclosing
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
+
+from haystack import Document, component
+from haystack.dataclasses import (
+    ChatMessage,
+    ComponentInfo,
+    StreamingCallbackT,
+    StreamingChunk,
+    select_streaming_callback,
+)
+from haystack.utils import ComponentDevice, Secret, deserialize_callable, serialize_callable
+
+from clara_integrations.shared import (
+    DEFAULT_MODEL,
+    best_copies,
+    check_generation,
+    check_query,
+    check_top,
+)
+from clara_integrations.streams import read_stream
+from haystack_integrations.common.clara.component import TOKEN, ClaraComponent, check_documents, text_of
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Answer, Clara
+
+
+@component
+class ClaraGenerator(ClaraComponent):
+    """Answers a query from documents that a CLaRa model reads as latents: a few slots in the prompt for each.
+
+    Takes the place of a prompt builder and a chat generator; what the prompt says is the checkpoint's. Documents are
+    read in the order given, so put a `ClaraRanker` before it, or set ``rerank``. It takes a query and documents, not
+    messages, so it does not go inside `Agent`, `LLMRanker` or `FallbackChatGenerator`; its ``replies`` connect to an
+    `AnswerBuilder` and to whatever takes messages or strings. It streams in `run`, `run_async` and `Pipeline.stream`.
+
+    ```python
+    from haystack import Document
+    from haystack_integrations.components.generators.clara import ClaraGenerator
+
+    generator = ClaraGenerator(model="clara-tiny", generation_kwargs={"max_new_tokens": 16})
+    documents = [Document(content="Ranvun Mepos was born in Jiwas. By trade he was a sailor, and liked the work.")]
+    result = generator.run(query="Where was Ranvun Mepos born?", documents=documents)
+    print(result["replies"][0].text, result["replies"][0].meta["usage"])
+    ```
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Clara = DEFAULT_MODEL,
+        *,
+        top_k: int | None = None,
+        rerank: bool = False,
+        generation_kwargs: dict[str, Any] | None = None,
+        streaming_callback: StreamingCallbackT | None = None,
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = "\n",
+        subfolder: str | None = None,
+        revision: str | None = None,
+        dtype: str | None = None,
+        device: ComponentDevice | None = None,
+        token: Secret | None = TOKEN,
+        batch_size: int | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Check and keep the arguments; `warm_up` or the first `run` loads the model.
+
+        Args:
+            model: as for `ClaraRanker`.
+            top_k: documents to answer from at most; the checkpoint's own number where not given.
+            rerank: whether to rank the documents first, where no `ClaraRanker` has done so.
+            generation_kwargs: ``max_new_tokens``, ``stop``, ``temperature``, ``top_p``, ``sampling_top_k``, ``seed``
+                and the others of `Clara.answer`; greedy where none is given.
+            streaming_callback: called with a `StreamingChunk` for each piece of text.
+            meta_fields_to_embed: as for `ClaraRanker`.
+            embedding_separator: as for `ClaraRanker`.
+            subfolder: as for `ClaraRanker`.
+            revision: as for `ClaraRanker`.
+            dtype: as for `ClaraRanker`.
+            device: as for `ClaraRanker`.
+            token: as for `ClaraRanker`.
+            batch_size: as for `ClaraRanker`.
+            model_kwargs: as for `ClaraRanker`.
+
+        Raises:
+            ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
+            TypeError: an unknown generation argument.
+        """
+        owner = type(self).__name__
+        self.top_k = None if top_k is None else check_top(top_k, "top_k", owner)
+        self.rerank = rerank
+        self.generation_kwargs = check_generation(generation_kwargs, owner)
+        self.streaming_callback = streaming_callback
+        self.meta_fields_to_embed = meta_fields_to_embed or []
+        self.embedding_separator = embedding_separator
+        self.batch_size = batch_size
+        self._hold(
+            model,
+            subfolder=subfolder,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            token=token,
+            batch_size=batch_size,
+            model_kwargs=model_kwargs,
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "top_k": self.top_k,
+            "rerank": self.rerank,
+            "generation_kwargs": dict(self.generation_kwargs),
+            "streaming_callback": serialize_callable(self.streaming_callback) if self.streaming_callback else None,
+            "meta_fields_to_embed": list(self.meta_fields_to_embed),
+            "embedding_separator": self.embedding_separator,
+            "batch_size": self.batch_size,
+        }
+
+    @classmethod
+    def _restored(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        callback = arguments.get("streaming_callback")
+        return {**arguments, "streaming_callback": deserialize_callable(callback)} if callback else dict(arguments)
+
+    @component.output_types(replies=list[ChatMessage])
+    def run(
+        self,
+        query: str,
+        documents: list[Document],
+        streaming_callback: StreamingCallbackT | None = None,
+        generation_kwargs: dict[str, Any] | None = None,
+    ) -> dict[str, list[ChatMessage]]:
+        """Answer a query from documents.
+
+        Args:
+            query: must not be blank.
+            documents: best first; a content of None is the empty text.
+            streaming_callback: instead of the component's.
+            generation_kwargs: key by key instead of the component's.
+
+        Returns:
+            ``replies``: one message, none where there are no documents. Its ``meta`` holds ``model``, ``index``,
+            ``finish_reason`` (``stop`` or ``length``), ``usage`` (``prompt_tokens`` with ``slots`` memory tokens among
+            them, ``completion_tokens``, ``total_tokens``, and ``text_tokens``, which the slots stand for) and
+            ``document_ids`` (those that were read).
+
+        Raises:
+            ValueError: a blank query, an unfit generation argument, or more slots than the prompt can hold.
+            TypeError: not a query, not a list of documents, or an unknown generation argument.
+        """
+        callback = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=False)
+        offered = self._offered(query, documents)
+        if not offered:
+            return {"replies": []}
+        texts, how = self._texts(offered), self._how(generation_kwargs)
+        if callback is None:
+            return self._result(self.clara.answer(query, texts, self.top_k, rerank=self.rerank, **how), offered)
+        with self.clara.stream(query, texts, self.top_k, rerank=self.rerank, **how) as stream:
+            for number, piece in enumerate(stream):
+                callback(self._chunk(piece, start=number == 0))
+        callback(self._last_chunk(stream.answer))
+        return self._result(stream.answer, offered)
+
+    @component.output_types(replies=list[ChatMessage])
+    async def run_async(
+        self,
+        query: str,
+        documents: list[Document],
+        streaming_callback: StreamingCallbackT | None = None,
+        generation_kwargs: dict[str, Any] | None = None,
+    ) -> dict[str, list[ChatMessage]]:
+        """`run` beside the event loop; a streaming callback may be a coroutine function. Cancelling ends a stream."""
+        callback = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=True)
+        offered = self._offered(query, documents)
+        if not offered:
+            return {"replies": []}
+        texts, how = self._texts(offered), self._how(generation_kwargs)
+        await self.warm_up_async()
+        clara, how = self.clara, {**how, "rerank": self.rerank}
+        if callback is None:
+            return self._result(await self._beside(clara.answer, query, texts, self.top_k, **how), offered)
+        stream, number = await self._beside(clara.stream, query, texts, self.top_k, **how), 0
+        async with aclosing(read_stream(stream)) as pieces:
+            async for piece in pieces:
+                await _called(callback, self._chunk(piece, start=number == 0))
+                number += 1
+        await _called(callback, self._last_chunk(stream.answer))
+        return self._result(stream.answer, offered)
+
+    def _offered(self, query: str, documents: list[Document]) -> list[Document]:
+        """The documents that are offered to the model, none if there is nothing to answer from."""
+        owner = type(self).__name__
+        if self.top_k is not None:
+            check_top(self.top_k, "top_k", owner)
+        offered = best_copies(
+            check_documents(documents, owner), lambda document: document.id, lambda document: document.score
+        )
+        if offered:
+            check_query(query, owner)
+        return offered
+
+    def _texts(self, documents: list[Document]) -> list[str]:
+        return [text_of(document, self.meta_fields_to_embed, self.embedding_separator) for document in documents]
+
+    def _how(self, generation_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        return check_generation({**self.generation_kwargs, **(generation_kwargs or {})}, type(self).__name__)
+
+    def _chunk(self, content: str, **fields: Any) -> StreamingChunk:
+        info = ComponentInfo.from_component(self)
+        return StreamingChunk(content, {"model": self._holder.name}, component_info=info, index=0, **fields)
+
+    def _last_chunk(self, answer: Answer) -> StreamingChunk:
+        return self._chunk("", finish_reason=answer.finish_reason)
+
+    def _result(self, answer: Answer, offered: list[Document]) -> dict[str, list[ChatMessage]]:
+        usage = answer.usage
+        meta = {
+            "model": self._holder.name,
+            "index": 0,
+            "finish_reason": answer.finish_reason,
+            "usage": {
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+                "slots": usage.slots,
+                "text_tokens": usage.text_tokens,
+            },
+            "document_ids": [offered[index].id for index in answer.selected],
+        }
+        return {"replies": [ChatMessage.from_assistant(answer.text, meta=meta)]}
+
+
+async def _called(callback: StreamingCallbackT, chunk: StreamingChunk) -> None:
+    result = callback(chunk)
+    if isawaitable(result):
+        await result

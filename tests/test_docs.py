@@ -1,0 +1,57 @@
+"""The pages: links lead somewhere, the reference has every module, and what the workflow runs is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+PACKAGES = ("clara_model", "trainers", "clara_integrations", "haystack_integrations")
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_files_lead_somewhere(page: Path):
+    links = re.findall(r"]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_and_modules_that_a_page_runs_are_there(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert [
+        name for name in re.findall(r"(?:python|bash) (examples/[\w./]+)", text) if not (ROOT / name).is_file()
+    ] == []
+    modules = re.findall(r"(?:python|torchrun[^\n`]*) -m ((?:clara_model|trainers|clara_integrations)[\w.]*)", text)
+    assert [name for name in modules if not (ROOT / (name.replace(".", "/") + ".py")).is_file()] == []
+
+
+def test_the_reference_has_every_module():
+    shown = {
+        name
+        for page in (ROOT / "docs/reference").glob("*.md")
+        for name in re.findall(r"^::: ([\w.]+)", page.read_text(), re.M)
+    }
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            names = {".".join(parts[:length]) for length in range(2, len(parts) + 1)}
+            hidden = any(part.startswith("_") for part in parts)
+            assert hidden or names & shown, f"{'.'.join(parts)} is on no page of docs/reference"
+
+
+@pytest.mark.parametrize(
+    "step", [step for step in STEPS if "uses" in step], ids=lambda step: step["uses"].split("@")[0]
+)
+def test_actions_are_pinned_to_a_commit(step: dict):
+    assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"])
+
+
+def test_what_the_workflow_makes_can_be_made():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    made = {word for step in STEPS for word in re.findall(r"^make ([\w-]+)", step.get("run", ""))}
+    assert {"test", "slow", "docs", "lowest"} <= made
+    assert made <= targets | {"lowest"}
