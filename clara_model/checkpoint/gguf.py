@@ -123,7 +123,9 @@ def _in_wheel(distribution: str, file: str, version: str | None) -> Path:
 def _convert(path: Path, folder: Path) -> None:
     """Write the plain copy beside its place and rename it; of two processes, the second keeps the first's."""
     if importlib.util.find_spec("gguf") is None:
-        raise ClaraError(f"reading {path.name} needs the package gguf; get it with: pip install gguf")
+        raise ClaraError(
+            f"reading {path.name} needs the package gguf; get it with: pip install 'clara-integrations[small]'"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

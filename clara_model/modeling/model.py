@@ -62,7 +62,7 @@ class ClaraModel(ClaraParts):
         base, tokenizer = load_base(
             base_name,
             replace(options, revision=None if options.base_model else own.base_revision),
-            sha256=own.base_sha256,
+            own.base_sha256,
         )
         checkpoint.config = replace(own, base_model=base_name, licence=own.licence or card.licence(folder))
         model = cls(base, tokenizer, checkpoint.config, to_be_loaded=True)

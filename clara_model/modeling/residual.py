@@ -98,7 +98,7 @@ class Residuals(nn.Module):
     def add(self, role: str, center_D: Tensor, memory_tokens: int, rate: int) -> None:
         """Give a role its residual: blocks for the compressor, the whole question for the query reasoner."""
         if role == "compressor":
-            self.of[role] = BlockResidual(center_D, memory_tokens, projections=rate - 1, first=1)
+            self.of[role] = BlockResidual(center_D, memory_tokens, projections=max(rate - 1, 1), first=1)
         else:
             self.of[role] = BlockResidual(center_D, blocks=1, projections=1, first=0)
 

@@ -84,11 +84,12 @@ def sources(folder: Path) -> list[Source]:
         name = path.name.split(".")[0]
         for number, row in enumerate(read(path)):
             first, _, rest = row["doc"].partition("\n")
-            title, text = (first.replace("_", " "), rest) if name in TITLED else ("", row["doc"])
+            title, text = (first, rest) if name in TITLED else ("", row["doc"])
             if name in ("squadshifts_amazon", "squadshifts_reddit"):
                 text = rest  # their first line names the collection
             pairs = tuple((q["question"], tuple(a for a in q["answers"] if a.strip())) for q in row["qas"])
-            found.append(Source(name, title or f"{name} {number}", title, " ".join(text.split()), pairs))
+            article = title or f"{name} {number}"
+            found.append(Source(name, article, title.replace("_", " "), " ".join(text.split()), pairs))
     for number, row in enumerate(read(folder / "scp" / "pretrain_data.jsonl.gz")):
         text = re.sub(r"^This a document about .*?\. \s*\n", "", row["docs"][0], flags=re.DOTALL)
         pairs = tuple((q, (a,)) for q, a in zip(row["question"], row["answers"], strict=True))
@@ -100,11 +101,14 @@ def split(found: Sequence[Source], nq: Sequence[dict[str, Any]], rng: random.Ran
     """Training and held-out passages; what overlaps with a held-out or NQ gold passage is in neither."""
     gold = [row["docs"][i] for row in nq for i in row["pos_index"]]
     titles = {text.partition("\n")[0] for text in gold}
+    held_titles: set[str] = set()
     asked = {" ".join(words(row["question"])) for row in nq}
     for name in SPLIT_SOURCES:
         articles = sorted({s.article for s in found if s.name == name})
-        titles |= set(rng.sample(articles, HELD_ARTICLES))
-    held = [s for s in found if s.name in SPLIT_SOURCES and s.article in titles]
+        rng.shuffle(articles)
+        held_titles |= set(articles[:HELD_ARTICLES])
+    titles |= held_titles
+    held = [s for s in found if s.name in SPLIT_SOURCES and s.article in held_titles]
     taken = set().union(*(grams(text) for text in [*gold, *(s.text for s in held)]))
     train = [
         s for s in found if s.article not in titles and not grams(s.text) & taken
@@ -117,7 +121,7 @@ def windows(source: Source, tokenizer: PreTrainedTokenizerFast, most: int) -> li
     """A passage's windows, each with its questions; those beyond `MOST` tokens with their title are left out."""
 
     def count(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
     head = f"{source.title}\n" if source.title else ""
     found = [Window(source.article, head + text, []) for text in split_text(source.text, count, most)]

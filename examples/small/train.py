@@ -1,4 +1,4 @@
-"""Make clara-small, in one command: data, text reader, rising rates, several documents, candidates. A stopped run goes on.
+"""Make clara-small in one command: data, text reader, rates, several documents, candidates. A stopped run goes on.
 
     python examples/small/train.py ../shared/data
 
