@@ -77,7 +77,7 @@ def ask(pipeline, data):
 def main(argv=None):
     parser = arguments(__doc__.splitlines()[0])
     parser.set_defaults(retriever="bm25")
-    parser.add_argument("--stock-ranker", help="cross-encoder of the stock pipeline; BM25's order if not given")
+    parser.add_argument("--stock-ranker", help="cross-encoder of the stock pipeline (default: none, BM25's order)")
     args = parser.parse_args(argv)
     ours = build(args)
     documents: list[Document] = read(args.docs, ours)

@@ -56,17 +56,15 @@ def words(text):
 def arguments(description):
     """The options of this example and of the side-by-side one."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("questions", nargs="*", help="the questions of the bundled set where none is given")
-    parser.add_argument(
-        "--docs", nargs="+", help=".txt, .md and .jsonl files and folders; the bundled set if not given"
-    )
+    parser.add_argument("questions", nargs="*", help="what to ask (default: the questions of the bundled set)")
+    parser.add_argument("--docs", nargs="+", help=".txt, .md and .jsonl files and folders (default: the bundled set)")
     parser.add_argument("--model", default="clara-tiny", help="a folder, a bundled or a hub name")
     for name in ("subfolder", "revision", "base-model", "device", "dtype", "quantization"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--retriever", choices=["embedding", "keyword"], default="embedding", help="the first stage")
-    parser.add_argument("--dimensions", type=int, default=1024, help="of the embedding")
+    parser.add_argument("--dimensions", type=int, default=1024, help="numbers in an embedding (default: %(default)s)")
     parser.add_argument("--similarity-top-k", type=int, default=20, help="candidates that the first stage finds")
-    parser.add_argument("--top-n", type=int, help="documents to answer from; the checkpoint's own number if not given")
+    parser.add_argument("--top-n", type=int, help="documents to answer from (default: the checkpoint's own number)")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     return parser
 

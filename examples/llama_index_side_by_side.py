@@ -61,7 +61,7 @@ def ask(engine, question, tokens):
 
 def main(argv=None):
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--stock-reranker", help="cross-encoder of the stock engine; none if not given")
+    parser.add_argument("--stock-reranker", help="cross-encoder of the stock engine (default: none)")
     parser.add_argument("--stop", nargs="*", default=["\nQuestion:"], help="strings that end an answer")
     args = parser.parse_args(argv)
     llm = ClaraLLM(**writing(args), **loading(args))

@@ -45,7 +45,7 @@ def tiny_clara_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def model(tiny_clara_folder: Path) -> ClaraModel:
-    """A fresh copy of the small random model, float32 on the processor."""
+    """A fresh copy of the small random model, float32 on the CPU."""
     return ClaraModel.from_pretrained(tiny_clara_folder, dtype=torch.float32, device="cpu")
 
 

@@ -109,7 +109,10 @@ def _names(name: str) -> list[str]:
 
 def _options(setting: Field[Any]) -> dict[str, Any]:
     kind = str(setting.type)
-    options: dict[str, Any] = {"dest": setting.name, "help": f"{setting.metadata['help']} ({_default(setting)})"}
+    options: dict[str, Any] = {
+        "dest": setting.name,
+        "help": f"{setting.metadata['help']} (default: {_default(setting)})",
+    }
     if kind == "bool":
         return options | {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
     if kind.startswith("tuple"):

@@ -1,7 +1,7 @@
 """DeepSpeed beneath the trainer: its configuration, starting it without compilers, gathering what ZeRO-3 has split.
 
 What has a surprising default is written out: an unset ``gradient_clipping`` means 1.0, an optimizer that DeepSpeed
-picks is compiled on first use, and starting on the processor builds a shared-memory op.
+picks is compiled on first use, and starting on the CPU builds a shared-memory op.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def configuration(
 
 
 def prepare(use_cpu: bool) -> None:
-    """Before the process group starts: on the processor, do without the op that needs a compiler.
+    """Before the process group starts: on the CPU, do without the op that needs a compiler.
 
     Raises:
         ClaraError: DeepSpeed is not installed.

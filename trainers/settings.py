@@ -34,40 +34,42 @@ PASSED = (
 class Settings:
     """A training run's fields under their published names; `trainers.arguments.TrainConfig` reads and checks them."""
 
-    stage: str = _group("model and stage", "pretrain (stage1), instruct (stage1_2) or end_to_end (stage2)", "pretrain")
-    pretrain: str = _group(
-        "model and stage", "base model, folder or hub name; needed where no pretrain_checkpoint is given", ""
+    stage: str = _group(
+        "model", "stage to train: pretrain (stage1), instruct (stage1_2) or end_to_end (stage2)", "pretrain"
     )
-    pretrain_checkpoint: str = _group(
-        "model and stage", "CLaRa checkpoint to start from; needed by instruct and end_to_end", ""
-    )
+    pretrain: str = _group("model", "base model, a folder or hub name; needed without pretrain_checkpoint", "")
+    pretrain_checkpoint: str = _group("model", "CLaRa checkpoint to start from; needed by instruct and end_to_end", "")
     save_path: str = _group(
-        "model and stage", "folder of the trained checkpoint, and of checkpoint-STEP folders on the way", "./ckpt"
+        "model", "folder of the trained checkpoint, and of checkpoint-STEP folders during training", "./ckpt"
     )
-    keep_generator: bool = _group(
-        "model and stage", "instruct: go on with the checkpoint's generator, not a fresh one", False
-    )
+    keep_generator: bool = _group("model", "instruct: go on with the checkpoint's generator, not a fresh one", False)
     pretrain_retrieval: bool = _group(
-        "model and stage", "end_to_end: train only the query reasoner, contrastively, on rows with pos_index", False
+        "model", "end_to_end: train only the query reasoner, contrastively, on rows with pos_index", False
     )
-
     read_text: bool = _group(
-        "model and stage", "pretrain: train the generator alone, on the documents as text in its prompt", False
+        "model", "pretrain: train the generator alone, on the documents as text in its prompt", False
     )
 
-    compress_rate: int = _group("sizes", "document tokens per memory token, 1 to 256", 32, fresh=True)
-    doc_max_length: int = _group("sizes", "document tokens that are read", 256, fresh=True)
-    lora_rank: int = _group("sizes", "rank of every adapter", 16, fresh=True)
-    lora_alpha: int = _group("sizes", "adapters are scaled by lora_alpha / lora_rank; 0: twice the rank", 0, fresh=True)
-    lora_dropout: float = _group("sizes", "dropout on the adapters' input", 0.1)
+    compress_rate: int = _group("compression and LoRA", "document tokens per memory token, 1 to 256", 32, fresh=True)
+    doc_max_length: int = _group("compression and LoRA", "document tokens that are read", 256, fresh=True)
+    lora_rank: int = _group("compression and LoRA", "rank of every adapter", 16, fresh=True)
+    lora_alpha: int = _group(
+        "compression and LoRA", "adapters are scaled by lora_alpha / lora_rank; 0: twice the rank", 0, fresh=True
+    )
+    lora_dropout: float = _group("compression and LoRA", "dropout on the adapters' input", 0.1)
     residual: str = _group(
-        "sizes", "what latents begin as: none, or blocks of the text's embeddings", "none", fresh=True
+        "compression and LoRA", "what latents begin as: none, or blocks of the text's embeddings", "none", fresh=True
     )
     memory_positions: str = _group(
-        "sizes", "position ids of memory tokens: appended to the text's, or spread over them", "appended", fresh=True
+        "compression and LoRA",
+        "position ids of memory tokens: appended to the text's, or spread over them",
+        "appended",
+        fresh=True,
     )
-    prompts: str = _group("sizes", "prompts file (JSON), instead of this project's wording or the checkpoint's", "")
-    generation_top_k: int = _group("sizes", "documents the generator reads, and the checkpoint's top_k")
+    prompts: str = _group(
+        "compression and LoRA", "prompts file (JSON), instead of this project's wording or the checkpoint's", ""
+    )
+    generation_top_k: int = _group("compression and LoRA", "documents the generator reads, and the checkpoint's top_k")
 
     dataset: tuple[str, ...] = _group("data", "training files (.jsonl, .jsonl.gz) or folders", ())
     dataset_probs: tuple[float, ...] = _group(
@@ -76,7 +78,7 @@ class Settings:
     dataset_split: str = _group("data", "split of data sets on the hub whose name has none behind a colon", "train")
     eval_dataset: tuple[str, ...] = _group("data", "evaluation files or folders", ())
     eval_split: str = _group("data", "split of evaluation sets on the hub", "train")
-    max_samples: int = _group("data", "rows used at most", 1_000_000)
+    max_samples: int = _group("data", "most rows to use", 1_000_000)
     max_len: int = _group("data", "tokens of prompt and answer; longer answers are cut")
     qa_loss: bool = _group(
         "data", "pretrain: learn all pairs of a row after one prompt; False: each answer after its question", True
@@ -87,49 +89,53 @@ class Settings:
         0,
     )
     shuffle: bool = _group("data", "shuffle rows anew in every epoch", True)
-    shuffle_group: int = _group("data", "consecutive rows that stay together, e.g. those that share candidates", 1)
-    dataloader_workers: int = _group("data", "processes that tokenise ahead", 0)
+    shuffle_group: int = _group(
+        "data", "consecutive rows that stay together when shuffled, e.g. those that share candidates", 1
+    )
+    dataloader_workers: int = _group("data", "worker processes that tokenize ahead", 0)
 
     mse_loss: bool = _group("loss", "add the alignment loss (pretrain, instruct)")
-    mse_weight: float = _group("loss", "its weight", 0.1)
-    temperature: float = _group("loss", "of the soft choice and of the contrastive softmax (end_to_end)", 0.02)
-
-    train_batch_size: int = _group("optimisation", "rows per step, over all processes")
-    micro_train_batch_size: int = _group(
-        "optimisation", "rows per forward pass of one process; 0: as many as fit a step", 8
+    mse_weight: float = _group("loss", "weight of the alignment loss", 0.1)
+    temperature: float = _group(
+        "loss", "temperature of the soft choice of documents and of the contrastive loss (end_to_end)", 0.02
     )
-    learning_rate: float = _group("optimisation", "peak learning rate")
+
+    train_batch_size: int = _group("optimization", "rows per step, over all processes")
+    micro_train_batch_size: int = _group(
+        "optimization", "rows per forward pass of one process; 0: as many as fit a step", 8
+    )
+    learning_rate: float = _group("optimization", "peak learning rate")
     lr_scheduler: str = _group(
-        "optimisation",
+        "optimization",
         ", ".join(SCHEDULERS) + "; cosine_with_min_lr ends at a tenth of the rate (paper: cosine to 0; in stage 3 the "
         "published script's constant)",
     )
     lr_warmup_ratio: float = _group(
-        "optimisation",
+        "optimization",
         "share of the steps with a rising rate; before a constant one too, unlike the published script",
         0.03,
     )
     max_epochs: int = _group(
-        "optimisation", "passes over the data (paper and scripts: 1; the published parser's default: 2)", 1
+        "optimization", "passes over the data (paper and scripts: 1; the published parser's default: 2)", 1
     )
-    max_steps: int = _group("optimisation", "stop after so many steps; 0: at the end of the data", 0)
-    l2: float = _group("optimisation", "weight decay", 0.0)
-    adam_betas: tuple[float, ...] = _group("optimisation", "AdamW's betas", (0.9, 0.95), nargs=2)
-    max_norm: float = _group("optimisation", "gradients are clipped to this norm; 0: not", 1.0)
-    seed: int = _group("optimisation", "of weights, order, wordings and dropout", 42)
+    max_steps: int = _group("optimization", "stop after this many steps; 0: at the end of the data", 0)
+    l2: float = _group("optimization", "weight decay", 0.0)
+    adam_betas: tuple[float, ...] = _group("optimization", "AdamW's betas", (0.9, 0.95), nargs=2)
+    max_norm: float = _group("optimization", "gradients are clipped to this norm; 0: no clipping", 1.0)
+    seed: int = _group("optimization", "random seed of weights, order, wordings and dropout", 42)
 
-    zero_stage: int = _group("hardware", "DeepSpeed ZeRO stage where several processes run", 2)
-    bf16: bool = _group("hardware", "compute in bfloat16", False)
-    flash_attn: bool = _group("hardware", "FlashAttention 2", False)
-    gradient_checkpointing: bool = _group("hardware", "recompute activations in the backward pass", False)
-    use_cpu: bool = _group("hardware", "train on the CPU even where there is a GPU", False)
+    zero_stage: int = _group("precision and devices", "DeepSpeed ZeRO stage of a run with several processes", 2)
+    bf16: bool = _group("precision and devices", "compute in bfloat16", False)
+    flash_attn: bool = _group("precision and devices", "use FlashAttention 2", False)
+    gradient_checkpointing: bool = _group("precision and devices", "recompute activations in the backward pass", False)
+    use_cpu: bool = _group("precision and devices", "train on the CPU even where there is a GPU", False)
 
     save_steps: int = _group(
         "checkpointing", "steps between checkpoints; -1: only at the end, -2: after every epoch", -1
     )
-    max_ckpt_num: int = _group("checkpointing", "checkpoints kept on the way", 3)
-    ckpt_path: str = _group("checkpointing", "folder they are kept in; save_path by default", "")
-    load_checkpoint: bool = _group("checkpointing", "go on from the newest whole one", False)
+    max_ckpt_num: int = _group("checkpointing", "most checkpoints to keep during training", 3)
+    ckpt_path: str = _group("checkpointing", "folder of the checkpoints (default: save_path)", "")
+    load_checkpoint: bool = _group("checkpointing", "resume from the newest complete checkpoint", False)
     disable_ds_ckpt: bool = _group(
         "checkpointing", "write nothing to resume from: with save_hf_ckpt weights only, else no checkpoints", False
     )
@@ -144,10 +150,10 @@ class Settings:
     use_wandb: str = _group(
         "logging and evaluation", "Weights & Biases: an API key, or True to use the login that is there", ""
     )
-    wandb_project: str = _group("logging and evaluation", "its project", "CLaRa")
-    wandb_org: str = _group("logging and evaluation", "its entity: a user or a team", "")
-    wandb_group: str = _group("logging and evaluation", "its group of runs", "")
-    wandb_run_name: str = _group("logging and evaluation", "its name of the run", "")
+    wandb_project: str = _group("logging and evaluation", "Weights & Biases project", "CLaRa")
+    wandb_org: str = _group("logging and evaluation", "Weights & Biases entity: a user or a team", "")
+    wandb_group: str = _group("logging and evaluation", "Weights & Biases group of runs", "")
+    wandb_run_name: str = _group("logging and evaluation", "name of the run", "")
     trainer: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of `transformers.TrainingArguments`, those of `PASSED`."""
     ignored: tuple[str, ...] = field(default=(), compare=False)

@@ -38,7 +38,7 @@ def starting_model(config: TrainConfig, device: torch.device | str | None = None
 
     Args:
         config: of the run.
-        device: where it is put; the processor or a GPU as `default_device` says where not given.
+        device: where it is put (default: the CPU or a GPU, as `default_device` says).
 
     Raises:
         ClaraError: the base model or checkpoint cannot be loaded, or does not fit the settings.

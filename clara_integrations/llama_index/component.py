@@ -67,9 +67,9 @@ class ClaraComponent(BaseComponent):
     prompts: str | None = Field(default=None, frozen=True, description="A prompts file, instead of the checkpoint's.")
     device: str | None = Field(default=None, frozen=True, description="E.g. `cuda:0`, `cpu`; a GPU where there is one.")
     dtype: Dtype | None = Field(
-        default=None, frozen=True, description="Where not given, bfloat16 if the device has it in hardware."
+        default=None, frozen=True, description="Default: bfloat16 if the device has it in hardware."
     )
-    attn_implementation: Attention | None = Field(default=None, frozen=True, description="`sdpa` where not given.")
+    attn_implementation: Attention | None = Field(default=None, frozen=True, description="Default: `sdpa`.")
     quantization: Quantization | None = Field(default=None, frozen=True, description="Of the base model (GPU only).")
     batch_size: int | None = Field(
         default=None, gt=0, frozen=True, description="Texts in one batch at most; by their length alone if not given."

@@ -66,7 +66,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
         default_factory=dict, description="`stop`, `temperature` and the other sampling arguments of `Clara.plain`."
     )
     context_window: int | None = Field(
-        default=None, gt=0, description="Tokens of prompt and response together; the base model's own where not given."
+        default=None, gt=0, description="Tokens of prompt and response together; default: the base model's own."
     )
 
     @field_validator("generate_kwargs")

@@ -104,7 +104,7 @@ class ClaraQueryEngine(RetrieverQueryEngine):
         Args:
             retriever: the first stage; it should find several times ``top_n`` nodes.
             model: a checkpoint's folder, bundled or hub name, or a loaded `Clara`.
-            top_n: documents to answer from, the checkpoint's own number where not given.
+            top_n: documents to answer from (default: the checkpoint's own number).
             streaming: whether answers come piece by piece.
             max_new_tokens: at most so many new tokens.
             generate_kwargs: ``stop`` and the sampling arguments of `Clara.answer`.

@@ -39,7 +39,7 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
     """
 
     top_n: int | None = Field(
-        default=None, gt=0, description="Nodes to keep; where not given, as many as the checkpoint answers from."
+        default=None, gt=0, description="Nodes to keep (default: as many as the checkpoint answers from)."
     )
     keep_retrieval_score: bool = Field(
         default=False,

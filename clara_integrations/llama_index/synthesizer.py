@@ -61,7 +61,7 @@ class ClaraSynthesizer(BaseSynthesizer):
             streaming: whether answers come piece by piece, one piece for each token.
             max_new_tokens: at most so many new tokens.
             generate_kwargs: ``stop`` and the sampling arguments of `Clara.answer`.
-            callback_manager: `Settings.callback_manager` where not given.
+            callback_manager: default `Settings.callback_manager`.
             empty_response: the response where there are no nodes.
             output_cls: not offered; refused with an error.
             **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Loading`.

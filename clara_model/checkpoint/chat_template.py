@@ -35,13 +35,23 @@ class ChatTemplate:
         """
         self._where = _where(tokenizer)
         self._special_tokens: dict[str, Any] = dict(tokenizer.special_tokens_map)
+        self._source = ""
         try:
             source = tokenizer.get_chat_template()
             if not isinstance(source, str) or len(source) > LARGEST_TEMPLATE:
                 raise TemplateError(f"it must be a text of at most {LARGEST_TEMPLATE} characters")
+            self._source = source
             self._template = Sandbox().from_string(source)
         except (Exception, MemoryError) as error:  # nesting too deep ends in either
             raise ClaraError(f"the chat template in {self._where} cannot be used ({_reason(error)})") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is compiled, which cannot be copied or sent to another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_template"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._template = Sandbox().from_string(self._source)
 
     def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         """One conversation as text.

@@ -223,7 +223,7 @@ class Clara:
         Args:
             question: must not be blank.
             texts: the candidates' texts, or their latents from `compress`.
-            top_k: how many to return, all where not given.
+            top_k: how many to return (default: all).
 
         Returns:
             best first; equal scores in the order given.
@@ -254,12 +254,12 @@ class Clara:
         Args:
             question: must not be blank.
             texts: the candidates' texts, or their latents from `compress`.
-            top_k: documents to answer from, the checkpoint's own number where not given; capped at the candidates.
+            top_k: documents to answer from (default: the checkpoint's own number), capped at the candidates.
             rerank: False answers from the first ``top_k`` in the order given, as a checkpoint without a query
                 reasoner always does.
             max_new_tokens: at most so many new tokens.
             stop: strings that end the answer; they are not part of it.
-            **sampling: see `clara_model.validation.SAMPLING`; greedy where none is given.
+            **sampling: see `clara_model.validation.SAMPLING` (default: greedy).
 
         Raises:
             ClaraError: latents of another checkpoint, or more slots than the prompt can hold.
@@ -346,7 +346,7 @@ class Clara:
 
         Args:
             texts: at least one.
-            instruction: index of one of the checkpoint's wordings (the first where not given), or one of your own
+            instruction: index of one of the checkpoint's wordings (default: the first), or one of your own
                 with ``{memory}`` in it.
             max_new_tokens: at most so many new tokens for each.
             stop: strings that end a text.

@@ -93,8 +93,8 @@ class TrainingModel(nn.Module):
             question_ids: left-padded encoder ids of the questions (stages that rank).
             question_mask: their mask.
             positives: 1 at gold candidates ``[B, K]`` (``pretrain_retrieval``; never used for a loss elsewhere).
-            label_tokens: labels over the whole optimisation step, to average the next-token loss over;
-                this batch's own where not given.
+            label_tokens: labels over the whole optimisation step, to average the next-token loss over
+                (default: this batch's own).
 
         Returns:
             ``loss`` and its parts (``lm_loss``, ``alignment_loss``, ``retrieval_loss``), and in stages that rank

@@ -143,7 +143,7 @@ class Tokens:
 
         Args:
             text: a document or a question; the empty string is allowed.
-            max_length: text tokens to keep, ``doc_max_length`` where not given.
+            max_length: text tokens to keep (default: ``doc_max_length``).
         """
         limit = (max_length or self.config.doc_max_length) + 3
         text = clean_text(_clipped(text, limit))

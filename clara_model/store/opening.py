@@ -24,7 +24,7 @@ def open_store(url: str | Path, *, encoding: str | None = None, keep_text: bool 
         url: a folder, or a ``file://`` URL of one.
         encoding: ``exact`` (as the model made them), ``float32``, ``bfloat16``, ``float16``, ``int8`` or ``int4``; a
             store that exists keeps its own.
-        keep_text: whether the windows' texts are kept beside their latents (yes where not given).
+        keep_text: whether the windows' texts are kept beside their latents (default: yes).
 
     Raises:
         ClaraError: what lies there cannot be used, in one sentence.

@@ -65,7 +65,7 @@ def main(argv=None):
     parser.add_argument("--model", default="clara-tiny")
     parser.add_argument("--subfolder")
     parser.add_argument("--device")
-    parser.add_argument("--docs", nargs="+", help="made here if not given")
+    parser.add_argument("--docs", nargs="+", help="files or folders (default: documents made here)")
     parser.add_argument("--questions", type=Path, help="one question a line, about the documents")
     parser.add_argument("--count", type=int, default=400, help="documents that are made")
     args = parser.parse_args(argv)

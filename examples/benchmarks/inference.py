@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--attn", default="sdpa", choices=("sdpa", "eager", "flash_attention_2"))
-    parser.add_argument("--threads", type=int, default=2, help="on the processor")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (default: %(default)s)")
     parser.add_argument("--batch-tokens", type=int, help="positions in one encoder batch")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the numbers here")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that wants a GPU, in one command, results in the folder given (default runs/gpu):
 #   OUT=runs/gpu bash examples/gpu/run.sh
-# 1. float32, bfloat16, flash attention and gradients against the processor; 2. speed at the size of Mistral-7B with random
+# 1. float32, bfloat16, flash attention and gradients against the CPU; 2. speed at the size of Mistral-7B with random
 # weights at rates 4, 16 and 32, SDPA and, where installed, flash attention. Needs torch with CUDA and this project's packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

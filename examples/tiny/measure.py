@@ -105,7 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", default="clara-tiny")
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=SEED, help="of the held-out questions")
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help="random seed of the held-out questions (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     args = parser.parse_args()
     model = ClaraModel.from_pretrained(args.checkpoint, dtype=torch.float32, device="cpu")

@@ -4,7 +4,7 @@
 
 Everything but the bundle goes to ``~/.cache/clara-tiny``, so a run that was stopped goes on from another checkout too.
 A step whose result is there is not done again; remove the folder to start over. It takes
-some hours on two processor cores.
+some hours on two CPU cores.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # Sourced by the stage scripts: how many machines and processes. Set these in the environment.
 #   one machine, 8 GPUs      GPUS=8 examples/train/pretrain.sh
 #   four machines            NODES=4 NODE_RANK=0 MASTER=first-machine GPUS=8 examples/train/pretrain.sh   (rank 1, 2, 3 on the others)
-#   the processor, 2 at once GPUS=2 EXTRA="--use_cpu --bf16 False --flash_attn False" examples/train/pretrain.sh
+#   the CPU, 2 at once GPUS=2 EXTRA="--use_cpu --bf16 False --flash_attn False" examples/train/pretrain.sh
 set -euo pipefail
 : "${NODES:=1}" "${NODE_RANK:=0}" "${MASTER:=127.0.0.1}" "${PORT:=29500}" "${GPUS:=1}" "${EXTRA:=}"
 : "${BASE:=mistralai/Mistral-7B-Instruct-v0.2}" "${OUT:=ckpt}"

@@ -1,4 +1,4 @@
-"""On a CUDA device: float32, bfloat16, flash attention and checkpointed gradients against the processor."""
+"""On a CUDA device: float32, bfloat16, flash attention and checkpointed gradients against the CPU."""
 
 import pytest
 import small_model
@@ -30,13 +30,13 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
         ),
     ],
 )
-def test_latents_agree_with_the_processor(tiny_clara_folder, model, dtype, attention, tolerance):
+def test_latents_agree_with_the_cpu(tiny_clara_folder, model, dtype, attention, tolerance):
     on_gpu = ClaraModel.from_pretrained(tiny_clara_folder, dtype=dtype, device="cuda", attn_implementation=attention)
     expected = model.compress(small_model.TEXTS).vectors
     assert relative(on_gpu.compress(small_model.TEXTS).vectors, expected) < tolerance
 
 
-def test_answers_in_float32_are_the_processors(tiny_clara_folder, model):
+def test_answers_in_float32_are_the_cpus(tiny_clara_folder, model):
     on_gpu = ClaraModel.from_pretrained(tiny_clara_folder, dtype=torch.float32, device="cuda")
     candidates = [small_model.TEXTS] * len(small_model.QUESTIONS)
     expected = model.generate_from_questions(small_model.QUESTIONS, candidates, 8)
@@ -62,7 +62,7 @@ def stage3_gradients(model: ClaraModel, checkpointing: bool) -> dict[str, torch.
     return {name: p.grad.cpu() for name, p in training.named_parameters() if p.grad is not None}
 
 
-def test_gradients_are_the_same_with_checkpointing_and_on_the_processor(base_folder):
+def test_gradients_are_the_same_with_checkpointing_and_on_the_cpu(base_folder):
     def fresh() -> ClaraModel:
         return small_model.build_model(base_folder, lora_dropout=0.0)
 

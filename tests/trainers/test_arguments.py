@@ -123,7 +123,7 @@ def test_help_shows_every_setting_with_its_default(capsys):
     shown = capsys.readouterr().out
     for name in TrainConfig.for_stage("pretrain", **PRETRAIN).to_dict():
         assert f"--{name}" in shown
-    for words in ("optimisation:", "checkpointing:", "--torch_compile", "0.0001 / 0.0001 / 5e-06 by stage"):
+    for words in ("optimization:", "checkpointing:", "--torch_compile", "0.0001 / 0.0001 / 5e-06 by stage"):
         assert words in " ".join(shown.split())
 
 

@@ -71,12 +71,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_check(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help=".jsonl, .jsonl.gz, or a folder of them")
-    add("--model", "--tokenizer", metavar="NAME", help="whose tokens are counted: checkpoint, base model or tokenizer "
+    add("--model", "--tokenizer", metavar="NAME", help="counts tokens: a checkpoint, base model or tokenizer "
         "(default: clara-tiny's where it is there, else words)")  # fmt: skip
     add(
         "--doc-max-length", type=int, metavar="N", help="document tokens that are read (default: the model's, else 256)"
     )
-    add("--all", action="store_true", help="every repeated row and remark, not the first few")
+    add("--all", action="store_true", help="show every repeated row and remark, not only the first few")
     add("--json", action="store_true", help="one JSON object instead of tables")
     parser.set_defaults(run=_check)
 
@@ -99,18 +99,23 @@ def _check(args: argparse.Namespace) -> int:
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="IN", help="official files, plain or gzipped")
-    add("--format", required=True, choices=tuple(FORMATS), help="whose official form they have")
+    add("--format", required=True, choices=tuple(FORMATS), help="the data set whose official format they have")
     add("--out", required=True, type=Path, metavar="FILE", help="where the rows go, .jsonl or .jsonl.gz")
     add("--split", choices=SPLITS, default="train", help="train: gold_answer, to learn; eval: all accepted answers")
     add("--setting", choices=SETTINGS, default="oracle", help="oracle: gold documents are candidates for sure; normal: "
         "what the search finds (default: oracle)")  # fmt: skip
-    add("--negatives", choices=(*METHODS, NO_NEGATIVES), default="bm25", help="how candidates are filled up (bm25)")
-    add("--candidates", type=int, default=20, metavar="N", help="documents per row (20)")
+    add(
+        "--negatives",
+        choices=(*METHODS, NO_NEGATIVES),
+        default="bm25",
+        help="how candidates are filled up (default: bm25)",
+    )
+    add("--candidates", type=int, default=20, metavar="N", help="documents per row (default: 20)")
     add("--corpus", nargs="+", type=Path, default=[], metavar="FILE", help="more passages: TSV 'id, text, title' or "
         ".jsonl with text and title; needed for nq")  # fmt: skip
     add("--embedding-model", metavar="NAME", help="sentence-transformers model, or a CLaRa checkpoint as clara:NAME")
-    add("--seed", type=int, default=0, metavar="N", help="of the order of candidates (0)")
-    add("--json", action="store_true", help="the summary as one JSON object")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the candidates' order (default: 0)")
+    add("--json", action="store_true", help="print the summary as one JSON object")
     parser.set_defaults(run=_convert)
 
 

@@ -33,7 +33,7 @@ def token_counter(name: str | None = None) -> TokenCounter:
     """The counter for a checkpoint, a base model or a tokenizer.
 
     Args:
-        name: a folder, a bundled name or a hub name; where not given the bundled model's, or words if there is none.
+        name: a folder, a bundled name or a hub name; by default the bundled model's, or words if there is none.
 
     Raises:
         ClaraError: no tokenizer of that name can be loaded.

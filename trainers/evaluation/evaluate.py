@@ -227,17 +227,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainers.evaluation.evaluate", description="Measure a checkpoint.")
-    parser.add_argument("checkpoint", help="folder or name")
+    parser.add_argument("checkpoint", help="checkpoint: a folder, bundled or hub name")
     parser.add_argument("files", nargs="+", help="evaluation files (.jsonl, .jsonl.gz) or folders")
-    parser.add_argument("--top_k", type=int, default=0, help="documents the generator reads (the checkpoint's)")
     parser.add_argument(
-        "--read", choices=["auto", "ranked", "gold", "first"], default="auto", help="which (%(default)s)"
+        "--top_k", type=int, default=0, help="documents the generator reads (default: the checkpoint's own number)"
     )
-    parser.add_argument("--setting", choices=["normal", "oracle"], default="normal", help="(%(default)s)")
-    parser.add_argument("--candidates", type=int, default=0, help="candidates per question; 0: all (%(default)s)")
-    parser.add_argument("--batch_size", type=int, default=64, help="prompts generated together (%(default)s)")
-    parser.add_argument("--max_new_tokens", type=int, default=64, help="of an answer (%(default)s)")
-    parser.add_argument("--max_samples", type=int, default=0, help="questions used at most; 0: all (%(default)s)")
+    parser.add_argument(
+        "--read",
+        choices=["auto", "ranked", "gold", "first"],
+        default="auto",
+        help="which documents it reads (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--setting",
+        choices=["normal", "oracle"],
+        default="normal",
+        help="oracle: gold documents are always candidates (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--candidates", type=int, default=0, help="candidates per question; 0: all (default: %(default)s)"
+    )
+    parser.add_argument("--batch_size", type=int, default=64, help="prompts generated together (default: %(default)s)")
+    parser.add_argument(
+        "--max_new_tokens", type=int, default=64, help="longest answer, in tokens (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max_samples", type=int, default=0, help="most questions to use; 0: all (default: %(default)s)"
+    )
     parser.add_argument("--base_model", help="folder or hub name, instead of the one the checkpoint names")
     parser.add_argument("--device", help="e.g. cpu or cuda:0")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, not float32")

@@ -1,5 +1,7 @@
 """Chat templates: rendered as transformers renders them; those without an end, or without the text, are refused."""
 
+import copy
+import pickle
 import time
 from typing import Any
 
@@ -109,6 +111,12 @@ def test_templates_without_an_end_are_refused(name: str):
     with pytest.raises((TemplateError, ClaraError)):
         ChatTemplate(tokenizer_with(ENDLESS[name])).render(TURNS, True)
     assert time.process_time() - start < 5
+
+
+def test_a_template_can_be_copied_and_sent_to_another_process():
+    chat = ChatTemplate(tokenizer_with(ORDINARY))
+    for again in (copy.deepcopy(chat), pickle.loads(pickle.dumps(chat))):
+        assert again.render(TURNS, True) == chat.render(TURNS, True)
 
 
 def test_a_long_conversation_is_rendered():

@@ -41,7 +41,7 @@ BAD_DATA = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the parser this command's words."""
+    """Add this command's arguments to the parser."""
     add = parser.add_argument
     add("sources", nargs="+", metavar="FOLDER", help="raw documents: folders or files, .txt, .md, .jsonl")
     add("--out", type=Path, metavar="FILE", help="where the rows go, .jsonl or .jsonl.gz")
@@ -49,11 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help="the chat model's name there")
     add("--dry-run", action="store_true", help="show the prompts for the first passage and ask nothing")
 
-    what = parser.add_argument_group("what is written")
-    add = what.add_argument
-    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all three")
-    add("--rounds", type=int, default=10, metavar="N", help="supplementary rounds before a passage is dropped (10)")
-    add("--attempts", type=int, default=3, metavar="N", help="times an unreadable reply is asked for (3)")
+    generation = parser.add_argument_group("generation")
+    add = generation.add_argument
+    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of rows to write (default: all three)")
+    add(
+        "--rounds",
+        type=int,
+        default=10,
+        metavar="N",
+        help="supplementary rounds before a passage is dropped (default: 10)",
+    )
+    add("--attempts", type=int, default=3, metavar="N", help="attempts at a readable reply (default: 3)")
     add(
         "--passage-tokens",
         type=_at_least_one,
@@ -61,32 +67,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="longest passage (default: the tokenizer's model's, else 256)",
     )
     add("--tokenizer", metavar="NAME", help="counts the passages' tokens: checkpoint, base model or tokenizer "
-        "(default: clara-tiny's where it is there, else words)")  # fmt: skip
+        "(default: clara-tiny's if it is installed, else words)")  # fmt: skip
     add("--limit", type=_at_least_one, metavar="N", help="only the first N passages")
 
-    how = parser.add_argument_group("how the model is asked")
-    add = how.add_argument
+    requests = parser.add_argument_group("requests")
+    add = requests.add_argument
     add("--api-key-env", metavar="NAME", help="environment variable with the key (default: no key; OPENAI_API_KEY for "
         "api.openai.com)")  # fmt: skip
-    add("--temperature", type=float, default=0.7, metavar="T", help="of what is written (0.7); checks are asked at 0")
-    add("--max-tokens", type=int, default=2048, metavar="N", help="longest reply (2048)")
-    add("--verdict-tokens", type=int, default=16, metavar="N", help="longest reply to a check (16; more if it reasons)")
-    add("--concurrency", type=int, default=8, metavar="N", help="requests under way at once (8)")
+    add("--temperature", type=float, default=0.7, metavar="T", help="sampling temperature (default: 0.7); checks use 0")
+    add("--max-tokens", type=int, default=2048, metavar="N", help="longest reply (default: 2048)")
+    add(
+        "--verdict-tokens",
+        type=int,
+        default=16,
+        metavar="N",
+        help="longest reply to a check (default: 16; give a reasoning model more)",
+    )
+    add("--concurrency", type=int, default=8, metavar="N", help="concurrent requests (default: 8)")
     add("--requests-per-minute", type=float, metavar="N", help="HTTP requests started per minute (default: no limit)")
     add(
-        "--retries", type=int, default=6, metavar="N", help="times a request is repeated on 429, 5xx, no connection (6)"
+        "--retries",
+        type=int,
+        default=6,
+        metavar="N",
+        help="retries of a request on 429, 5xx, no connection (default: 6)",
     )
-    add("--timeout", type=float, default=300.0, metavar="SECONDS", help="of one HTTP request (300)")
+    add("--timeout", type=float, default=300.0, metavar="SECONDS", help="timeout of one HTTP request (default: 300)")
     add("--extra-body", type=_json_object, default={}, metavar="JSON", help="fields added to every request; null takes "
         'one out, e.g. \'{"temperature": null}\'')  # fmt: skip
 
-    books = parser.add_argument_group("books")
-    add = books.add_argument
-    add("--journal", type=Path, metavar="FILE", help="every reply, for going on after a stop (default: OUT.journal)")
-    add("--price-in", type=float, default=0.0, metavar="PRICE", help="of a million prompt tokens")
-    add("--price-out", type=float, default=0.0, metavar="PRICE", help="of a million completion tokens")
-    add("--json", action="store_true", help="the summary as one JSON object")
-    add("--quiet", action="store_true", help="no progress")
+    bookkeeping = parser.add_argument_group("journal and cost")
+    add = bookkeeping.add_argument
+    add("--journal", type=Path, metavar="FILE", help="file of all replies, to resume from (default: OUT.journal)")
+    add("--price-in", type=float, default=0.0, metavar="PRICE", help="price of a million prompt tokens")
+    add("--price-out", type=float, default=0.0, metavar="PRICE", help="price of a million completion tokens")
+    add("--json", action="store_true", help="print the summary as one JSON object")
+    add("--quiet", action="store_true", help="show no progress")
     parser.set_defaults(run=run)
 
 

@@ -40,7 +40,7 @@ class EndpointConfig:
     concurrency: int = 8
     """Requests under way at once."""
     requests_per_minute: float | None = None
-    """HTTP requests started per minute, evenly spread; no limit where not given."""
+    """HTTP requests started per minute, evenly spread (default: no limit)."""
     retries: int = 6
     """How often the client repeats a request that failed for a passing reason."""
     timeout: float = 300.0

@@ -73,10 +73,10 @@ class ClaraGenerator(ClaraComponent):
 
         Args:
             model: as for `ClaraRanker`.
-            top_k: documents to answer from at most; the checkpoint's own number where not given.
+            top_k: documents to answer from at most (default: the checkpoint's own number).
             rerank: whether to rank the documents first, where no `ClaraRanker` has done so.
             generation_kwargs: ``max_new_tokens``, ``stop``, ``temperature``, ``top_p``, ``sampling_top_k``, ``seed``
-                and the others of `Clara.answer`; greedy where none is given.
+                and the others of `Clara.answer` (default: greedy).
             streaming_callback: called with a `StreamingChunk` for each piece of text.
             meta_fields_to_embed: as for `ClaraRanker`.
             embedding_separator: as for `ClaraRanker`.

@@ -60,16 +60,16 @@ class ClaraRanker(ClaraComponent):
         Args:
             model: a folder, a bundled name, a hub name, or a loaded `Clara`, with which the component cannot be saved.
             top_k: documents to return at most.
-            score_threshold: documents with a lower cosine are left out; all are kept where not given.
+            score_threshold: documents with a lower cosine are left out (default: all are kept).
             meta_fields_to_embed: metadata that is read before the content; the same in every component of a pipeline,
                 or documents are compressed once for each way of reading them.
             embedding_separator: between those fields and the content.
             subfolder: of the checkpoint inside its repository, e.g. ``compression-16``.
             revision: of the hub repository.
             dtype: ``float32``, ``bfloat16`` or ``float16``; bfloat16 where the device has it in hardware.
-            device: a single device; the best there is where not given.
+            device: a single device (default: the best there is).
             token: for private hub repositories, read when the model is loaded.
-            batch_size: documents in one pass at most; by their lengths where not given.
+            batch_size: documents in one pass at most (default: by their lengths).
             model_kwargs: further plain options of `Clara.load`: ``base_model``, ``quantization``, ``prompts``,
                 ``attn_implementation``, ``cache_bytes``, ``batch_tokens``.
 
