@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, overload
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.errors import ClaraError
+from clara_model.windows import Window
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +32,13 @@ class Latents:
     """Text tokens that each block stands for, special tokens not counted."""
     fingerprint: str
     """Of the compressor that made them; latents of another one are refused wherever they are used."""
+    windows: tuple[Window, ...] | None = None
+    """Which stretch of which document each block stands for; None where each is a document of its own."""
 
     def __post_init__(self) -> None:
         """Check the shape."""
+        if self.windows is not None and len(self.windows) != len(self.lengths):
+            raise ValueError(f"need a window for each of {len(self.lengths)} blocks, got {len(self.windows)}")
         if self.vectors.dim() != 3 or len(self.lengths) != len(self.vectors):
             raise ValueError(
                 f"vectors must be [N, M, D] with N lengths, got {tuple(self.vectors.shape)} and {len(self.lengths)}"
@@ -53,7 +58,15 @@ class Latents:
             return self.vectors[index]
         rows = list(range(len(self)))[index] if isinstance(index, slice) else list(index)
         picked = self.vectors[torch.tensor(rows, dtype=torch.long, device=self.vectors.device)]
-        return Latents(picked, tuple(self.lengths[row] for row in rows), self.fingerprint)
+        windows = None if self.windows is None else tuple(self.windows[row] for row in rows)
+        return Latents(picked, tuple(self.lengths[row] for row in rows), self.fingerprint, windows)
+
+    @property
+    def documents(self) -> int:
+        """How many documents the blocks stand for; those of a long one are several."""
+        if self.windows is None:
+            return len(self)
+        return max((window.document for window in self.windows), default=-1) + 1
 
     @property
     def nbytes(self) -> int:
@@ -62,15 +75,15 @@ class Latents:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Latents:
         """The same latents on another device or in another float type."""
-        return Latents(self.vectors.to(device=device, dtype=dtype), self.lengths, self.fingerprint)
+        return replace(self, vectors=self.vectors.to(device=device, dtype=dtype))
 
     def detach(self) -> Latents:
         """The same latents without gradient history."""
-        return Latents(self.vectors.detach(), self.lengths, self.fingerprint)
+        return replace(self, vectors=self.vectors.detach())
 
     @classmethod
     def stack(cls, parts: Sequence[Latents]) -> Self:
-        """All blocks of all parts in order.
+        """All blocks of all parts in order; the documents of a part are counted on from those before it.
 
         Raises:
             ClaraError: the parts come from different checkpoints.
@@ -81,14 +94,18 @@ class Latents:
         if len(prints) > 1:
             raise ClaraError(f"latents of different checkpoints cannot be mixed: {', '.join(prints)}")
         lengths = tuple(length for part in parts for length in part.lengths)
-        return cls(torch.cat([part.vectors for part in parts]), lengths, prints[0])
+        return cls(torch.cat([part.vectors for part in parts]), lengths, prints[0], _stacked_windows(parts))
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file: ``vectors``, ``lengths``, and the fingerprint in its metadata."""
+        """Write one safetensors file: ``vectors``, ``lengths``, ``windows``, and the fingerprint in its metadata."""
         tensors = {
             "vectors": self.vectors.detach().cpu().contiguous(),
             "lengths": torch.tensor(self.lengths, dtype=torch.long),
         }
+        if self.windows is not None:
+            tensors["windows"] = torch.tensor([_as_row(window) for window in self.windows], dtype=torch.long).view(
+                -1, 4
+            )
         save_file(tensors, path, metadata={"fingerprint": self.fingerprint})
 
     @classmethod
@@ -106,11 +123,38 @@ class Latents:
                     tensors[name] = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise ClaraError(f"{path} cannot be read as latents ({error})") from error
-        if fingerprint is None or set(tensors) != {"vectors", "lengths"}:
+        if fingerprint is None or set(tensors) - {"windows"} != {"vectors", "lengths"}:
             raise ClaraError(
                 f"{path} is a safetensors file but holds no latents; it has {', '.join(sorted(tensors)) or 'nothing'}"
             )
-        return cls(tensors["vectors"], tuple(tensors["lengths"].tolist()), fingerprint)
+        windows = tuple(_from_row(row) for row in tensors["windows"].tolist()) if "windows" in tensors else None
+        return cls(tensors["vectors"], tuple(tensors["lengths"].tolist()), fingerprint, windows)
+
+
+_TO_THE_END = -1
+
+
+def _as_row(window: Window) -> list[int]:
+    end = _TO_THE_END if window.end is None else window.end
+    return [window.document, window.number, window.start, end]
+
+
+def _from_row(row: Sequence[int]) -> Window:
+    document, number, start, end = row
+    return Window(document=document, number=number, start=start, end=None if end == _TO_THE_END else end)
+
+
+def _stacked_windows(parts: Sequence[Latents]) -> tuple[Window, ...] | None:
+    """The windows of all parts with their documents counted on; None where no part has any."""
+    if all(part.windows is None for part in parts):
+        return None
+    windows: list[Window] = []
+    before = 0
+    for part in parts:
+        own = part.windows or [Window(document=index) for index in range(len(part))]
+        windows += [replace(window, document=window.document + before) for window in own]
+        before += part.documents
+    return tuple(windows)
 
 
 def fingerprint_of(config: ClaraConfig, weights: Iterable[Tensor]) -> str:

@@ -10,13 +10,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 
 from clara_model.checkpoint.config import MAX_NEW_TOKENS
 from clara_model.checkpoint.prompts import Prompt
 from clara_model.latents import Latents
+
+LongDocuments = Literal["split", "truncate", "error"]
+"""What becomes of a text with more tokens than are read at once: windows, its start alone, or an error."""
 
 Documents = Sequence[str] | Latents
 """Candidates: their texts, or their latents where they have been compressed before."""
@@ -176,6 +179,14 @@ def check_instruction(instruction: object, prompt: Prompt) -> tuple[Prompt, int]
             f"own with {{memory}} in it, got {_shown(instruction)}"
         )
     return prompt, instruction
+
+
+def check_long_documents(value: object) -> LongDocuments:
+    """What to do with a long text."""
+    known = get_args(LongDocuments)
+    if value not in known:
+        raise ValueError(f"long_documents must be {', '.join(known[:-1])} or {known[-1]}, got {_shown(value)}")
+    return cast(LongDocuments, value)
 
 
 def check_count(value: object, what: str) -> int:

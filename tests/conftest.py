@@ -25,6 +25,20 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("project")
+FUZZ_EXAMPLES = 25
+"""Random calls of each test in ``tests/fuzz``, where ``--fuzz-examples`` does not say."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long to look for what breaks."""
+    parser.addoption("--fuzz-examples", type=int, metavar="N", help="random calls of each test in tests/fuzz")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The profile of ``tests/fuzz``: ``@settings.get_profile("fuzz")``."""
+    examples = config.getoption("--fuzz-examples") or FUZZ_EXAMPLES
+    settings.register_profile("fuzz", settings.get_profile("project"), max_examples=examples)
+
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

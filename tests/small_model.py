@@ -73,7 +73,7 @@ def save_base(folder: Path, **sizes: int) -> Path:
 
 def build_model(base_folder: Path, seed: int = 1, **fields: object) -> ClaraModel:
     """A float32 model on the base in ``base_folder`` with random adapters and memory rows."""
-    values = {"doc_max_length": 32, "compression_rate": 8, "lora_rank": 4, "lora_alpha": 8, "top_k": 2, **fields}
+    values = {"doc_max_length": 48, "compression_rate": 12, "lora_rank": 4, "lora_alpha": 8, "top_k": 2, **fields}
     config = ClaraConfig(base_model=str(base_folder), **values)
     base = LlamaForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base_folder)

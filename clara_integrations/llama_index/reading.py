@@ -39,6 +39,8 @@ class ClaraAnswerEvent(BaseEvent):
     completion_tokens: int
     finish_reason: str
     seconds: dict[str, float]
+    citations: list[str]
+    """What was read, in the generator's order: ``document 2``, or ``document 2, window 3`` of a long text."""
 
     @classmethod
     def class_name(cls) -> str:
@@ -84,11 +86,16 @@ class LatentReader(ClaraLLM):
 
     def _write(self, turns: Turns, options: Mapping[str, Any]) -> CompletionResponse:
         how = {**self.generation(options), "rerank": False}
-        return self._completed(self.clara.answer(turns[-1]["content"], self._texts, len(self._texts), **how))
+        return self._completed(self.clara.answer(turns[-1]["content"], self._texts, self._windows, **how))
 
     def _stream(self, turns: Turns, options: Mapping[str, Any]) -> AnswerStream:
         how = {**self.generation(options), "rerank": False}
-        return self.clara.stream(turns[-1]["content"], self._texts, len(self._texts), **how)
+        return self.clara.stream(turns[-1]["content"], self._texts, self._windows, **how)
+
+    @property
+    def _windows(self) -> int:
+        """How many to read: every text, and of long ones as many windows as the checkpoint reads documents."""
+        return max(len(self._texts), self.clara.top_k)
 
     def _completed(self, answer: Answer) -> CompletionResponse:
         seconds, usage = answer.timings, answer.usage
@@ -101,6 +108,7 @@ class LatentReader(ClaraLLM):
                 completion_tokens=usage.completion_tokens,
                 finish_reason=answer.finish_reason,
                 seconds={"compress": seconds.compress, "generate": seconds.generate},
+                citations=answer.citations,
             )
         )
         return super()._completed(answer)

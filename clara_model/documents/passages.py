@@ -1,4 +1,4 @@
-"""From files to passages: read .txt, .md, .jsonl, folders and standard input; split long texts where sentences end.
+"""From files to passages: read .txt, .md, .jsonl, folders and standard input; long texts are split (`windows`).
 
 A *passage* is what one set of memory tokens stands for: an exact stretch of its document that fits the model's
 document length. It knows its file and its number, so an answer can be cited. Left out: other file types (convert them
@@ -11,13 +11,13 @@ import json
 import logging
 import re
 import sys
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from clara_model.errors import ClaraError
+from clara_model.windows import split_text
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +25,6 @@ STDIN = "-"
 TEXT_KEYS = ("text", "contents", "docs")
 SUFFIXES = (".txt", ".md", ".jsonl")
 
-_WINDOW_CHARS_PER_TOKEN = 8  # how far ahead of a passage's start its end is looked for
-_PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
-_SENTENCE_END = re.compile(
-    r"[.!?\u2026](?<!\b[A-Z].)(?<!\bMr.)(?<!\bMs.)(?<!\bDr.)(?<!\bSt.)(?<!\bNo.)(?<!\bvs.)(?<!\bMrs.)(?<!\bProf.)"
-    r"[\"'\u201d\u2019)\]]*(?=\s)(?!\s+[a-z])"  # not after J. or Dr.; "e.g. this" goes on
-    r"|[\u3002\uff01\uff1f][\u300d\u300f\uff09\"]*"  # Chinese, Japanese
-)
-_LINE_END = re.compile(r"\n+")
-_SPACE = re.compile(r"\s+")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -118,52 +109,6 @@ def split_documents(
             numbers[document.file] = number = numbers.get(document.file, 0) + 1
             passages.append(Passage(text=text, file=document.file, number=number, line=document.line))
     return passages
-
-
-def split_text(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[str]:
-    """Cut a text into stretches of at most `max_tokens` tokens, each as long as fits.
-
-    A stretch ends where a paragraph ends if that fills it at least by half, else where a sentence ends, else (again
-    filled by half, so never after a heading) a line, else a word, and only then inside a word. Nothing but the white
-    space between stretches is lost.
-
-    Raises:
-        ValueError: `max_tokens` below 1.
-    """
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
-    start, end = len(text) - len(text.lstrip()), len(text.rstrip())
-    while start < end:
-        window = text[start : min(end, start + max_tokens * _WINDOW_CHARS_PER_TOKEN)]
-        rest_fits = start + len(window) == end and count_tokens(window) <= max_tokens
-        cut = len(window) if rest_fits else _cut(window, count_tokens, max_tokens)
-        yield window[:cut].rstrip()
-        start += cut
-        if space := _SPACE.match(text, start):
-            start = space.end()
-
-
-def _cut(window: str, count_tokens: Callable[[str], int], max_tokens: int) -> int:
-    """Where the first stretch of the window ends: the best kind of end at which it fits; at least one character."""
-
-    def tokens(end: int) -> int:
-        return count_tokens(window[:end].rstrip())
-
-    def last_fitting(ends: Sequence[int]) -> int:
-        fitting = bisect_left(ends, True, key=lambda end: tokens(end) > max_tokens)
-        return ends[fitting - 1] if fitting else 0
-
-    paragraphs = [match.start() for match in _PARAGRAPH_END.finditer(window)]
-    sentences = {match.end() for match in _SENTENCE_END.finditer(window)}
-    cut = last_fitting(sorted(sentences.union(paragraphs)))
-    if cut:
-        cut = next((end for end in reversed(paragraphs) if cut / 2 <= end < cut), cut)
-    if cut not in sentences and 2 * tokens(cut) < max_tokens:  # nothing, or no more than a heading
-        cut = last_fitting([match.start() for match in _LINE_END.finditer(window)])
-        if 2 * tokens(cut) < max_tokens:
-            words = [match.start() for match in _SPACE.finditer(window)]
-            cut = last_fitting(words) or last_fitting(range(1, len(window) + 1)) or 1
-    return cut
 
 
 def _files(path: Path) -> list[Path]:

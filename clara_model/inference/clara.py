@@ -11,15 +11,15 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 from clara_model.checkpoint.config import MAX_NEW_TOKENS
 from clara_model.checkpoint.options import LoadKeywords, LoadOptions
-from clara_model.checkpoint.prompts import Prompt
 from clara_model.defaults import DEFAULT_MODEL, DIMENSIONS
 from clara_model.errors import ClaraError
-from clara_model.inference import loader
+from clara_model.inference import loader, pipeline
 from clara_model.inference.batching import release_memory
 from clara_model.inference.engine import Engine
 from clara_model.inference.pipeline import Encoded, Limits
@@ -34,8 +34,11 @@ from clara_model.store.memory import CACHE_BYTES, LatentCache, LatentStore
 from clara_model.validation import (
     Documents,
     Generation,
+    LongDocuments,
     check_count,
     check_documents,
+    check_instruction,
+    check_long_documents,
     check_question,
     check_rows,
     check_texts,
@@ -62,6 +65,7 @@ class Clara:
         cache_bytes: int = CACHE_BYTES,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
+        long_documents: LongDocuments = "split",
     ) -> None:
         """Use a model that is in memory already.
 
@@ -71,9 +75,11 @@ class Clara:
             cache_bytes: bound of that cache; 0 keeps nothing.
             batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
             batch_size: texts or prompts in one batch at most; no bound by default.
+            long_documents: as for `load`.
         """
         cache = LatentCache(cache_bytes) if store is None else store
-        self._engine: Engine | None = Engine(loader.wrap(model), cache, _limits(batch_tokens, batch_size))
+        limits, long = _limits(batch_tokens, batch_size, store), check_long_documents(long_documents)
+        self._engine: Engine | None = Engine(loader.wrap(model), cache, limits, long)
 
     @classmethod
     def load(
@@ -84,6 +90,7 @@ class Clara:
         cache_bytes: int = CACHE_BYTES,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
+        long_documents: LongDocuments = "split",
         **options: Unpack[LoadKeywords],
     ) -> Self:
         """Load a checkpoint, or share the one that somebody in this process has loaded with the same options.
@@ -94,6 +101,9 @@ class Clara:
             cache_bytes: bound of that cache; 0 keeps nothing.
             batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
             batch_size: texts or prompts in one batch at most; no bound by default.
+            long_documents: what becomes of a text with more than ``doc_max_length`` tokens: ``split`` reads it whole,
+                in windows that end with sentences and count as its parts; ``truncate`` reads its start and says so in
+                a warning; ``error`` refuses it.
             **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
                 ``attn_implementation``, ``quantization``, ``token``; see `LoadOptions`.
 
@@ -101,11 +111,11 @@ class Clara:
             ClaraError: in one sentence, what is missing, damaged or does not match.
             TypeError: an option that there is not.
         """
-        limits = _limits(batch_tokens, batch_size)
+        limits, long = _limits(batch_tokens, batch_size, store), check_long_documents(long_documents)
         loaded = loader.load(name, LoadOptions.of(options), cache_bytes)
         assert loaded.cache is not None
         clara = cls.__new__(cls)
-        clara._engine = Engine(loaded, loaded.cache if store is None else store, limits)
+        clara._engine = Engine(loaded, loaded.cache if store is None else store, limits, long)
         return clara
 
     def close(self) -> None:
@@ -162,7 +172,7 @@ class Clara:
 
     @property
     def doc_max_length(self) -> int:
-        """Text tokens of a document that are read; what follows is cut."""
+        """Text tokens of a document that are read at once; a longer one is read as ``long_documents`` says."""
         return self.model.config.doc_max_length
 
     @property
@@ -194,13 +204,15 @@ class Clara:
         """Compress documents, each distinct text once and those in the store not at all.
 
         Args:
-            texts: at least one; each is read up to ``doc_max_length`` tokens, a blank one is allowed.
+            texts: at least one; a blank one is allowed.
 
         Returns:
-            latents in the order of the texts, in host memory.
+            latents in the order of the texts, in host memory: one block for each, or one for each window of a long
+            text, and then ``.windows`` says which stretch of which text each stands for.
         """
         found = self.engine.call().candidates([check_texts(texts)])[0]
-        return self._latents(found.pick(range(len(found))))
+        latents = self._latents(found.pick(range(len(found))))
+        return latents if found.windows is None else replace(latents, windows=tuple(found.windows))
 
     def encode_queries(self, questions: Sequence[str]) -> Latents:
         """Encode questions into the documents' space; a blank one is allowed here."""
@@ -218,7 +230,7 @@ class Clara:
         return embed(self.encode_queries(questions), size)
 
     def rank(self, question: str, texts: Documents, top_k: int | None = None) -> list[Ranked]:
-        """Rank candidates by the cosine of their latents with the question's.
+        """Rank candidates by the cosine of their latents with the question's, a long one by its best window's.
 
         Args:
             question: must not be blank.
@@ -234,7 +246,8 @@ class Clara:
         question, documents = check_question(question), check_documents(texts)
         keep = None if top_k is None else check_count(top_k, "top_k")
         call = self.engine.call()
-        return call.rank([question], call.candidates([documents]))[0][:keep]
+        rows = call.candidates([documents])
+        return pipeline.by_document(call.rank([question], rows)[0], rows[0])[:keep]
 
     # -- answer ------------------------------------------------------------------------------------------------
 
@@ -254,7 +267,8 @@ class Clara:
         Args:
             question: must not be blank.
             texts: the candidates' texts, or their latents from `compress`.
-            top_k: documents to answer from (default: the checkpoint's own number), capped at the candidates.
+            top_k: documents to answer from, windows where some are long (default: the checkpoint's own number), capped
+                at what there is.
             rerank: False answers from the first ``top_k`` in the order given, as a checkpoint without a query
                 reasoner always does.
             max_new_tokens: at most so many new tokens.
@@ -329,7 +343,7 @@ class Clara:
         offered = max(map(len, rows))
         if rerank and not self.can_rank and offered > k:
             logger.warning("no query reasoner to rank with: answering from the first %d of %d documents", k, offered)
-        return AnswerRequest(asked, tuple(rows), k, rerank and self.can_rank, how)
+        return AnswerRequest(asked, tuple(rows), k, rerank and self.can_rank, self.can_rank, how)
 
     # -- other writing -----------------------------------------------------------------------------------------
 
@@ -345,7 +359,7 @@ class Clara:
         """Each text in other words, written from its latents alone: what the compressor has kept of it.
 
         Args:
-            texts: at least one.
+            texts: at least one; the windows of a long one are told again one by one, a line each.
             instruction: index of one of the checkpoint's wordings (default: the first), or one of your own
                 with ``{memory}`` in it.
             max_new_tokens: at most so many new tokens for each.
@@ -353,18 +367,16 @@ class Clara:
             **sampling: as for `answer`.
         """
         how, texts = Generation.check(max_new_tokens, stop, sampling), check_texts(texts)
-        prompt, wording = self.model.config.prompts.paraphrase, 0 if instruction is None else instruction
-        if isinstance(wording, str):
-            prompt, wording = Prompt(system=prompt.system, user=(wording,)), 0
-        if not 0 <= wording < len(prompt.user):
-            raise ValueError(
-                f"instruction must be 0 to {len(prompt.user) - 1}, a wording of the checkpoint, got {wording}"
-            )
+        own = self.model.config.prompts.paraphrase
+        prompt, wording = check_instruction(0 if instruction is None else instruction, own)
         call = self.engine.call()
         found = call.candidates([texts])[0]
         ids = self.model.tokens.prompt_ids(prompt, 1, wording=wording)
-        parts = [found.pick([index]) for index in range(len(texts))]
-        return [one.text for one in call.write([ids] * len(parts), parts, how)]
+        parts = [found.pick([index]) for index in range(len(found))]
+        written: list[list[str]] = [[] for _ in texts]
+        for index, one in enumerate(call.write([ids] * len(parts), parts, how)):
+            written[found.window(index).document].append(one.text)
+        return ["\n".join(pieces) for pieces in written]
 
     def plain(
         self,
@@ -401,15 +413,13 @@ class Clara:
         return TextStream(stream, self.engine, self._plain_request(prompt, how))
 
     def _plain_request(self, prompt: str | Sequence[Mapping[str, str]], how: Generation) -> PlainRequest:
-        ids = self.model.tokens.chat_ids(check_turns(prompt))
-        room = self.context_window
-        if room is not None and len(ids) >= room:
-            raise ClaraError(f"the prompt has {len(ids)} tokens and the base model reads {room}; shorten it")
+        ids = self.model.tokens.chat_ids(check_turns(prompt), self.context_window)
         return PlainRequest(ids, how)
 
 
-def _limits(batch_tokens: int | None, batch_size: int | None) -> Limits:
+def _limits(batch_tokens: int | None, batch_size: int | None, store: LatentStore | None) -> Limits:
+    """The bounds of a batch; what a store keeps beyond this process must not depend on what it was encoded with."""
     for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
         if value is not None:
             check_count(value, name)
-    return Limits(batch_tokens, batch_size)
+    return Limits(batch_tokens, batch_size, alone=store is not None and not isinstance(store, LatentCache))

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -21,11 +22,13 @@ from clara_model.inference import pipeline
 from clara_model.inference.loader import Loaded
 from clara_model.inference.pipeline import Candidates, Encoded, Limits, Written
 from clara_model.inference.published import ClaraModel
+from clara_model.inference.reading import Reader, warn_of_cuts
 from clara_model.inference.results import Ranked, Timings
 from clara_model.inference.streaming import Feed
 from clara_model.latents import Latents
 from clara_model.store.memory import Block, LatentStore, content_key
-from clara_model.validation import Generation
+from clara_model.validation import Generation, LongDocuments
+from clara_model.windows import Window
 
 CLAIMED = 512
 """Texts that one call makes between two looks at what others have made; another thread waits for no more than these."""
@@ -40,6 +43,12 @@ class Engine:
     loaded: Loaded
     store: LatentStore
     limits: Limits
+    long_documents: LongDocuments = "split"
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Where texts are split."""
+        return Reader(self.model.tokens)
 
     @property
     def model(self) -> ClaraModel:
@@ -58,6 +67,7 @@ class Call:
         """Nothing has been spent yet."""
         self.model, self._loaded = engine.model, engine.loaded
         self._store, self._limits = engine.store, engine.limits
+        self._reader, self._long_documents = engine.reader, engine.long_documents
         self._feed = feed
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -96,29 +106,42 @@ class Call:
             blocks |= self._made(fingerprint, part)
             missing = {key: text for key, text in missing.items() if blocks[key] is None}
         found = [block for key in keys if (block := blocks[key]) is not None]
-        return Encoded(torch.stack([block.vector for block in found]), tuple(block.length for block in found))
+        lengths = tuple(block.length for block in found)
+        if self._long_documents == "truncate":
+            warn_of_cuts(self.model.tokens, texts, lengths)
+        return Encoded(torch.stack([block.vector for block in found]), lengths)
 
     def queries(self, questions: Sequence[str]) -> Encoded:
         """The latents of questions; not kept."""
-        return pipeline.encode(self.model, "query_reasoner", questions, "question", self._limits, self.turn)
+        made = pipeline.encode(self.model, "query_reasoner", questions, "question", self._limits, self.turn)
+        warn_of_cuts(self.model.tokens, questions, made.lengths, "question")
+        return made
 
     def candidates(self, rows: Sequence[list[str] | Latents]) -> list[Candidates]:
-        """The candidates of each question; what several questions offer is compressed once."""
-        place = pipeline.distinct(row for row in rows if not isinstance(row, Latents))
+        """The candidates of each question, long ones in windows; what several questions offer is compressed once."""
+        given: dict[int, list[str] | Latents] = {id(row): row for row in rows}
+        read = {key: self._read(row) for key, row in given.items() if not isinstance(row, Latents)}
+        place = pipeline.distinct(texts for texts, _ in read.values())
         blocks = self.compress(list(place)) if place else None
-        found: dict[int, Candidates] = {}
-        for row in rows:
-            if id(row) in found:
-                continue
+        made: dict[int, Candidates] = {}
+        for key, row in given.items():
             if isinstance(row, Latents):
                 self.model.check_latents(row)
-                found[id(row)] = Candidates(Encoded(row.vectors, row.lengths), range(len(row)))
+                made[key] = Candidates(Encoded(row.vectors, row.lengths), range(len(row)), row.windows)
             elif blocks is not None:
-                found[id(row)] = Candidates(blocks, [place[text] for text in row])
-        return [found[id(row)] for row in rows]
+                texts, windows = read[key]
+                made[key] = Candidates(blocks, [place[text] for text in texts], windows)
+        return [made[id(row)] for row in rows]
+
+    def _read(self, documents: list[str]) -> tuple[list[str], list[Window] | None]:
+        """The texts that are read of some documents, and their windows if they are not the documents themselves."""
+        windows = self._reader.windows(documents, self._long_documents)
+        if all(window.whole for window in windows):
+            return documents, None
+        return [documents[window.document][window.start : window.end] for window in windows], windows
 
     def rank(self, questions: Sequence[str], rows: Sequence[Candidates]) -> list[list[Ranked]]:
-        """Each question's candidates, best first."""
+        """The windows of each question's candidates, best first."""
         queries = self.queries(questions)
         start = time.perf_counter()
         ranked = pipeline.rank(queries.vectors, rows)

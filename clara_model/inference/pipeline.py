@@ -13,15 +13,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from clara_model.inference.batching import Batches, plan_batches
+from clara_model.inference.reading import warn_of_cuts
 from clara_model.inference.results import Ranked
 from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.ranking import cosine_scores
 from clara_model.validation import Generation
+from clara_model.windows import Window
 
 BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
 """Positions in one encoder batch, padding included; on a CPU, more than fits its caches is slower."""
@@ -46,6 +47,8 @@ class Limits:
     """Positions in one encoder batch, padding included; `BATCH_TOKENS` of the device by default."""
     items: int | None = None
     """Texts or prompts in one batch; no bound by default."""
+    alone: bool = False
+    """Whether a text is encoded in a pass of its own on a GPU too (`ClaraModel.encode_rows`)."""
 
     def encoder_tokens(self, model: ClaraModel) -> int:
         """Positions in one encoder batch of this model."""
@@ -70,17 +73,23 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The documents of one question: blocks, and for each document the place of its block."""
+    """The documents of one question, or their windows: blocks, and for each window the place of its block."""
 
     blocks: Encoded
     places: Sequence[int]
+    windows: Sequence[Window] | None = None
+    """Which stretch of which document each is; None where every document is one window."""
 
     def __len__(self) -> int:
-        """Documents."""
+        """Windows."""
         return len(self.places)
 
+    def window(self, index: int) -> Window:
+        """One of them."""
+        return Window(document=index) if self.windows is None else self.windows[index]
+
     def pick(self, selected: Sequence[int]) -> Encoded:
-        """The latents of some documents."""
+        """The latents of some windows."""
         return self.blocks.pick([self.places[index] for index in selected])
 
 
@@ -123,19 +132,16 @@ def encode_batches(
     for batch in batches:
         try:
             with turn("compress" if what == "document" else "query"):
-                made = _encode_batch(model, role, [rows[index] for index in batch])
+                made = _encode_batch(model, role, [rows[index] for index in batch], limits.alone)
         except (RuntimeError, MemoryError) as error:
             batches.retry(batch, error)
         else:
             yield batch, made
 
 
-@torch.no_grad()
-def _encode_batch(model: ClaraModel, role: str, rows: Sequence[list[int]]) -> Encoded:
-    """One pass over token rows."""
-    padded = model.tokens.padded(rows)
-    vectors_NMD, _ = model.encode(role, padded.ids, padded.mask)
-    return Encoded(vectors_NMD.to("cpu"), padded.lengths)
+def _encode_batch(model: ClaraModel, role: str, rows: Sequence[list[int]], alone: bool) -> Encoded:
+    """One turn's token rows."""
+    return Encoded(model.encode_rows(role, rows, alone=alone).to("cpu"), model.tokens.lengths(rows))
 
 
 def encode(
@@ -168,9 +174,10 @@ def distinct(rows: Iterable[Sequence[str]]) -> dict[str, int]:
 def compress(
     model: ClaraModel, rows: Sequence[Sequence[str]], limits: Limits = Limits(), turn: Turn = no_turn
 ) -> list[Candidates]:
-    """The candidates of each question, every distinct text compressed once."""
+    """The candidates of each question, every distinct text compressed once; the end of a long one is cut, and told."""
     place = distinct(rows)
     blocks = encode(model, "compressor", list(place), "document", limits, turn)
+    warn_of_cuts(model.tokens, list(place), blocks.lengths)
     return [Candidates(blocks, [place[text] for text in row]) for row in rows]
 
 
@@ -195,6 +202,45 @@ def rank(queries_BMD: Tensor, rows: Sequence[Candidates]) -> list[list[Ranked]]:
             ranked = [Ranked(number, scores[column]) for number, column in enumerate(columns)]
             rankings[index] = sorted(ranked, key=lambda candidate: -candidate.score)
     return [rankings[index] for index in range(len(rows))]
+
+
+def by_document(ranking: Sequence[Ranked], row: Candidates) -> list[Ranked]:
+    """A ranking of windows as one of documents: each stands where its best window does."""
+    if row.windows is None:
+        return list(ranking)
+    best: dict[int, Ranked] = {}
+    for one in ranking:
+        window = row.windows[one.index]
+        best.setdefault(window.document, Ranked(window.document, one.score, None if window.whole else window))
+    return list(best.values())
+
+
+def best_first(ranking: Sequence[Ranked], k: int) -> list[int]:
+    """The windows to read of a ranking: the best ``k``, whichever documents they are of."""
+    return [one.index for one in ranking[:k]]
+
+
+def in_given_order(row: Candidates, ranking: Sequence[Ranked], k: int) -> list[int]:
+    """The windows to read of documents whose order is settled: of each of the first ``k`` its best, then other windows.
+
+    Args:
+        row: the documents.
+        ranking: of the row's windows; empty where nothing ranks them, then the first are the best.
+        k: windows to read at most.
+
+    Returns:
+        the documents in their order, and those of one document best first.
+    """
+    if row.windows is None:
+        return list(range(min(k, len(row))))
+    order = [one.index for one in ranking] or sorted(range(len(row)), key=lambda index: row.window(index).number)
+    best: dict[int, int] = {}
+    for index in order:
+        best.setdefault(row.window(index).document, index)
+    read = {best[document] for document in sorted(best)[:k]}
+    others = [index for index in order if index not in read]
+    read.update(others[: k - len(read)])
+    return sorted((index for index in order if index in read), key=lambda index: row.window(index).document)
 
 
 # -- write -------------------------------------------------------------------------------------------------------
@@ -243,7 +289,8 @@ def write(
     """
     written: dict[int, Written] = {}
     lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
-    batches = Batches(plan_batches(lengths, GENERATE_TOKENS, limits.items), "prompt")
+    items = 1 if how.one_by_one else limits.items  # what is drawn must not hang on who else is drawing
+    batches = Batches(plan_batches(lengths, GENERATE_TOKENS, items), "prompt")
     for batch in batches:
         try:
             with turn("generate"):

@@ -15,11 +15,18 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from clara_model.checkpoint.config import MAX_NEW_TOKENS
-from clara_model.checkpoint.prompts import Prompt
 from clara_model.inference import pipeline
 from clara_model.inference.pipeline import Candidates
 from clara_model.modeling import model as modeling
-from clara_model.validation import Generation, check_texts
+from clara_model.validation import (
+    SAMPLING,
+    Generation,
+    check_count,
+    check_instruction,
+    check_sampling,
+    check_stop,
+    check_texts,
+)
 
 
 class ClaraModel(modeling.ClaraModel):
@@ -44,17 +51,15 @@ class ClaraModel(modeling.ClaraModel):
                 drawn by Python's ``random`` for each row by default.
             **options: as for `generate_ids`.
         """
-        rows = self._candidates(documents)
+        rows, (how, streamer) = self._candidates(documents), _how(max_new_tokens, options)
         prompt = self.config.prompts.paraphrase
-        if isinstance(instruction, str):
-            prompt, instruction = Prompt(system=prompt.system, user=(instruction,)), 0
-        last = len(prompt.user) - 1
-        if instruction is not None and not 0 <= instruction <= last:
-            raise ValueError(f"instruction must be between 0 and {last}, or a wording of your own, got {instruction}")
-        indices = [random.choice(range(last + 1)) if instruction is None else instruction for _ in rows]
+        if instruction is None:
+            indices = [random.choice(range(len(prompt.user))) for _ in rows]
+        else:
+            prompt, wording = check_instruction(instruction, prompt)
+            indices = [wording] * len(rows)
         prompts = [self.tokens.prompt_ids(prompt, len(row), wording=i) for row, i in zip(rows, indices, strict=True)]
         blocks = [row.pick(range(len(row))).vectors for row in rows]
-        how, streamer = _how(max_new_tokens, options)
         return [one.text for one in pipeline.write(self, prompts, blocks, how, streamer=streamer)]
 
     def generate_from_text(
@@ -89,9 +94,7 @@ class ClaraModel(modeling.ClaraModel):
         Returns:
             answers, and the selected indices ``[B, k]`` best first (-1 where a question had fewer candidates).
         """
-        k = self.config.top_k if generation_top_k is None else generation_top_k
-        if k < 1:
-            raise ValueError(f"generation_top_k must be at least 1, got {k}")
+        k = check_count(self.config.top_k if generation_top_k is None else generation_top_k, "generation_top_k")
         rows, asked = self._candidates(documents), check_texts(questions, "question")
         _check_rows(asked, rows)
         queries = pipeline.encode(self, "query_reasoner", asked, "question")
@@ -106,7 +109,10 @@ class ClaraModel(modeling.ClaraModel):
                 "documents must be a list of lists of strings, one list for each question; got "
                 f"{type(documents).__name__}"
             )
-        return pipeline.compress(self, [check_texts(row) for row in documents])
+        rows = [check_texts(row) for row in documents]
+        if not rows:
+            raise ValueError("expected at least one list of documents, got none")
+        return pipeline.compress(self, rows)
 
     def _answered(
         self,
@@ -129,6 +135,11 @@ def _check_rows(questions: Sequence[str], rows: Sequence[Candidates]) -> None:
 
 
 def _how(max_new_tokens: int, options: dict[str, Any]) -> tuple[Generation, BaseStreamer | None]:
-    """The published calls take any of transformers' generation arguments, unchecked."""
-    sampling = {name: value for name, value in options.items() if name not in ("stop", "streamer")}
-    return Generation(max_new_tokens, tuple(options.get("stop", ())), sampling), options.get("streamer")
+    """The published calls take any of transformers' generation arguments; those that `Clara` knows are checked."""
+    known = check_sampling({name: value for name, value in options.items() if name in SAMPLING})
+    others = {name: value for name, value in options.items() if name not in (*SAMPLING, "stop", "streamer")}
+    seed = known.pop("seed", None)
+    if "sampling_top_k" in known:
+        known["top_k"] = known.pop("sampling_top_k")
+    count, stop = check_count(max_new_tokens, "max_new_tokens"), check_stop(options.get("stop", ()))
+    return Generation(count, stop, others | known, seed), options.get("streamer")

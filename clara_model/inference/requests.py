@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from clara_model.inference import pipeline
 from clara_model.inference.engine import Call, Engine
-from clara_model.inference.pipeline import Encoded, Written
-from clara_model.inference.results import Answer, Ranked, Usage
+from clara_model.inference.pipeline import Candidates, Encoded, Written
+from clara_model.inference.results import Answer, Ranked, Timings, Usage
 from clara_model.inference.streaming import Feed, TextPieces
 from clara_model.latents import Latents
 from clara_model.validation import Generation
@@ -25,24 +26,48 @@ class AnswerRequest:
     """One and the same object where questions share their candidates."""
     top_k: int
     rerank: bool
-    """Whether to rank the candidates; otherwise the first are read."""
+    """Whether to rank the candidates; otherwise they are read in their order."""
+    can_rank: bool
+    """Whether the checkpoint can: then of a long document the best windows are read in any case."""
     how: Generation
 
     def run(self, call: Call) -> list[Answer]:
         """Compress, rank, select and answer."""
         rows = call.candidates(self.rows)
-        rankings: list[list[Ranked]] = call.rank(self.questions, rows) if self.rerank else [[] for _ in rows]
-        selected = [
-            [one.index for one in ranking[: self.top_k]] if self.rerank else list(range(min(self.top_k, len(row))))
-            for ranking, row in zip(rankings, rows, strict=True)
-        ]
+        scored = self.rerank or (self.can_rank and any(row.windows is not None for row in rows))
+        rankings: list[list[Ranked]] = call.rank(self.questions, rows) if scored else [[] for _ in rows]
+        selected = [self._selected(ranking, row) for ranking, row in zip(rankings, rows, strict=True)]
         latents = [row.pick(chosen) for row, chosen in zip(rows, selected, strict=True)]
         written = call.answer(self.questions, latents, self.how)
         timings = call.timings(len(self.questions))
-        return [
-            Answer(one.text, ranking, chosen, _usage(one, used), timings, one.finish_reason)
-            for one, ranking, chosen, used in zip(written, rankings, selected, latents, strict=True)
-        ]
+        return [self._answer(*parts, timings) for parts in zip(written, rankings, rows, selected, latents, strict=True)]
+
+    def _selected(self, ranking: list[Ranked], row: Candidates) -> list[int]:
+        """The windows that the generator reads, in its order."""
+        if self.rerank:
+            return pipeline.best_first(ranking, self.top_k)
+        return pipeline.in_given_order(row, ranking, self.top_k)
+
+    def _answer(
+        self,
+        one: Written,
+        ranking: list[Ranked],
+        row: Candidates,
+        selected: list[int],
+        used: Encoded,
+        timings: Timings,
+    ) -> Answer:
+        """What was written, with where it comes from by document and window."""
+        windows = [row.window(index) for index in selected]
+        return Answer(
+            text=one.text,
+            ranking=pipeline.by_document(ranking, row) if self.rerank else [],
+            selected=[window.document for window in windows],
+            usage=_usage(one, used, row),
+            timings=timings,
+            finish_reason=one.finish_reason,
+            windows=windows,
+        )
 
 
 @dataclass(frozen=True)
@@ -67,6 +92,7 @@ def stream(feed: Feed, engine: Engine, request: AnswerRequest | PlainRequest) ->
     return answer
 
 
-def _usage(one: Written, used: Encoded) -> Usage:
+def _usage(one: Written, used: Encoded, row: Candidates) -> Usage:
     slots = used.vectors.shape[0] * used.vectors.shape[1]
-    return Usage(sum(used.lengths), slots, one.prompt_tokens, one.completion_tokens)
+    read = sum(row.blocks.lengths[place] for place in row.places)
+    return Usage(sum(used.lengths), slots, one.prompt_tokens, one.completion_tokens, read)

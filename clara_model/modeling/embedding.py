@@ -38,14 +38,20 @@ def embed(latents: Latents, size: int = DIMENSIONS) -> list[list[float]]:
         size: numbers in each vector; those beyond ``M * D`` are zero.
 
     Returns:
-        ``N`` lists of ``size`` floats, each of length 1 (of length 0 for a block of zeros).
+        one for each document, of a long one the mean of its windows' vectors: ``N`` lists of ``size`` floats, each of
+        length 1 (of length 0 for a block of zeros).
 
     Raises:
         ValueError: a size below 1.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    return project(latents.vectors, size).tolist()
+    vectors_NW = project(latents.vectors, size)
+    if latents.windows is not None:
+        sums_NW = vectors_NW.new_zeros(latents.documents, size)
+        places = torch.tensor([window.document for window in latents.windows], device=vectors_NW.device)
+        vectors_NW = F.normalize(sums_NW.index_add_(0, places, vectors_NW), dim=-1)
+    return vectors_NW.tolist()
 
 
 def project(blocks_NMD: Tensor, size: int) -> Tensor:

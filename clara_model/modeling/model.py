@@ -27,8 +27,7 @@ from clara_model.modeling.generated import Generated, read_generated
 from clara_model.modeling.parts import ClaraParts
 from clara_model.modeling.ranking import cosine_scores
 from clara_model.modeling.residual import spread_positions
-from clara_model.modeling.tokens import Padded
-from clara_model.validation import check_texts
+from clara_model.validation import check_count, check_stop, check_texts
 
 
 class ClaraModel(ClaraParts):
@@ -138,18 +137,34 @@ class ClaraModel(ClaraParts):
         return latents, states
 
     @torch.no_grad()
-    def encode_tokens(self, role: str, tokens: Padded) -> Latents:
-        """`encode` of tokenised texts, as `Latents`."""
-        vectors, _ = self.encode(role, tokens.ids, tokens.mask)
-        return Latents(vectors, tokens.lengths, self.fingerprint)
+    def encode_rows(self, role: str, rows: Sequence[list[int]], *, alone: bool = False) -> Tensor:
+        """Latents of tokenised texts, without gradients: ``[N, M, D]``.
+
+        On a CPU every text is a pass of its own at its own length, which costs no more than a padded batch, so its
+        latent is the same to the bit whatever it is encoded with (on one machine with one number of threads), in any
+        float type. On a GPU texts share a batch, whose rounding depends on its shape, unless they are to be ``alone``.
+
+        Args:
+            role: ``compressor`` or ``query_reasoner``.
+            rows: ids from `Tokens.document_ids`.
+            alone: a pass for each text on a GPU too, as latents need that are kept.
+        """
+        if alone or self.device.type == "cpu":
+            passes = [self.encode(role, *self.tokens.pad([row]))[0] for row in rows]
+            return passes[0] if len(passes) == 1 else torch.cat(passes)
+        return self.encode(role, *self.tokens.pad(rows))[0]
 
     def compress(self, documents: Sequence[str]) -> Latents:
-        """Compress documents in one batch, padded to the longest: ``.vectors`` is ``[N, M, D]``."""
-        return self.encode_tokens("compressor", self.tokens.documents(check_texts(documents)))
+        """Compress documents, each read up to ``doc_max_length`` tokens: ``.vectors`` is ``[N, M, D]``."""
+        return self._encoded("compressor", check_texts(documents))
 
     def encode_queries(self, questions: Sequence[str]) -> Latents:
         """Encode questions into the documents' space with the query reasoner: ``.vectors`` is ``[B, M, D]``."""
-        return self.encode_tokens("query_reasoner", self.tokens.documents(check_texts(questions, "question")))
+        return self._encoded("query_reasoner", check_texts(questions, "question"))
+
+    def _encoded(self, role: str, texts: Sequence[str]) -> Latents:
+        rows = [self.tokens.document_ids(text) for text in texts]
+        return Latents(self.encode_rows(role, rows), self.tokens.lengths(rows), self.fingerprint)
 
     def score(self, queries: Latents, latents: Latents) -> Tensor:
         """Cosine of every question with every document, ``[B, N]`` float32.
@@ -205,8 +220,8 @@ class ClaraModel(ClaraParts):
             role: ``generator``, or ``base`` for the base model without adapters.
             **sampling: any of transformers' generation arguments, e.g. ``do_sample``, ``temperature``, ``top_p``.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        check_count(max_new_tokens, "max_new_tokens")
+        stop = check_stop(stop)
         tokenizer = self.tokens.tokenizer
         ids, mask = self.tokens.pad(prompts)
         options: dict[str, Any] = {

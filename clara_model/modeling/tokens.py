@@ -29,6 +29,7 @@ from clara_model.checkpoint.prompts import Prompt
 from clara_model.errors import ClaraError
 from clara_model.modeling.places import Places
 from clara_model.validation import check_role
+from clara_model.windows import split_places
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +139,24 @@ class Tokens:
         """Text tokens of a document, special tokens not counted, before any cut."""
         return len(self.plain_ids(clean_text(text)))
 
+    def windows(self, text: str) -> list[tuple[int, int]]:
+        """Start and end of the stretches of a document that have at most ``doc_max_length`` tokens each.
+
+        One stretch, the whole text as it is, where the text is no longer than that; at least one.
+        """
+        limit = self.config.doc_max_length
+        read = _clipped(text, limit)
+        if len(read) == len(text) and self.count(text) <= limit:
+            return [(0, len(text))]
+        return list(split_places(text, self.count, limit)) or [(0, len(text))]
+
+    def reach(self, text: str) -> int:
+        """Characters of a document that `document_ids` keeps; all of them where nothing is cut."""
+        limit = self.config.doc_max_length + 1
+        read = clean_text(_clipped(text, limit))
+        offsets = self._plain.encode(read, add_special_tokens=False).offsets
+        return offsets[limit - 1][1] if len(offsets) > limit else min(len(read), len(text))
+
     def document_ids(self, text: str, max_length: int | None = None) -> list[int]:
         """``<ENC> bos text eos`` cut to ``doc_max_length + 3``, then the memory ids.
 
@@ -160,10 +179,12 @@ class Tokens:
 
     def padded(self, rows: Sequence[list[int]]) -> Padded:
         """Rows of `document_ids`, left-padded to the longest of them."""
+        return Padded(*self.pad(rows), self.lengths(rows))
+
+    def lengths(self, rows: Sequence[list[int]]) -> tuple[int, ...]:
+        """How many text tokens rows of `document_ids` hold."""
         eos, frame = self.tokenizer.eos_token_id, len(self.memory_ids)
-        lengths = tuple(len(row) - frame - 2 - (row[-frame - 1] == eos) for row in rows)
-        ids, mask = self.pad(rows)
-        return Padded(ids, mask, lengths)
+        return tuple(len(row) - frame - 2 - (row[-frame - 1] == eos) for row in rows)
 
     def pad(self, rows: Sequence[Sequence[int]], value: int | None = None) -> tuple[Tensor, Tensor]:
         """Left-pad to the longest row: ids and mask, ``[N, T]`` int64."""

@@ -169,7 +169,7 @@ EDGE_CASES: tuple[EdgeCase, ...] = (
         (Doc("long", ADA + " It was a calm day." * 400), THREE[1]),
         None,
         "ranked",
-        "a text is read up to the checkpoint's doc_max_length tokens; what follows is not seen",
+        "a text is read whole, in windows of the checkpoint's doc_max_length tokens; its score is its best window's",
         2,
     ),
     EdgeCase(

@@ -271,7 +271,7 @@ def test_edge_cases(case, make, monkeypatch):
         return
     with encoded(monkeypatch) as counts:
         response = synthesizer.synthesize(case.query, edge_nodes(case))
-    assert counts["query_reasoner"] == 0
+    assert counts["query_reasoner"] == (case.name in ("long text", "mixed metadata")), "its best windows are looked for"
     if case.expect == "empty":
         assert response.response == "Empty Response"
         assert counts["compressor"] == 0

@@ -55,8 +55,8 @@ def write_published(model: ClaraModel, folder: Path, base: str, roles: tuple[str
     torch.save(ends, folder / "decoder_first_last_layers.pth")
     config = {
         "decoder_model_name": base,
-        "compr_rate": 8,
-        "doc_max_length": 32,
+        "compr_rate": 12,
+        "doc_max_length": 48,
         "lora": True,
         "lora_r": 4,
         "sep": True,
@@ -457,7 +457,7 @@ KEY = "generator.model.layers.0.mlp.up_proj.lora_B.weight"
         (lambda t: t.update({KEY: torch.zeros(3, 4)}), r"generator weight .* has shape \(3, 4\)"),
         (
             lambda t: t.update({"memory.compressor": torch.zeros(3, 32)}),
-            r"adapters.safetensors holds 3 rows in memory.compressor, config.json asks for 4 memory tokens \(32 // 8\)",
+            r"adapters.safetensors holds 3 rows in memory.compressor, config.json asks for 4 memory .* \(48 // 12\)",
         ),
         (lambda t: t.update({"embed_tokens.added": torch.zeros(6, 32)}), r"embed_tokens in .* has shape \(6, 32\)"),
         (lambda t: t.pop("embed_tokens.added"), "holds no embedding rows of the added tokens"),
@@ -496,7 +496,7 @@ def test_a_subfolder_is_hinted_at(published_folder: Path, tmp_path: Path):
         ClaraError, match=r"holds no config.json; pass subfolder= one of compression-128, compression-16$"
     ):
         load(tmp_path)
-    assert load(tmp_path, subfolder="compression-16").config.compression_rate == 8
+    assert load(tmp_path, subfolder="compression-16").config.compression_rate == 12
 
 
 def test_a_local_folder_wins_over_the_hub(published: Path, monkeypatch: pytest.MonkeyPatch):

@@ -32,15 +32,15 @@ def clara(shared: ClaraModel) -> Clara:
 
 @pytest.fixture
 def passes(shared: ClaraModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Every encoder pass: role and number of texts."""
+    """Every encoder batch: role and number of texts."""
     seen: list[tuple[str, int]] = []
-    real = shared.encode
+    real = shared.encode_rows
 
-    def counted(role, ids, mask):
-        seen.append((role, len(ids)))
-        return real(role, ids, mask)
+    def counted(role, rows, *, alone=False):
+        seen.append((role, len(rows)))
+        return real(role, rows, alone=alone)
 
-    monkeypatch.setattr(shared, "encode", counted)
+    monkeypatch.setattr(shared, "encode_rows", counted)
     return seen
 
 
@@ -63,7 +63,7 @@ def same(one: Answer, other: Answer) -> None:
 
 def test_compressing_is_the_models_own(clara, shared):
     found, expected = clara.compress(TEXTS), shared.compress(TEXTS)
-    torch.testing.assert_close(found.vectors, expected.vectors, atol=1e-5, rtol=1e-4)
+    assert torch.equal(found.vectors, expected.vectors)
     assert (found.lengths, found.fingerprint) == (expected.lengths, expected.fingerprint)
 
 
@@ -71,9 +71,7 @@ def test_compressing_is_the_models_own(clara, shared):
 def test_batches_and_padding_change_nothing(shared, options):
     texts = [*TEXTS, "Short.", ""]
     one_batch = Clara(shared).compress(texts)
-    torch.testing.assert_close(
-        Clara(shared, **options).compress(texts).vectors, one_batch.vectors, atol=1e-5, rtol=1e-4
-    )
+    assert torch.equal(Clara(shared, **options).compress(texts).vectors, one_batch.vectors)
 
 
 def test_batches_keep_their_bounds(shared, passes):
@@ -139,18 +137,18 @@ def test_weights_that_have_moved_are_not_served_from_the_cache(model):
 
 def test_out_of_memory_gives_the_same_latents_in_smaller_batches(clara, shared, monkeypatch, caplog):
     expected = Clara(shared).compress(TEXTS)
-    real, sizes = shared.encode, []
+    real, sizes = shared.encode_rows, []
 
-    def small_device(role, ids, mask):
-        sizes.append(len(ids))
-        if len(ids) > 2:
+    def small_device(role, rows, *, alone=False):
+        sizes.append(len(rows))
+        if len(rows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(role, ids, mask)
+        return real(role, rows, alone=alone)
 
-    monkeypatch.setattr(shared, "encode", small_device)
+    monkeypatch.setattr(shared, "encode_rows", small_device)
     with caplog.at_level(logging.WARNING):
         found = clara.compress(TEXTS)
-    torch.testing.assert_close(found.vectors, expected.vectors, atol=1e-5, rtol=1e-4)
+    assert torch.equal(found.vectors, expected.vectors)
     assert sizes[0] == 5 and sizes[-1] <= 2
     assert "out of memory with 5 documents" in caplog.text
 
@@ -400,7 +398,7 @@ def test_a_paraphrase_for_each_text(clara, shared):
     assert clara.paraphrase(TEXTS[:2], instruction="Again: {memory}", **SHORT) != found[:2]
     with pytest.raises(ClaraError, match="exactly once"):
         clara.paraphrase(TEXTS, instruction="no place")
-    with pytest.raises(ValueError, match="instruction must be 0 to"):
+    with pytest.raises(ValueError, match="instruction must be a whole number from 0 to 3"):
         clara.paraphrase(TEXTS, instruction=99)
 
 
@@ -444,7 +442,7 @@ def test_plain_that_the_base_cannot_read(clara):
 def test_info_says_what_it_is(clara, shared, tiny_clara_folder):
     facts = clara.info()
     assert facts["roles"] == ["compressor", "query_reasoner", "generator"]
-    assert (facts["compression_rate"], facts["doc_max_length"], facts["memory_tokens"]) == (8, 32, 4)
+    assert (facts["compression_rate"], facts["doc_max_length"], facts["memory_tokens"]) == (12, 48, 4)
     total = sum(parameter.numel() for parameter in shared.parameters())
     assert facts["base_parameters"] + facts["adapter_parameters"] == total
     assert facts["base_bytes"] + facts["adapter_bytes"] == 4 * total
@@ -490,8 +488,8 @@ ODD_TEXTS = {
 
 
 @pytest.mark.parametrize("name", ODD_TEXTS)
-def test_odd_documents_are_served(clara, name):
-    text = ODD_TEXTS[name]
+def test_odd_documents_are_served(shared, name):
+    clara, text = Clara(shared, long_documents="truncate"), ODD_TEXTS[name]
     latents = clara.compress([text, TEXTS[0]])
     assert torch.isfinite(latents.vectors).all()
     assert latents.lengths[0] <= clara.doc_max_length + 1

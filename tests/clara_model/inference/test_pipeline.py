@@ -15,19 +15,19 @@ from clara_model.validation import Generation
 @pytest.fixture
 def small_device(model: ClaraModel, monkeypatch: pytest.MonkeyPatch) -> ClaraModel:
     """A model on a device with room for two texts or prompts at a time."""
-    encode, generate = model.encode, model.generate_ids
+    encode, generate = model.encode_rows, model.generate_ids
 
-    def encoding(role, ids, mask):
-        if len(ids) > 2:
+    def encoding(role, rows, *, alone=False):
+        if len(rows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return encode(role, ids, mask)
+        return encode(role, rows, alone=alone)
 
     def generating(prompts, *args, **kwargs):
         if len(prompts) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return generate(prompts, *args, **kwargs)
 
-    monkeypatch.setattr(model, "encode", encoding)
+    monkeypatch.setattr(model, "encode_rows", encoding)
     monkeypatch.setattr(model, "generate_ids", generating)
     return model
 

@@ -134,7 +134,7 @@ def test_tokens_are_those_of_a_checkpoint_s_base_model(tiny_clara_folder, base_f
     of_checkpoint, of_base = token_counter(str(tiny_clara_folder)), token_counter(str(base_folder))
     texts = ["Ada Fenwick catalogued the tide clock.", "", "x"]
     assert of_checkpoint.count(texts) == of_base.count(texts) == [model.tokens.count(text) for text in texts]
-    assert (of_checkpoint.doc_max_length, of_base.doc_max_length) == (32, 256)
+    assert (of_checkpoint.doc_max_length, of_base.doc_max_length) == (48, 256)
     assert of_base.count([]) == []
 
 

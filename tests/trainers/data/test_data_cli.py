@@ -87,7 +87,7 @@ def test_check_as_json(run, tmp_path):
 def test_check_counts_with_the_model_s_tokenizer_and_document_length(run, tmp_path, tiny_clara_folder):
     file = write_jsonl(tmp_path / "x.jsonl", [GOOD])
     values = json.loads(run("check", file, "--json", "--model", tiny_clara_folder)[1])
-    assert (values["doc_max_length"], values["lengths_in"]) == (32, f"tokens of {tiny_clara_folder}")
+    assert (values["doc_max_length"], values["lengths_in"]) == (48, f"tokens of {tiny_clara_folder}")
 
 
 # -- synthesize -------------------------------------------------------------------------------------------------

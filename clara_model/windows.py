@@ -1,0 +1,102 @@
+"""A long text is read in windows: stretches that end where sentences end and fit the model's document length.
+
+Windows of one text follow each other and never overlap, so a sentence is in one of them only. Leaves out counting
+tokens (`modeling.tokens`) and what becomes of a window (`inference`).
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+_WINDOW_CHARS_PER_TOKEN = 8  # how far ahead of a passage's start its end is looked for
+_PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
+_SENTENCE_END = re.compile(
+    r"[.!?\u2026](?<!\b[A-Z].)(?<!\bMr.)(?<!\bMs.)(?<!\bDr.)(?<!\bSt.)(?<!\bNo.)(?<!\bvs.)(?<!\bMrs.)(?<!\bProf.)"
+    r"[\"'\u201d\u2019)\]]*(?=\s)(?!\s+[a-z])"  # not after J. or Dr.; "e.g. this" goes on
+    r"|[\u3002\uff01\uff1f][\u300d\u300f\uff09\"]*"  # Chinese, Japanese
+)
+_LINE_END = re.compile(r"\n+")
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A stretch of one of several documents, ``documents[document][start:end]``: the whole of it by default."""
+
+    document: int
+    """Index of the document, from 0."""
+    number: int = 0
+    """Which of the document's windows, from 0."""
+    start: int = 0
+    """Character of the document where it begins."""
+    end: int | None = None
+    """Character of the document before which it ends; None where it goes to the document's end."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the document as it was given."""
+        return self.start == 0 and self.end is None
+
+    @property
+    def citation(self) -> str:
+        """Where it stands, counted from 1 as people do: `document 3, window 2`, or `document 3`."""
+        place = f"document {self.document + 1}"
+        return place if self.whole else f"{place}, window {self.number + 1}"
+
+
+def split_text(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[str]:
+    """The stretches of `split_places` themselves."""
+    for start, end in split_places(text, count_tokens, max_tokens):
+        yield text[start:end]
+
+
+def split_places(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[tuple[int, int]]:
+    """Where to cut a text into stretches of at most `max_tokens` tokens, each as long as fits.
+
+    A stretch ends where a paragraph ends if that fills it at least by half, else where a sentence ends, else (again
+    filled by half, so never after a heading) a line, else a word, and only then inside a word. Nothing but the white
+    space between stretches is lost.
+
+    Returns:
+        start and end of each stretch in the text.
+
+    Raises:
+        ValueError: `max_tokens` below 1.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
+    start, end = len(text) - len(text.lstrip()), len(text.rstrip())
+    while start < end:
+        window = text[start : min(end, start + max_tokens * _WINDOW_CHARS_PER_TOKEN)]
+        rest_fits = start + len(window) == end and count_tokens(window) <= max_tokens
+        cut = len(window) if rest_fits else _cut(window, count_tokens, max_tokens)
+        yield start, start + len(window[:cut].rstrip())
+        start += cut
+        if space := _SPACE.match(text, start):
+            start = space.end()
+
+
+def _cut(window: str, count_tokens: Callable[[str], int], max_tokens: int) -> int:
+    """Where the first stretch of the window ends: the best kind of end at which it fits; at least one character."""
+
+    def tokens(end: int) -> int:
+        return count_tokens(window[:end].rstrip())
+
+    def last_fitting(ends: Sequence[int]) -> int:
+        fitting = bisect_left(ends, True, key=lambda end: tokens(end) > max_tokens)
+        return ends[fitting - 1] if fitting else 0
+
+    paragraphs = [match.start() for match in _PARAGRAPH_END.finditer(window)]
+    sentences = {match.end() for match in _SENTENCE_END.finditer(window)}
+    cut = last_fitting(sorted(sentences.union(paragraphs)))
+    if cut:
+        cut = next((end for end in reversed(paragraphs) if cut / 2 <= end < cut), cut)
+    if cut not in sentences and 2 * tokens(cut) < max_tokens:  # nothing, or no more than a heading
+        cut = last_fitting([match.start() for match in _LINE_END.finditer(window)])
+        if 2 * tokens(cut) < max_tokens:
+            words = [match.start() for match in _SPACE.finditer(window)]
+            cut = last_fitting(words) or last_fitting(range(1, len(window) + 1)) or 1
+    return cut
