@@ -76,16 +76,16 @@ class ModelHolder:
     async def beside(
         self, call: Callable[..., Result], *args: Any, load: Callable[[], Clara] | None = None, **options: Any
     ) -> Result:
-        """Run a call in one of the model's own threads, beside the event loop, whose default executor stays free.
+        """Run a call in one of the model's own threads; the event loop and its default executor stay free.
 
-        ``load`` loads the model where it is not; `get` if not given.
+        ``load`` loads the model where it is not in memory (default: `get`).
         """
         load = self.get if load is None else load
         clara = load() if self.loaded else await _run(_LOADING, load)
-        return await _run(clara.engine.loaded.threads, call, *args, **options)
+        return await _run(clara.threads, call, *args, **options)
 
     async def aclose(self) -> None:
-        """`close` beside the event loop."""
+        """`close` without blocking the event loop."""
         await _run(_LOADING, self.close)
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ def check_known(given: Collection[str], known: Collection[str], what: str, owner
     """Names that are all known.
 
     Raises:
-        TypeError: one that is not; names the nearest that is, and all.
+        TypeError: an unknown one; names the nearest known one, and all.
     """
     for name in given:
         if name not in known:
@@ -94,7 +94,7 @@ def check_generation(options: Mapping[str, Any] | None, owner: str) -> dict[str,
 
     Raises:
         ValueError: one that the component sets itself.
-        TypeError: one that there is not.
+        TypeError: an unknown one.
     """
     for name in ("top_k", "rerank"):
         if name in (options or {}):

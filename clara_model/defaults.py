@@ -1,4 +1,4 @@
-"""What is used where nobody says otherwise, and is named in more than one room. Imports nothing."""
+"""Defaults that more than one room names. Imports nothing."""
 
 DEFAULT_MODEL = "clara-tiny"
 """The bundled checkpoint."""

@@ -18,6 +18,7 @@ from haystack.components.builders import AnswerBuilder, ChatPromptBuilder
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
 from haystack.dataclasses import ChatMessage
 from haystack_pipeline import arguments, build, index, inputs, questions_of, read
+from side_by_side_table import table
 
 from clara_model import Clara
 
@@ -87,7 +88,9 @@ def main(argv=None):
     theirs.warm_up()
     if args.retriever != "bm25":
         ours.get_component("ranker").clara.store.clear()  # the index has compressed everything; show that cost
+    rows = []
     for question in questions_of(args):
+        rows.append({"question": question})
         data = {"bm25": {"query": question}, "prompt": {"query": question}, "answers": {"query": question}}
         data |= {"ranker": {"query": question}} if args.stock_ranker else {}
         print(f"\n{question}")
@@ -98,6 +101,8 @@ def main(argv=None):
             print(f"    {answer.meta['usage']['prompt_tokens']} prompt tokens; {first:.2f} s, again {again:.2f} s")
             for document in answer.documents:
                 print(f"    {document.score:7.3f}  {document.id}")
+            rows[-1][name] = answer.data.strip(), answer.meta["usage"]["prompt_tokens"]
+    print(table(rows))
     ours.close()
 
 

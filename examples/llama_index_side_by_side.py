@@ -19,6 +19,7 @@ from llama_index.core.instrumentation.events.llm import LLMChatEndEvent
 from llama_index.core.postprocessor import SentenceTransformerRerank
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index_query_engine import arguments, first_stage, loading, read
+from side_by_side_table import table
 
 from clara_integrations.llama_index import ClaraLLM, ClaraQueryEngine
 
@@ -75,7 +76,9 @@ def main(argv=None):
     get_dispatcher().add_event_handler(tokens)
     if args.retriever == "embedding":
         llm.clara.store.clear()  # building the index has compressed everything; let the first query show that cost
+    rows = []
     for question in questions:
+        rows.append({"question": question})
         print(f"\n{question}")
         for name, engine in engines.items():
             response, prompt_tokens, first = ask(engine, question, tokens)
@@ -84,6 +87,8 @@ def main(argv=None):
             print(f"    {prompt_tokens} prompt tokens; {first:.2f} s, again {second:.2f} s")
             for node in response.source_nodes:
                 print(f"    {node.get_score():7.3f}  {node.node_id}")
+            rows[-1][name] = response.response.strip(), prompt_tokens
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -35,10 +35,11 @@ def test_the_reference_has_every_module():
         for page in (ROOT / "docs/reference").glob("*.md")
         for name in re.findall(r"^::: ([\w.]+)", page.read_text(), re.M)
     }
+    shown.remove("clara_model")  # its public names alone
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            names = {".".join(parts[:length]) for length in range(2, len(parts) + 1)}
+            names = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
             hidden = any(part.startswith("_") for part in parts)
             assert hidden or names & shown, f"{'.'.join(parts)} is on no page of docs/reference"
 
@@ -54,4 +55,4 @@ def test_what_the_workflow_makes_can_be_made():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     made = {word for step in STEPS for word in re.findall(r"^make ([\w-]+)", step.get("run", ""))}
     assert {"test", "slow", "docs", "lowest"} <= made
-    assert made <= targets | {"lowest"}
+    assert made <= targets

@@ -32,7 +32,7 @@ SHOWN = {
 
 
 def short(logs: dict[str, float]) -> str:
-    """The figures worth a look, in one line."""
+    """The most telling figures, in one line."""
     shown = [f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in logs]
     return " ".join(shown + [f"{key} {value:.4g}" for key, value in logs.items() if key.startswith("eval_")])
 

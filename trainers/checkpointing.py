@@ -15,6 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from clara_model.errors import ClaraError
+from trainers import optimizer_state
 
 PREFIX = "checkpoint-"
 PARTIAL = ".partial"
@@ -31,7 +32,7 @@ def step_of(folder: Path) -> int:
 
 
 def whole_checkpoints(save_path: Path) -> list[Path]:
-    """Checkpoint folders of a run that can be resumed from, oldest first."""
+    """Checkpoint folders that are whole, oldest first."""
     if not save_path.is_dir():
         return []
     found = [folder for folder in save_path.iterdir() if step_of(folder) >= 0 and (folder / STATE).is_file()]
@@ -40,21 +41,13 @@ def whole_checkpoints(save_path: Path) -> list[Path]:
 
 def newest_checkpoint(save_path: Path) -> Path | None:
     """The newest one that can be resumed from."""
-    return next(reversed(whole_checkpoints(save_path)), None)
+    found = [folder for folder in whole_checkpoints(save_path) if (folder / optimizer_state.NAME).is_file()]
+    return next(reversed(found), None)
 
 
-def check_processes(checkpoint: Path, processes: int) -> None:
-    """Refuse to go on with another number of processes: optimizer state and random numbers are kept for each.
-
-    Raises:
-        ClaraError: with the number that wrote the checkpoint.
-    """
-    written = len(list(checkpoint.glob("rng_state_*.pth"))) or 1
-    if written != processes:
-        raise ClaraError(
-            f"{checkpoint} was written by {written} processes, this run has {processes}; go on with {written}, or "
-            "start a new run with --pretrain_checkpoint"
-        )
+def processes_of(checkpoint: Path) -> int:
+    """How many processes wrote a checkpoint."""
+    return len(list(checkpoint.glob("rng_state_*.pth"))) or 1
 
 
 def publish(save_path: Path, step: int, keep: int) -> Path:

@@ -11,7 +11,8 @@ POSITIVE = (
     "max_epochs max_ckpt_num logging_steps learning_rate temperature"
 ).split()
 NOT_NEGATIVE = (
-    "lora_alpha micro_train_batch_size stage2_retrieval_top_n dataloader_workers mse_weight max_steps l2 max_norm seed"
+    "lora_alpha micro_train_batch_size stage2_retrieval_top_n dataloader_workers mse_weight max_steps l2 max_norm seed "
+    "new_learning_rate latent_cache"
 ).split()
 ONLY_IN = {
     "keep_generator": ("instruct",),
@@ -22,6 +23,7 @@ ONLY_IN = {
     "mse_loss": ("pretrain", "instruct"),
     "mse_weight": ("pretrain", "instruct"),
     "temperature": ("end_to_end",),
+    "latent_cache": ("end_to_end",),
 }
 """Settings of some stages only; in another one they do nothing."""
 LEAST_ROOM = 64
@@ -29,7 +31,7 @@ LEAST_ROOM = 64
 
 
 def check(config: Settings) -> None:
-    """Refuse what cannot be meant.
+    """Refuse settings that are out of range or contradict each other.
 
     Raises:
         ClaraError: one sentence with the value and the fix.
@@ -118,6 +120,11 @@ def _needs(config: Settings) -> list[tuple[str, str, bool]]:
     """Settings that need another one: name, what is missing, whether that is so."""
     given, unevaluated = config.given, not config.eval_dataset
     needs = [
+        (
+            "new_learning_rate latent_cache",
+            "without load_checkpoint",
+            config.new_learning_rate > 0 and not config.load_checkpoint,
+        ),
         ("mse_weight", "without mse_loss", "mse_weight" in given and not config.mse_loss),
         ("do_eval_gen", "without an evaluation set (--eval_dataset FILE)", config.do_eval_gen and unevaluated),
         (
@@ -126,6 +133,7 @@ def _needs(config: Settings) -> list[tuple[str, str, bool]]:
             "eval_steps" in given and config.eval_steps > 0 and unevaluated,
         ),
         ("shuffle_group", "with --shuffle False", config.shuffle_group > 1 and not config.shuffle),
+        ("group_by_length", "with --shuffle False", config.group_by_length and not config.shuffle),
         ("flash_attn", "without a GPU", config.flash_attn and config.use_cpu),
         (
             "save_steps",

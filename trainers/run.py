@@ -12,17 +12,23 @@ from typing import Any
 
 import transformers
 
+from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
+from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel
 from clara_model.modeling.tokens import Tokens
+from clara_model.store.memory import LatentCache
 from trainers import checkpointing, deepspeed_utils
 from trainers.arguments import TrainConfig
 from trainers.callbacks import Progress, Record, reporters
 from trainers.contradictions import idle, no_checkpoints
 from trainers.data.collator import Collator
 from trainers.data.rows import Row, read_rows
-from trainers.data.sampling import TrainingOrder
+from trainers.data.sampling import TrainingOrder, WithoutFillers
 from trainers.evaluation.evaluate import EvaluationConfig
+from trainers.frozen_latents import FrozenLatents
+from trainers.record import NAME as RECORD
+from trainers.record import RunRecord
 from trainers.stages import on_cpu, starting_model
 from trainers.trainer import ClaraTrainer
 
@@ -62,14 +68,19 @@ def train(config: TrainConfig) -> Path:
     args = training_arguments(config, batches)
     with deepspeed_utils.not_split_at_load(args):
         model = starting_model(config, args.device)
+    rate_change = _recorded(config, order, model, resume)
+    if resume is not None:
+        model.load_weights(files.read(resume))
     trainer = ClaraTrainer(
         model=TrainingModel(model, objective(config)),
         args=args,
         epochs=config.max_epochs,
-        train_dataset=order,
+        rate_change=rate_change,
+        frozen=_frozen_latents(config, model, args),
+        train_dataset=order.filled(batches.micro * process_count()),
         eval_dataset=_evaluation_set(config),
         answering=EvaluationConfig(top_k=config.generation_top_k) if config.do_eval_gen else None,
-        data_collator=collator(config, model.tokens),
+        data_collator=WithoutFillers(collator(config, model.tokens)),
         callbacks=[Progress(), Record(save_path), *reporters(config)],
     )
     model.train()
@@ -99,6 +110,8 @@ def training_order(config: TrainConfig) -> TrainingOrder:
         group=config.shuffle_group,
         weights=config.dataset_probs,
         limit=config.max_samples,
+        step=config.train_batch_size,
+        by_length=config.group_by_length,
     )
 
 
@@ -140,8 +153,6 @@ def _resume_from(config: TrainConfig, folder: Path) -> Path | None:
     if config.load_checkpoint:
         if newest is None:
             logger.info("no checkpoint in %s yet; starting from the beginning", folder)
-        else:
-            checkpointing.check_processes(newest, process_count())
         return newest
     if newest is not None:
         raise ClaraError(
@@ -149,6 +160,53 @@ def _resume_from(config: TrainConfig, folder: Path) -> Path | None:
             "or another save_path"
         )
     return None
+
+
+def _recorded(config: TrainConfig, order: TrainingOrder, model: ClaraModel, resume: Path | None) -> float:
+    """Compare a resumed run with its record and keep the record up to date; returns the change of its learning rate."""
+    folder = config.checkpoints_path
+    old = RunRecord.read(folder)
+    first = os.environ.get("RANK", "0") == "0"
+    now = RunRecord.of(config, order.parts, model) if first else None
+    finished = config.load_checkpoint and (Path(config.save_path) / "config.json").is_file()
+    if now is not None and old is not None and (resume or finished):
+        old.check(now, folder)
+    if resume is None:
+        if now is not None:
+            now.write(folder)
+        return 1.0
+    if old is None:
+        raise ClaraError(
+            f"{folder} has checkpoints but no {RECORD}, so it cannot be told whether they are this run's; start a new "
+            f"run with --pretrain_checkpoint {resume}"
+        )
+    change = old.go_on(checkpointing.step_of(resume), config.new_learning_rate)
+    if first:
+        _say_other_processes(resume)
+        old.write(folder)
+    return change
+
+
+def _frozen_latents(
+    config: TrainConfig, model: ClaraModel, args: transformers.TrainingArguments
+) -> FrozenLatents | None:
+    """Where latents are kept; nowhere under ZeRO 3, whose processes must make the same passes."""
+    split = args.deepspeed is not None and config.zero_stage == 3
+    if config.stage != "end_to_end" or not config.latent_cache or split:
+        return None
+    return FrozenLatents(model, LatentCache(config.latent_cache * 2**20))
+
+
+def _say_other_processes(resume: Path) -> None:
+    written, now = checkpointing.processes_of(resume), process_count()
+    if written != now:
+        logger.warning(
+            "%s was written by %d processes, this run has %d: it goes on from the same weights and optimizer state; "
+            "dropout draws other numbers",
+            resume,
+            written,
+            now,
+        )
 
 
 def split_batches(config: TrainConfig, items: int, processes: int | None = None) -> Batches:
@@ -248,7 +306,7 @@ def _schedule(config: TrainConfig, batches: Batches) -> dict[str, Any]:
     return {
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": scheduler,
-        "lr_scheduler_kwargs": {"min_lr": 0.1 * config.learning_rate} if scheduler == "cosine_with_min_lr" else {},
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1} if scheduler == "cosine_with_min_lr" else {},
         "warmup_steps": warmup,
     }
 

@@ -78,7 +78,7 @@ class Settings:
     dataset_split: str = _group("data", "split of data sets on the hub whose name has none behind a colon", "train")
     eval_dataset: tuple[str, ...] = _group("data", "evaluation files or folders", ())
     eval_split: str = _group("data", "split of evaluation sets on the hub", "train")
-    max_samples: int = _group("data", "most rows to use", 1_000_000)
+    max_samples: int = _group("data", "most rows to use, of each file in proportion", 1_000_000)
     max_len: int = _group("data", "tokens of prompt and answer; longer answers are cut")
     qa_loss: bool = _group(
         "data", "pretrain: learn all pairs of a row after one prompt; False: each answer after its question", True
@@ -91,6 +91,9 @@ class Settings:
     shuffle: bool = _group("data", "shuffle rows anew in every epoch", True)
     shuffle_group: int = _group(
         "data", "consecutive rows that stay together when shuffled, e.g. those that share candidates", 1
+    )
+    group_by_length: bool = _group(
+        "data", "make steps of rows of like length; otherwise only the rows of each step are arranged by length", False
     )
     dataloader_workers: int = _group("data", "worker processes that tokenize ahead", 0)
 
@@ -105,6 +108,9 @@ class Settings:
         "optimization", "rows per forward pass of one process; 0: as many as fit a step", 8
     )
     learning_rate: float = _group("optimization", "peak learning rate")
+    new_learning_rate: float = _group(
+        "optimization", "a resumed run goes on at this rate, its schedule in the same shape; 0: as it was", 0.0
+    )
     lr_scheduler: str = _group(
         "optimization",
         ", ".join(SCHEDULERS) + "; cosine_with_min_lr ends at a tenth of the rate (paper: cosine to 0; in stage 3 the "
@@ -127,6 +133,12 @@ class Settings:
     zero_stage: int = _group("precision and devices", "DeepSpeed ZeRO stage of a run with several processes", 2)
     bf16: bool = _group("precision and devices", "compute in bfloat16", False)
     flash_attn: bool = _group("precision and devices", "use FlashAttention 2", False)
+    latent_cache: int = _group(
+        "precision and devices",
+        "end_to_end: MiB of memory for latents of documents met before, which the frozen compressor need not make "
+        "again; 0: make them in every pass",
+        1024,
+    )
     gradient_checkpointing: bool = _group("precision and devices", "recompute activations in the backward pass", False)
     use_cpu: bool = _group("precision and devices", "train on the CPU even where there is a GPU", False)
 

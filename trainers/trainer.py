@@ -1,14 +1,16 @@
 """`ClaraTrainer`: `transformers.Trainer` with CLaRa's losses, running means, and checkpoints of what trains alone.
 
-Gradient accumulation is exact: the next-token loss is summed and divided by the labels of the whole step, over all
-processes; the alignment and the contrastive loss are means of their micro-batches. Leaves out where a stage starts
-(`trainers.stages`) and how a run is set up (`trainers.run`).
+Gradient accumulation is exact: every loss is divided by the count of the whole step over all processes
+(`modeling.objectives.step_counts`). Leaves out where a stage starts (`trainers.stages`) and how a run is set up
+(`trainers.run`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,17 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
-from clara_model.modeling.objectives import TrainingModel
-from trainers import checkpointing, deepspeed_utils
+from clara_model.modeling.objectives import TrainingModel, step_counts
+from trainers import checkpointing, deepspeed_utils, optimizer_state
 from trainers.data.rows import single_questions
 from trainers.data.sampling import TrainingOrder
 from trainers.evaluation.evaluate import EvaluationConfig
 from trainers.evaluation.evaluate import evaluate as answer
 from trainers.evaluation.metrics import RECALL_AT, recall_sums
+from trainers.frozen_latents import FrozenLatents
 
 LOSSES = ("lm_loss", "alignment_loss", "retrieval_loss")
+"""In the order of their divisors in `step_counts`."""
 
 
 class Means:
@@ -46,11 +50,11 @@ class Means:
         self.tokens = torch.zeros(1, device=self.device, dtype=torch.float64)
         self.started = time.perf_counter()
 
-    def add(self, outputs: dict[str, Tensor], inputs: dict[str, Tensor], share: float) -> None:
-        """One micro-batch; ``share`` is its part of a step."""
+    def add(self, outputs: dict[str, Tensor], inputs: dict[str, Tensor]) -> None:
+        """One micro-batch, its losses as their part of the step."""
         for place, name in enumerate(LOSSES):
             if name in outputs:
-                self.losses[place] += share * outputs[name].float()
+                self.losses[place] += outputs[name].float()
         if "scores" in outputs and "positives" in inputs:
             self.recalls += recall_sums(outputs["scores"], inputs["positives"]).float()
         for name in ("document_mask", "question_mask", "prompt_mask"):
@@ -70,6 +74,8 @@ class ClaraTrainer(transformers.Trainer):
         args: transformers.TrainingArguments,
         epochs: int = 1,
         answering: EvaluationConfig | None = None,
+        rate_change: float = 1.0,
+        frozen: FrozenLatents | None = None,
         **more: Any,
     ) -> None:
         """As `transformers.Trainer`.
@@ -79,13 +85,15 @@ class ClaraTrainer(transformers.Trainer):
             args: `transformers`' settings; ``output_dir`` receives the checkpoints.
             epochs: how many the training order holds, for the log.
             answering: evaluate by generating answers too.
+            rate_change: a resumed run's learning rates are multiplied by it.
+            frozen: latents that need not be made anew (stages that rank).
             **more: data sets, collator, callbacks.
         """
         super().__init__(model=model, args=args, **more)
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
-        self.model_accepts_loss_kwargs = True  # so that the labels of a whole step are counted
-        self.epochs, self.answering = epochs, answering
+        self.epochs, self.answering, self.rate_change = epochs, answering, rate_change
         self.save_path = Path(str(args.output_dir))
+        self.frozen = frozen
         self.means = Means(args.device)
         self._embeddings = {name: rows.cpu().clone() for name, rows in model.model.state().embeddings.items()}
         self._writing = False
@@ -99,6 +107,17 @@ class ClaraTrainer(transformers.Trainer):
 
     # -- batches and losses --------------------------------------------------------------------------------------
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """The micro-batches of one step of this process, and the step's counts over all processes ``[3]``."""
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        counts = torch.zeros(3, dtype=torch.long, device=device)
+        for batch in batches:
+            if "filler" not in batch:
+                counts += step_counts(batch).to(device)
+        return batches, self.accelerator.reduce(counts, "sum")
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -106,18 +125,23 @@ class ClaraTrainer(transformers.Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of one micro-batch as its part of the whole step."""
+        """The loss of one micro-batch as its part of the whole step; gradients are averaged over processes."""
         inputs = dict(inputs)
-        rows = inputs.pop("rows")
-        parts = self.current_gradient_accumulation_steps if model.training else 1
-        if num_items_in_batch is not None and model.training:
-            inputs["label_tokens"] = num_items_in_batch / (parts * self.accelerator.num_processes)
-        outputs = model(**inputs)
-        loss = outputs["loss"] / parts
-        if model.training:
+        rows, filler = inputs.pop("rows"), inputs.pop("filler", None)
+        assert isinstance(num_items_in_batch, Tensor)
+        inputs = self._with_latents(inputs)
+        outputs = model(**inputs, totals=num_items_in_batch / self.accelerator.num_processes)
+        loss = outputs["loss"] * 0.0 if filler is not None else outputs["loss"]
+        if filler is None:
             self._check_finite(loss, rows)
-            self.means.add(outputs, inputs, 1 / parts)
+            self.means.add(outputs, inputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _with_latents(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.frozen is None:
+            return inputs
+        with self.accelerator.autocast():
+            return self.frozen.fill(inputs)
 
     def _check_finite(self, loss: Tensor, rows: Tensor) -> None:
         if math.isfinite(loss.item()):
@@ -185,21 +209,25 @@ class ClaraTrainer(transformers.Trainer):
     def _evaluation_losses(self, dataset: TrainingOrder) -> dict[str, float]:
         model, size = self.clara, self.args.per_device_train_batch_size
         model.eval()
-        sums = torch.zeros(len(LOSSES) + 1, device=self.args.device, dtype=torch.float64)
+        sums = torch.zeros(2, len(LOSSES), device=self.args.device, dtype=torch.float64)
         places = list(range(len(dataset)))
         for batch in self._mine([places[start : start + size] for start in range(0, len(places), size)]):
             collate: Any = self.data_collator
             inputs = self._prepare_inputs(collate([dataset[place] for place in batch]))
             inputs.pop("rows")
+            inputs = self._with_latents(inputs)
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 outputs = model(**inputs)
-            values = [outputs[name] if name in outputs else outputs["loss"].new_zeros(()) for name in LOSSES]
-            sums += torch.stack([*(len(batch) * value.double() for value in values), sums.new_tensor(len(batch))])
+            counts = step_counts(inputs)
+            for place, name in enumerate(LOSSES):
+                if name in outputs:
+                    sums[0, place] += outputs[name] * counts[place]
+            sums[1] += counts
         model.train()
         if self._shares_evaluation():
             sums = self.accelerator.reduce(sums, "sum")
-        *losses, count = sums.tolist()
-        return {name: value / max(1, count) for name, value in zip(LOSSES, losses, strict=True) if value}
+        losses, counts = sums.tolist()
+        return {name: loss / count for name, loss, count in zip(LOSSES, losses, counts, strict=True) if loss and count}
 
     def _evaluation_answers(self, dataset: TrainingOrder) -> dict[str, float]:
         rows = self._mine(single_questions(dataset.rows))
@@ -217,18 +245,27 @@ class ClaraTrainer(transformers.Trainer):
             sums = self.accelerator.reduce(sums, "sum")
         return {name: total / weight for name, (total, weight) in zip(names, sums.tolist(), strict=True) if weight}
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The parent's without its empty group, which DeepSpeed drops: any number of processes has equal groups."""
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made:
+            optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]
+        return optimizer
+
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.save_path / checkpointing.PARTIAL) if self._writing else str(self.save_path)
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write under a temporary name, then rename; older ones beyond ``save_total_limit`` are dropped."""
-        step = self.state.global_step
+        """Write under a temporary name, then rename; older ones beyond ``save_total_limit`` are dropped.
+
+        Overridden because nothing public is called before the files have their names.
+        """
+        step, folder = self.state.global_step, self.args.output_dir
         if self.args.should_save:
             checkpointing.clear_partial(self.save_path)
         self.accelerator.wait_for_everyone()
         self._writing = True
+        self.args.output_dir = str(self.save_path / checkpointing.PARTIAL)
         try:
             with checkpointing.explained(self.save_path, f"checkpoint {step}"):
                 super()._save_checkpoint(model, trial)
@@ -236,7 +273,7 @@ class ClaraTrainer(transformers.Trainer):
                 if self.args.should_save:
                     checkpointing.publish(self.save_path, step, self.args.save_total_limit or 1)
         finally:
-            self._writing = False
+            self._writing, self.args.output_dir = False, folder
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -266,32 +303,37 @@ class ClaraTrainer(transformers.Trainer):
         return files.Checkpoint(model.config, adapters, memory, dict(self._embeddings), residual)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.clara.model.load_weights(files.read(Path(resume_from_checkpoint)))
+        """Nothing: the weights are in the model already, before DeepSpeed splits them (`trainers.run.train`).
+
+        Overridden because the parent's looks for a whole model's files.
+        """
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """The parent's, without the frozen base in DeepSpeed's own file."""
-        if not self.is_deepspeed_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        engine: Any = self.model_wrapped
-        engine.save_checkpoint(output_dir, exclude_frozen_parameters=True)
-        self.accelerator.wait_for_everyone()
-        for script in Path(output_dir).glob("zero_to_*.py"):  # DeepSpeed's helpers; a checkpoint holds no programs
-            script.unlink(missing_ok=True)
+        """One file for any number of processes.
+
+        Overridden because the parent has DeepSpeed write each process's part, and the frozen base with it.
+        """
+        state = self._optimizer_state().gathered()
         if self.args.should_save and self.lr_scheduler is not None:
+            optimizer_state.write(state, Path(output_dir))
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
-        """The parent's; DeepSpeed's checkpoint is read here, since it lacks the frozen base."""
-        if resume_from_checkpoint is None or not self.is_deepspeed_enabled:
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        """The parent's for a new run, and then the optimizer's state.
+
+        Overridden because the parent has DeepSpeed read its own checkpoint, and nothing public comes before the
+        scheduler's first use.
+        """
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        engine: Any = self.model_wrapped
-        engine.load_checkpoint(
-            resume_from_checkpoint,
-            load_module_strict=False,
-            load_optimizer_states=True,
-            load_lr_scheduler_states=True,
-        )
-        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        if resume_from_checkpoint is not None:
+            folder = Path(resume_from_checkpoint)
+            self._optimizer_state().set(optimizer_state.read(folder))
+            scheduler: Any = self.lr_scheduler
+            scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
+            if self.rate_change != 1.0:
+                optimizer_state.scale_rates(self.optimizer, scheduler, self.rate_change)
         return prepared
+
+    def _optimizer_state(self) -> optimizer_state.OptimizerState:
+        model = self.clara.model
+        return optimizer_state.OptimizerState(self.optimizer, model.trainable_parameters(model.trainable_roles))

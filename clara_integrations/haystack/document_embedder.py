@@ -1,4 +1,4 @@
-"""`ClaraDocumentEmbedder` under the path by which pipelines of before ``haystack_integrations`` name it."""
+"""`ClaraDocumentEmbedder` under the path that pipelines saved before ``haystack_integrations`` name."""
 
 from haystack import component
 

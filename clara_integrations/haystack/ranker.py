@@ -1,4 +1,4 @@
-"""`ClaraRanker` under the path by which pipelines of before ``haystack_integrations`` name it."""
+"""`ClaraRanker` under the path that pipelines saved before ``haystack_integrations`` name."""
 
 from haystack import component
 

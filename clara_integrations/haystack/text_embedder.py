@@ -1,4 +1,4 @@
-"""`ClaraTextEmbedder` under the path by which pipelines of before ``haystack_integrations`` name it."""
+"""`ClaraTextEmbedder` under the path that pipelines saved before ``haystack_integrations`` name."""
 
 from haystack import component
 

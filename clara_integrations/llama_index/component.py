@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["int8", "int4"]
+LongDocuments = Literal["split", "truncate", "error"]
 
 
 class Loading(TypedDict, total=False):
@@ -42,6 +43,7 @@ class Loading(TypedDict, total=False):
     quantization: Quantization | None
     batch_size: int | None
     cache_bytes: int | None
+    long_documents: LongDocuments | None
 
 
 class ClaraComponent(BaseComponent):
@@ -76,6 +78,11 @@ class ClaraComponent(BaseComponent):
     )
     cache_bytes: int | None = Field(
         default=None, ge=0, frozen=True, description="Bound of the shared cache of latents; 0 keeps none."
+    )
+    long_documents: LongDocuments | None = Field(
+        default=None,
+        frozen=True,
+        description="Texts longer than the checkpoint reads at once: `split` (default), `truncate` or `error`.",
     )
 
     _holder: ModelHolder = PrivateAttr()
@@ -142,13 +149,13 @@ def errors_of(owner: str) -> Iterator[None]:
 
 
 def pieces(stream: AnswerStream) -> Generator[str, None, None]:
-    """The pieces of a stream, which ends when nobody reads them any more."""
+    """The pieces of a stream, which ends when its reader is gone."""
     with stream:
         yield from stream
 
 
 async def apieces(stream: AnswerStream) -> AsyncGenerator[str, None]:
-    """`pieces` beside the event loop."""
+    """`pieces` without blocking the event loop."""
     async with aclosing(read_stream(stream)) as found:
         async for piece in found:
             yield piece

@@ -102,7 +102,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """`complete` beside the event loop."""
+        """`complete` without blocking the event loop."""
         return await self._holder.beside(self._write, self._turn(prompt, formatted), kwargs)
 
     @llm_completion_callback()
@@ -112,7 +112,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        """`stream_complete` beside the event loop."""
+        """`stream_complete` without blocking the event loop."""
         return self._awritten(await self._holder.beside(self._stream, self._turn(prompt, formatted), kwargs))
 
     @llm_chat_callback()
@@ -122,7 +122,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """`chat` beside the event loop."""
+        """`chat` without blocking the event loop."""
         return completion_response_to_chat_response(await self._holder.beside(self._write, _turns(messages), kwargs))
 
     @llm_chat_callback()
@@ -132,7 +132,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """`stream_chat` beside the event loop."""
+        """`stream_chat` without blocking the event loop."""
         stream = await self._holder.beside(self._stream, _turns(messages), kwargs)
         return astream_completion_response_to_chat_response(self._awritten(stream))
 

@@ -106,7 +106,7 @@ class ClaraQueryEngine(RetrieverQueryEngine):
             model: a checkpoint's folder, bundled or hub name, or a loaded `Clara`.
             top_n: documents to answer from (default: the checkpoint's own number).
             streaming: whether answers come piece by piece.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             generate_kwargs: ``stop`` and the sampling arguments of `Clara.answer`.
             node_postprocessors: applied to the retrieved nodes before they are ranked.
             callback_manager: for the engine and its parts.

@@ -59,7 +59,7 @@ class ClaraSynthesizer(BaseSynthesizer):
         Args:
             model: a checkpoint's folder, bundled or hub name, or a loaded `Clara`.
             streaming: whether answers come piece by piece, one piece for each token.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             generate_kwargs: ``stop`` and the sampling arguments of `Clara.answer`.
             callback_manager: default `Settings.callback_manager`.
             empty_response: the response where there are no nodes.
@@ -126,7 +126,7 @@ class ClaraSynthesizer(BaseSynthesizer):
     async def aget_response(
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
     ) -> str | AsyncGenerator[str, None]:
-        """`get_response` beside the event loop: the model works in a thread."""
+        """`get_response` without blocking the event loop: the model works in a thread."""
         if not text_chunks:
             return self._empty_response_agenerator() if self._streaming else self._empty_response
         question, reader = self._reader(query_str, text_chunks, response_kwargs)

@@ -1,4 +1,4 @@
-"""Loading the base language model and its tokenizer: where it lies, its float type, attention and quantisation."""
+"""Loading the base language model and its tokenizer: where it lies, its float type, attention and quantization."""
 
 from __future__ import annotations
 

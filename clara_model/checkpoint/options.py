@@ -58,7 +58,7 @@ class LoadOptions:
         """From keyword arguments.
 
         Raises:
-            TypeError: one that there is not.
+            TypeError: an unknown one.
         """
         unknown = sorted(set(keywords) - set(NAMES))
         if unknown:

@@ -1,4 +1,4 @@
-"""Which texts go through the model together: batches of like length under a token budget, smaller if memory ends.
+"""Which texts go through the model together: batches of like length under a token budget, smaller when memory runs out.
 
 Leaves out what a batch computes: that is the caller's loop.
 """
@@ -41,7 +41,7 @@ def plan_batches(lengths: Sequence[int], max_tokens: int, max_items: int | None 
 
 
 class Batches:
-    """Batches one after the other, smaller from where the device's memory ended.
+    """Batches one after the other, smaller once the device has run out of memory.
 
     ``for batch in batches: try: run(batch) except (RuntimeError, MemoryError) as error: batches.retry(batch, error)``
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -19,18 +20,21 @@ from clara_model.checkpoint.config import MAX_NEW_TOKENS
 from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.defaults import DEFAULT_MODEL, DIMENSIONS
 from clara_model.errors import ClaraError
-from clara_model.inference import loader, pipeline
+from clara_model.inference import loader, pipeline, searching
 from clara_model.inference.batching import release_memory
 from clara_model.inference.engine import Engine
 from clara_model.inference.pipeline import Encoded, Limits
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.requests import AnswerRequest, PlainRequest, stream
-from clara_model.inference.results import Answer, Ranked, Timings, Usage
+from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import TextStream
 from clara_model.inference.summary import facts
 from clara_model.latents import Latents
 from clara_model.modeling.embedding import embed
+from clara_model.search.find import StoreSearch
+from clara_model.store.layered import durable, layered
 from clara_model.store.memory import CACHE_BYTES, LatentCache, LatentStore
+from clara_model.store.protocol import Where
 from clara_model.validation import (
     Documents,
     Generation,
@@ -45,7 +49,7 @@ from clara_model.validation import (
     check_turns,
 )
 
-__all__ = ["Answer", "AnswerStream", "Clara", "Ranked", "Timings", "Usage"]
+__all__ = ["Answer", "AnswerStream", "Clara", "Found", "Ranked", "SearchResults", "Timings", "Usage"]
 logger = logging.getLogger(__name__)
 
 AnswerStream = TextStream[Answer]
@@ -61,7 +65,7 @@ class Clara:
         self,
         model: ClaraModel,
         *,
-        store: LatentStore | None = None,
+        store: str | Path | LatentStore | None = None,
         cache_bytes: int = CACHE_BYTES,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
@@ -71,34 +75,48 @@ class Clara:
 
         Args:
             model: in evaluation mode, or its dropout is at work.
-            store: where latents are kept; a `LatentCache` by default.
-            cache_bytes: bound of that cache; 0 keeps nothing.
+            store: where latents are kept beyond the process: a folder or an opened store; nowhere by default.
+            cache_bytes: bound of the cache in memory, which stands in front of the store; 0 keeps nothing.
             batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
             batch_size: texts or prompts in one batch at most; no bound by default.
             long_documents: as for `load`.
         """
-        cache = LatentCache(cache_bytes) if store is None else store
         limits, long = _limits(batch_tokens, batch_size, store), check_long_documents(long_documents)
-        self._engine: Engine | None = Engine(loader.wrap(model), cache, limits, long)
+        self._start(loader.wrap(model), LatentCache(cache_bytes), store, limits, long)
+
+    def _start(
+        self,
+        loaded: loader.Loaded,
+        cache: LatentCache,
+        store: str | Path | LatentStore | None,
+        limits: Limits,
+        long_documents: LongDocuments,
+    ) -> None:
+        kept = cache if store is None else layered(store, cache, loaded.model.fingerprint)
+        lasting = durable(kept)
+        self._engine: Engine | None = Engine(loaded, kept, limits, long_documents)
+        self._search = None if lasting is None else StoreSearch(lasting)
+        self._opened = lasting if isinstance(store, (str, Path)) else None
 
     @classmethod
     def load(
         cls,
         name: str | Path = DEFAULT_MODEL,
         *,
-        store: LatentStore | None = None,
+        store: str | Path | LatentStore | None = None,
         cache_bytes: int = CACHE_BYTES,
         batch_tokens: int | None = None,
         batch_size: int | None = None,
         long_documents: LongDocuments = "split",
         **options: Unpack[LoadKeywords],
     ) -> Self:
-        """Load a checkpoint, or share the one that somebody in this process has loaded with the same options.
+        """Load a checkpoint; one that is in memory already, with the same options, is shared.
 
         Args:
             name: a folder, a bundled name such as ``clara-tiny``, or a hub name.
-            store: where latents are kept; by default a cache that is shared like the model.
-            cache_bytes: bound of that cache; 0 keeps nothing.
+            store: where latents are kept beyond the process: a folder or an opened store; nowhere by default.
+            cache_bytes: bound of the cache in memory, which is shared like the model and stands in front of the store;
+                0 keeps nothing.
             batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
             batch_size: texts or prompts in one batch at most; no bound by default.
             long_documents: what becomes of a text with more than ``doc_max_length`` tokens: ``split`` reads it whole,
@@ -109,21 +127,28 @@ class Clara:
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.
-            TypeError: an option that there is not.
+            TypeError: an unknown option.
         """
         limits, long = _limits(batch_tokens, batch_size, store), check_long_documents(long_documents)
         loaded = loader.load(name, LoadOptions.of(options), cache_bytes)
         assert loaded.cache is not None
         clara = cls.__new__(cls)
-        clara._engine = Engine(loaded, loaded.cache if store is None else store, limits, long)
+        clara._start(loaded, loaded.cache, store, limits, long)
         return clara
 
     def close(self) -> None:
         """Let go of the model; the last holder's close frees its memory. Closing twice is fine.
 
+        A store that was given by its path is closed too; one that was handed over stays open.
+
         A call that another thread is in the middle of ends as it would have.
         """
         engine, self._engine = self._engine, None
+        search, self._search = self._search, None
+        if search is not None:
+            search.close()
+        if self._opened is not None:
+            self._opened.close()
         if engine is not None:
             last = weakref.ref(engine.loaded)
             del engine
@@ -141,7 +166,7 @@ class Clara:
         """What does the work.
 
         Raises:
-            ClaraError: closed.
+            ClaraError: it has been closed.
         """
         engine = self._engine
         if engine is None:
@@ -162,8 +187,13 @@ class Clara:
 
     @property
     def name(self) -> str:
-        """What it was loaded as, for logs and metadata."""
+        """The name it was loaded by, for logs and metadata."""
         return self.engine.loaded.name or "(in memory)"
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """For calls of asynchronous callers; all who use the model share them."""
+        return self.engine.loaded.threads
 
     @property
     def fingerprint(self) -> str:
@@ -249,6 +279,28 @@ class Clara:
         rows = call.candidates([documents])
         return pipeline.by_document(call.rank([question], rows)[0], rows[0])[:keep]
 
+    def search(self, question: str, top_k: int | None = None, *, where: Where | None = None) -> SearchResults:
+        """The windows in the store whose latents are nearest to the question: one pass, whatever the store holds.
+
+        ``clara.answer(question, results.latents, rerank=False)`` then answers from them without another pass over text.
+
+        Args:
+            question: must not be blank.
+            top_k: how many; the checkpoint's number by default.
+            where: metadata of the documents that may be found, a value or a list of values for each name.
+
+        Returns:
+            best first.
+
+        Raises:
+            ClaraError: no store, a store that cannot be read, or a checkpoint without a query reasoner.
+        """
+        question, engine = check_question(question), self.engine
+        k = check_count(self.top_k if top_k is None else top_k, "top_k")
+        if self._search is None:
+            raise ClaraError("there is no store to search in; load with Clara.load(.., store=FOLDER)")
+        return searching.search(engine, self._search, question, k, where)
+
     # -- answer ------------------------------------------------------------------------------------------------
 
     def answer(
@@ -271,7 +323,7 @@ class Clara:
                 at what there is.
             rerank: False answers from the first ``top_k`` in the order given, as a checkpoint without a query
                 reasoner always does.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             stop: strings that end the answer; they are not part of it.
             **sampling: see `clara_model.validation.SAMPLING` (default: greedy).
 
@@ -302,7 +354,7 @@ class Clara:
             texts: candidates that all questions share, or one list for each question, of any lengths.
             top_k: documents to answer each from.
             rerank: as for `answer`.
-            max_new_tokens: at most so many new tokens for each.
+            max_new_tokens: most tokens to write for each.
             stop: strings that end an answer.
             **sampling: as for `answer`.
         """
@@ -362,7 +414,7 @@ class Clara:
             texts: at least one; the windows of a long one are told again one by one, a line each.
             instruction: index of one of the checkpoint's wordings (default: the first), or one of your own
                 with ``{memory}`` in it.
-            max_new_tokens: at most so many new tokens for each.
+            max_new_tokens: most tokens to write for each.
             stop: strings that end a text.
             **sampling: as for `answer`.
         """
@@ -390,7 +442,7 @@ class Clara:
 
         Args:
             prompt: what the user says, or a conversation of ``{"role", "content"}`` turns.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             stop: strings that end the text.
             **sampling: as for `answer`.
 
@@ -417,7 +469,7 @@ class Clara:
         return PlainRequest(ids, how)
 
 
-def _limits(batch_tokens: int | None, batch_size: int | None, store: LatentStore | None) -> Limits:
+def _limits(batch_tokens: int | None, batch_size: int | None, store: str | Path | LatentStore | None) -> Limits:
     """The bounds of a batch; what a store keeps beyond this process must not depend on what it was encoded with."""
     for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
         if value is not None:

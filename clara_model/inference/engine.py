@@ -77,7 +77,7 @@ class Call:
 
     @contextmanager
     def turn(self, phase: str) -> Iterator[None]:
-        """Hold the model's lock and count the time; a stream that nobody reads any more ends here."""
+        """Hold the model's lock and count the time; a stream without a reader ends here."""
         self._check()
         while not self._loaded.lock.acquire(timeout=-1 if self._feed is None else _PATIENCE):
             self._check()
@@ -89,7 +89,7 @@ class Call:
             self._loaded.lock.release()
 
     def _check(self) -> None:
-        """End the call here if nobody reads its stream any more."""
+        """End the call here if its stream has no reader any more."""
         if self._feed is not None:
             self._feed.check()
 
@@ -180,12 +180,11 @@ class Call:
 
     def _encoded(self, texts: dict[str, str]) -> Iterator[dict[str, Block]]:
         """Blocks by key, batch by batch."""
-        keys = list(texts)
-        batches = pipeline.encode_batches(
-            self.model, "compressor", list(texts.values()), "document", self._limits, self.turn
-        )
+        keys, kept = list(texts), list(texts.values())
+        batches = pipeline.encode_batches(self.model, "compressor", kept, "document", self._limits, self.turn)
         for places, made in batches:
-            blocks = map(Block, (vector.clone() for vector in made.vectors), made.lengths)
+            vectors = (vector.clone() for vector in made.vectors)
+            blocks = map(Block, vectors, made.lengths, (kept[place] for place in places))
             yield {keys[place]: block for place, block in zip(places, blocks, strict=True)}
 
     def _awaited(self, result: Future[Block | None]) -> Block | None:

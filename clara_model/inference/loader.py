@@ -56,7 +56,7 @@ def wrap(model: ClaraModel) -> Loaded:
 
 
 def load(name: str | Path, options: LoadOptions, cache_bytes: int = CACHE_BYTES) -> Loaded:
-    """The model that these arguments name, loaded if nobody holds it.
+    """The model that these arguments name, loaded unless it is in memory.
 
     A checkpoint folder whose files have changed since is another model. The shared cache is as large as the largest
     ``cache_bytes`` asked for.

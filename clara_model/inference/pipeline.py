@@ -1,8 +1,8 @@
 """The one pipeline on a model: texts to latents, latents to a ranking, latents and questions to text.
 
 `Clara`, the calls of the published model card and the evaluation in ``trainers`` all come through here. Takes checked
-arguments; batches them, goes on with smaller batches where memory ends, and gives latents back in host memory. Leaves
-out locks, stores and times (`inference.engine`), and whose latents they are (checked by the callers).
+arguments; batches them, goes on with smaller batches when memory runs out, and gives latents back in host memory.
+Leaves out locks, stores and times (`inference.engine`), and whose latents they are (checked by the callers).
 Shapes: ``B`` questions, ``N`` documents, ``M`` memory tokens, ``D`` hidden size.
 """
 
@@ -35,7 +35,7 @@ Turn = Callable[[str], AbstractContextManager[object]]
 
 
 def no_turn(_phase: str) -> AbstractContextManager[object]:
-    """The `Turn` of a caller who has the model to himself."""
+    """The `Turn` of a caller that has the model to itself."""
     return nullcontext()
 
 

@@ -46,7 +46,7 @@ class ClaraModel(modeling.ClaraModel):
         Args:
             questions: not used; kept as in the published call.
             documents: rows of texts, each row paraphrased together.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             instruction: index of one of the checkpoint's wordings, or one of your own with ``{memory}`` in it;
                 drawn by Python's ``random`` for each row by default.
             **options: as for `generate_ids`.
@@ -87,7 +87,7 @@ class ClaraModel(modeling.ClaraModel):
         Args:
             questions: ``B`` questions.
             documents: the candidates of each; counts may differ.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             generation_top_k: documents to answer from, the checkpoint's by default; capped at the candidates.
             **options: as for `generate_ids`.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, overload
 
+from clara_model.latents import Latents
 from clara_model.windows import Window
 
 
@@ -70,3 +73,52 @@ class Answer:
     def citations(self) -> list[str]:
         """What the generator read, in words: ``document 3``, or ``document 3, window 2`` of one that is long."""
         return [window.citation for window in self.windows]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One window that a search in a store has found."""
+
+    score: float
+    """Cosine of the whole latents with the question's, as in a ranking."""
+    text: str | None
+    """None where the store keeps no texts."""
+    document: str | None
+    """Id of the document it stands in, the first by name where there are several; None where it was put in alone."""
+    window: int
+    """Which of the document's windows, from 0."""
+    start: int
+    """Character of the document where it begins."""
+    end: int
+    """Character of the document before which it ends."""
+    metadata: Mapping[str, Any]
+    """Of the document."""
+    length: int
+    """Text tokens that its latents stand for."""
+
+
+@dataclass(frozen=True)
+class SearchResults(Sequence[Found]):
+    """What a search has found, best first; ``latents`` in the same order answer a question without another pass."""
+
+    found: tuple[Found, ...]
+    latents: Latents | None
+    """None where nothing was found."""
+    timings: Timings = field(default=Timings(), compare=False)
+    """``query`` for the question's pass, ``rank`` for the search."""
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.found)
+
+    def __iter__(self) -> Iterator[Found]:
+        """Best first."""
+        return iter(self.found)
+
+    @overload
+    def __getitem__(self, index: int) -> Found: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Found]: ...
+    def __getitem__(self, index: int | slice) -> Found | Sequence[Found]:
+        """One, or some."""
+        return self.found[index]

@@ -23,7 +23,7 @@ _UNFINISHED = "\ufffd"
 
 
 class CancelledError(Exception):
-    """Raised in the generating thread when nobody reads any more."""
+    """Raised in the generating thread when the stream has no reader any more."""
 
 
 class TextPieces:

@@ -47,7 +47,7 @@ class Underway:
             result.set_result(block)
 
     def release(self, keys: Iterable[Key]) -> None:
-        """Give up those of the keys that are not settled."""
+        """Give up the keys that are not settled."""
         with self._lock:
             results = [self._made.pop(key) for key in keys if key in self._made]
         for result in results:

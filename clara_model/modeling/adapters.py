@@ -26,15 +26,19 @@ BASE = "base"
 
 
 class RoleLinear(Linear):
-    """PEFT's LoRA layer; outside training the adapter's product is added in place, in one pass over the result.
+    """PEFT's LoRA layer with fewer passes over its input and its result.
 
-    PEFT makes three more tensors of the result's size (product, scaled product, sum); where hidden sizes are small that
-    is a fifth of an encoder pass. Never built: `Roles.add` makes PEFT's layers into this class.
+    Outside training the adapter's product is added in place: PEFT makes three more tensors of the result's size
+    (product, scaled product, sum); where hidden sizes are small that is a fifth of an encoder pass. In training under
+    autocast the input stays as it is: PEFT casts it to the adapter's float32, and autocast back. Never built:
+    `Roles.add` makes PEFT's layers into this class.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``W x + scale * B A x`` as the active role; as PEFT computes it where this class's way does not apply."""
         role = self._active_adapter[0]
+        if (torch.is_grad_enabled() or self.training) and role in self.lora_A and not args and not kwargs:
+            return self._in_training(x, role)
         if torch.is_grad_enabled() or self.training or args or kwargs:
             return super().forward(x, *args, **kwargs)
         if role not in self.lora_A:
@@ -48,6 +52,14 @@ class RoleLinear(Linear):
         low = self.lora_A[role](x).flatten(0, -2)
         result.view(-1, result.shape[-1]).addmm_(low, up.T, alpha=self.scaling[role])
         return result
+
+    def _in_training(self, x: Tensor, role: str) -> Tensor:
+        """PEFT's sum, its small side scaled instead of its large one; under autocast, without PEFT's casts."""
+        result = self.base_layer(x)
+        if not torch.is_autocast_enabled(x.device.type):
+            x = x.to(cast(Tensor, self.lora_A[role].weight).dtype)
+        low = self.lora_A[role](self.lora_dropout[role](x))
+        return (result + self.lora_B[role](low * self.scaling[role])).to(result.dtype)
 
 
 class Roles:
@@ -91,7 +103,7 @@ class Roles:
         self.names = (*self.names, role)
         for layer in self.layers().values():
             layer._active_adapter = self._active
-            if type(layer) is Linear:  # not the quantised kinds
+            if type(layer) is Linear:  # not the quantized kinds
                 layer.__class__ = RoleLinear
         self.parameters_require_grad(())
 

@@ -65,9 +65,15 @@ def project(blocks_NMD: Tensor, size: int) -> Tensor:
     width = flat_NW.shape[1]
     if size >= width:
         return F.pad(flat_NW, (0, size - width))
-    padded = 1 << (width - 1).bit_length()
-    mixed_NW = _hadamard(F.pad(flat_NW, (0, padded - width)) * _signs(padded).to(flat_NW.device))
-    return F.normalize(mixed_NW[:, _rows(padded, size).to(flat_NW.device)], dim=-1)
+    return F.normalize(rotated(blocks_NMD, size), dim=-1)
+
+
+def rotated(blocks_NMD: Tensor, size: int) -> Tensor:
+    """At most ``size`` numbers ``[N, min(size, W)]`` float32 of the randomly rotated blocks of length 1."""
+    flat_NW = F.normalize(blocks_NMD.float().flatten(1), dim=-1)
+    padded = 1 << (flat_NW.shape[1] - 1).bit_length()
+    mixed_NW = _hadamard(F.pad(flat_NW, (0, padded - flat_NW.shape[1])) * _signs(padded).to(flat_NW.device))
+    return mixed_NW[:, _rows(padded, min(size, padded)).to(flat_NW.device)]
 
 
 def _hadamard(rows_NW: Tensor) -> Tensor:
@@ -82,7 +88,7 @@ def _hadamard(rows_NW: Tensor) -> Tensor:
 
 @functools.cache
 def _signs(width: int) -> Tensor:
-    """``[W]`` of +1 and -1, the same everywhere and for ever."""
+    """``[W]`` of +1 and -1, the same everywhere and always."""
     data = hashlib.shake_256(f"{_KEY} signs".encode()).digest(width)
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).bitwise_and(1).float().mul_(2).sub_(1)
 

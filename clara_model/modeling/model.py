@@ -46,7 +46,7 @@ class ClaraModel(ClaraParts):
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.
-            TypeError: an option that there is not.
+            TypeError: an unknown option.
         """
         return cls.from_options(name, LoadOptions.of(options))
 
@@ -214,7 +214,7 @@ class ClaraModel(ClaraParts):
         Args:
             prompts: ``B`` rows of ids with slots.
             blocks: for each prompt its latents ``[k, M, D]``, in slot order.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             stop: strings that end an answer; they are cut from its text.
             streamer: receives new ids as they come (``B`` must be 1).
             role: ``generator``, or ``base`` for the base model without adapters.
@@ -258,7 +258,7 @@ class ClaraModel(ClaraParts):
         Args:
             questions: ``B`` questions.
             latents: for each question the documents it is answered from, best first; counts may differ.
-            max_new_tokens: at most so many new tokens.
+            max_new_tokens: most tokens to write.
             **options: ``stop``, ``streamer`` and sampling arguments of `generate_ids`.
 
         Raises:

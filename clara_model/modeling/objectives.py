@@ -2,11 +2,16 @@
 
 Shapes: ``U`` distinct documents of the batch, ``B`` questions, ``K`` candidates, ``k`` selected, ``M`` memory tokens,
 ``T`` ids, ``D`` hidden size. Source: paper sections 3.1 (SCP: next token + 0.1 x alignment), 3.2 (instruct), 3.3 (end
-to end through the straight-through top-k). Loops, optimisers and data are the ``trainers`` package's.
+to end through the straight-through top-k). Loops, optimizers and data are the ``trainers`` package's.
+
+Every loss is a sum over what it is a mean of, divided by the count of the whole optimizer step, so micro-batches and
+processes can split a step in any way: next token over labels, alignment over the documents of all sequences (one
+document in two sequences counts twice, as in the published code), contrastive over questions with a positive.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +31,23 @@ TRAINED_ROLES: dict[Stage, tuple[str, ...]] = {
     "pretrain_retrieval": ("query_reasoner",),
     "read_text": ("generator",),
 }
+
+
+def step_counts(batch: Mapping[str, Tensor]) -> Tensor:
+    """What a batch adds to the divisors of its step, ``[3]`` int64: labels, documents in sequences, ranked questions.
+
+    A question counts as ranked where one of its candidates is positive.
+    """
+    labels, positives = batch.get("labels"), batch.get("positives")
+    documents = (batch["document_index"] >= 0).sum()
+    none = torch.zeros_like(documents)
+    return torch.stack(
+        [
+            none if labels is None else (labels[:, 1:] != -100).sum(),
+            documents,
+            none if positives is None else (positives.sum(dim=-1) > 0).sum(),
+        ]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +92,17 @@ class TrainingModel(nn.Module):
 
     def forward(
         self,
-        document_ids: Tensor,
-        document_mask: Tensor,
-        document_index: Tensor,
+        document_ids: Tensor | None = None,
+        document_mask: Tensor | None = None,
+        document_index: Tensor | None = None,
         prompt_ids: Tensor | None = None,
         prompt_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        document_latents: Tensor | None = None,
         question_ids: Tensor | None = None,
         question_mask: Tensor | None = None,
         positives: Tensor | None = None,
-        label_tokens: Tensor | int | None = None,
+        totals: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """One batch.
 
@@ -90,38 +113,47 @@ class TrainingModel(nn.Module):
             prompt_ids: left-padded prompt and answer with slots ``[B, T]``; not used by ``pretrain_retrieval``.
             prompt_mask: their mask.
             labels: ``[B, T]``, -100 where nothing is learned.
+            document_latents: the documents' latents ``[U, M, D]`` instead of their ids (stages that rank, whose
+                compressor is frozen).
             question_ids: left-padded encoder ids of the questions (stages that rank).
             question_mask: their mask.
             positives: 1 at gold candidates ``[B, K]`` (``pretrain_retrieval``; never used for a loss elsewhere).
-            label_tokens: labels over the whole optimisation step, to average the next-token loss over
-                (default: this batch's own).
+            totals: `step_counts` of the whole optimizer step, ``[3]``, which the losses are divided by; this
+                batch's own by default.
 
         Returns:
             ``loss`` and its parts (``lm_loss``, ``alignment_loss``, ``retrieval_loss``), and in stages that rank
             ``scores`` ``[B, K]`` and, in ``end_to_end``, ``topk`` ``[B, k]``; all but ``loss`` detached.
         """
+        document_index = _given(document_index)
+        if totals is None:
+            own = {"document_index": document_index, "labels": labels, "positives": positives}
+            totals = step_counts({name: tensor for name, tensor in own.items() if tensor is not None})
+        totals = totals.where(totals > 0, torch.ones_like(totals))  # of what there is none, the sum is 0
         if self.objective.stage in ("pretrain", "instruct"):
-            return self._answer_all(
-                document_ids, document_mask, document_index, prompt_ids, prompt_mask, labels, label_tokens
-            )
+            ids, mask = _given(document_ids), _given(document_mask)
+            return self._answer_all(ids, mask, document_index, prompt_ids, prompt_mask, labels, totals)
         if self.objective.stage == "read_text":
             nothing = torch.empty(0, device=self.model.device)
-            loss = self._next_token_loss(nothing, prompt_ids, prompt_mask, labels, label_tokens)
+            loss = self._next_token_loss(nothing, prompt_ids, prompt_mask, labels, totals)
             return {"loss": loss, "lm_loss": loss.detach()}
-        with torch.no_grad():
-            latents, _ = self.model.encode("compressor", document_ids, document_mask)
+        latents = document_latents
+        if latents is None:
+            with torch.no_grad():
+                latents, _ = self.model.encode("compressor", _given(document_ids), _given(document_mask))
         queries, _ = self.model.encode("query_reasoner", _given(question_ids), _given(question_mask))
         present = document_index >= 0
         candidates = latents[document_index.clamp_min(0)] * present[..., None, None].to(latents.dtype)
         scores = cosine_scores(queries, candidates).masked_fill(~present, float("-inf"))
         if self.objective.stage == "pretrain_retrieval":
-            loss = contrastive_loss(scores, _given(positives), self.objective.temperature)
+            ranked = (_given(positives).sum(dim=-1) > 0).sum()
+            loss = contrastive_loss(scores, _given(positives), self.objective.temperature) * ranked / totals[2]
             return {"loss": loss, "retrieval_loss": loss.detach(), "scores": scores.detach()}
         k = min(self.objective.top_k, scores.shape[1])
         weights, topk = straight_through_topk(scores, k, self.objective.temperature)
         selected = torch.einsum("bjk,bkmd->bjmd", weights.to(candidates.dtype), candidates)
         used = torch.arange(k, device=present.device) < present.sum(dim=1, keepdim=True)
-        loss = self._next_token_loss(selected[used], prompt_ids, prompt_mask, labels, label_tokens)
+        loss = self._next_token_loss(selected[used], prompt_ids, prompt_mask, labels, totals[0])
         return {"loss": loss, "lm_loss": loss.detach(), "scores": scores.detach(), "topk": topk}
 
     def _answer_all(
@@ -132,13 +164,14 @@ class TrainingModel(nn.Module):
         prompt_ids: Tensor | None,
         prompt_mask: Tensor | None,
         labels: Tensor | None,
-        label_tokens: Tensor | int | None,
+        totals: Tensor,
     ) -> dict[str, Tensor]:
         """Stages 1 and 2: every document of a row is in its prompt, in order."""
         latents, states = self.model.encode("compressor", document_ids, document_mask)
-        alignment = alignment_loss(states, document_mask.to(states.device), self.model.config.memory_tokens)
-        blocks = latents[document_index[document_index >= 0]]
-        lm_loss = self._next_token_loss(blocks, prompt_ids, prompt_mask, labels, label_tokens)
+        used = document_index[document_index >= 0]
+        distances = alignment_losses(states, document_mask.to(states.device), self.model.config.memory_tokens)
+        alignment = distances[used].sum() / totals[1]
+        lm_loss = self._next_token_loss(latents[used], prompt_ids, prompt_mask, labels, totals[0])
         loss = lm_loss
         if self.objective.alignment_weight > 0:
             loss = lm_loss + self.objective.alignment_weight * alignment
@@ -150,12 +183,11 @@ class TrainingModel(nn.Module):
         prompt_ids: Tensor | None,
         prompt_mask: Tensor | None,
         labels: Tensor | None,
-        label_tokens: Tensor | int | None,
+        total_labels: Tensor,
     ) -> Tensor:
         """Cross-entropy at the labelled positions; logits are computed for no other position."""
         logits, targets = self.label_logits(blocks, _given(prompt_ids), _given(prompt_mask), _given(labels))
-        total = F.cross_entropy(logits.float(), targets, reduction="sum")
-        return total / (label_tokens if label_tokens is not None else max(1, len(targets)))
+        return F.cross_entropy(logits.float(), targets, reduction="sum") / total_labels
 
     def label_logits(
         self, blocks: Tensor, prompt_ids: Tensor, prompt_mask: Tensor, labels: Tensor
@@ -170,7 +202,7 @@ class TrainingModel(nn.Module):
         return logits, labels[:, 1:][predicts]
 
 
-def alignment_loss(states_NTD: Tensor, mask_NT: Tensor, memory_tokens: int) -> Tensor:
+def alignment_losses(states_NTD: Tensor, mask_NT: Tensor, memory_tokens: int) -> Tensor:
     """MSE between the mean state of a document's memory tokens and the mean of its other unpadded states.
 
     Args:
@@ -179,11 +211,11 @@ def alignment_loss(states_NTD: Tensor, mask_NT: Tensor, memory_tokens: int) -> T
         memory_tokens: ``M``.
 
     Returns:
-        Scalar, averaged over documents and hidden size (paper section 3.1).
+        ``[N]``, each averaged over the hidden size (paper section 3.1).
     """
     text_mask = mask_NT[:, :-memory_tokens, None].to(states_NTD.dtype)
-    text = (states_NTD[:, :-memory_tokens] * text_mask).sum(dim=1) / text_mask.sum(dim=1)
-    return F.mse_loss(states_NTD[:, -memory_tokens:].mean(dim=1), text)
+    text_ND = (states_NTD[:, :-memory_tokens] * text_mask).sum(dim=1) / text_mask.sum(dim=1)
+    return (states_NTD[:, -memory_tokens:].mean(dim=1) - text_ND).square().mean(dim=-1)
 
 
 def _given(tensor: Tensor | None) -> Tensor:

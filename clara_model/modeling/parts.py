@@ -132,7 +132,7 @@ class ClaraParts(nn.Module):
             )
 
     def to_float(self, dtype: torch.dtype) -> Self:
-        """Adapters and memory rows in a float type (a quantised base keeps its own)."""
+        """Adapters and memory rows in a float type (a quantized base keeps its own)."""
         for parameter in self.trainable_parameters(self.config.roles).values():
             parameter.data = parameter.data.to(dtype)
         return self
@@ -193,7 +193,7 @@ class ClaraParts(nn.Module):
         """Training mode; the dropout of frozen roles stays off, so a frozen compressor's latents do not move."""
         super().train(mode)
         if mode:
-            self._fingerprint = None  # weights are about to move, and some optimisers do it unseen
+            self._fingerprint = None  # weights are about to move, and some optimizers do it unseen
             for layer in self.roles.layers().values():
                 for role in self.roles.names:
                     layer.lora_dropout[role].train(role in self.trainable_roles)

@@ -1,6 +1,6 @@
 """The checksum of a stored row: over everything that a reader relies on, so that no flipped byte goes unseen.
 
-XXH3 with 64 bits (the xxhash package): against accidents, not against somebody who wants to deceive.
+XXH3 with 64 bits (the xxhash package): against accidents, not against deceit.
 """
 
 from __future__ import annotations

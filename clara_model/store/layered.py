@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeGuard
 
+from clara_model.errors import ClaraError
+from clara_model.store.opening import open_store
 from clara_model.store.protocol import Block, DurableStore, LatentStore
 
 
@@ -34,3 +38,39 @@ class LayeredStore:
         """
         self.durable.put(fingerprint, blocks)
         self.cache.put(fingerprint, blocks)
+
+
+def layered(store: str | Path | LatentStore | None, cache: LatentStore, fingerprint: str) -> LatentStore:
+    """What a model keeps its latents in: ``cache`` in front of a store that lasts, or another store as it is.
+
+    Args:
+        store: the path or URL of one (`open_store`), a store, or None for the cache alone.
+        cache: of the model.
+        fingerprint: of the model.
+
+    Raises:
+        ClaraError: the store cannot be opened, or holds another checkpoint's latents.
+    """
+    if store is None:
+        return cache
+    opened = open_store(store) if isinstance(store, (str, Path)) else store
+    if not _lasts(opened):
+        return opened
+    own = opened.fingerprint
+    if own is not None and own != fingerprint:
+        raise ClaraError(
+            f"the store {opened.url} holds latents of checkpoint {own} and this is checkpoint {fingerprint}; "
+            "use a store of its own for each checkpoint"
+        )
+    return LayeredStore(cache, opened)
+
+
+def durable(store: LatentStore) -> DurableStore | None:
+    """The store that lasts, if there is one."""
+    if isinstance(store, LayeredStore):
+        return store.durable
+    return store if _lasts(store) else None
+
+
+def _lasts(store: LatentStore) -> TypeGuard[DurableStore]:
+    return hasattr(store, "iterate")

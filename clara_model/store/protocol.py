@@ -47,7 +47,7 @@ class Row:
     """A block as a store holds it."""
 
     number: int
-    """Grows with every block that is added, and is never given twice in one store."""
+    """Grows with every block that is put, and is never given twice in one store."""
     key: str
     block: Block
 

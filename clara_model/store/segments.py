@@ -2,7 +2,7 @@
 
 A file is written from the front to the back at offsets that the SQLite file beside it hands out, and never changed
 before that end; compacting writes the next file and deletes the last. What is read is a view of the map, not a copy: it
-costs no memory of its own, and keeps its file on the disk as long as somebody holds it.
+costs no memory of its own, and keeps its file on the disk as long as it is held.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from clara_model.errors import ClaraError
 
 
 class Replaced(Exception):
-    """A segment's file is not there: the store has been compacted in between, or somebody has deleted it."""
+    """A segment's file is not there: the store has been compacted in between, or it was deleted."""
 
 
 class Segments:

@@ -302,10 +302,7 @@ class SQLiteStore(SQLiteDocuments):
 
 
 _STORED = "length slots width encoding dtype checksum text segment offset size".split()
-_PUT = (
-    f"INSERT INTO blocks (key, {', '.join(_STORED)}) VALUES (?{', ?' * len(_STORED)}) "
-    f"ON CONFLICT (key) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _STORED)}"
-)
+_PUT = f"INSERT OR REPLACE INTO blocks (key, {', '.join(_STORED)}) VALUES (?{', ?' * len(_STORED)})"
 
 
 def _prepared(folder: Path) -> bool:

@@ -24,7 +24,7 @@ class Connections:
     """Connections to ``file``: each caller has one to itself while it needs it, and leaves it to the next."""
 
     def __init__(self, file: Path, *, read_only: bool = False) -> None:
-        """Nothing is opened yet; ``read_only`` takes the file as one that nobody changes."""
+        """Nothing is opened yet; ``read_only`` takes the file as one that does not change."""
         self.file = file
         self.read_only = read_only
         self._start()

@@ -43,6 +43,10 @@ def test_the_reply_is_the_models_answer_with_its_meta(generator, clara, tiny_cla
                         "text_tokens": usage.text_tokens,
                     },
                     "document_ids": ["n0", "n1"],
+                    "windows": [
+                        {"document_id": "n0", "number": 0, "start": 0, "end": None},
+                        {"document_id": "n1", "number": 0, "start": 0, "end": None},
+                    ],
                 },
             )
         ]
@@ -263,3 +267,13 @@ def test_64_tasks_get_what_they_would_get_one_by_one(generator, clara):
         )
 
     same(asyncio.run(at_once()), expected)
+
+
+def test_long_documents_are_read_whole_and_cited_by_window(clara, tiny_clara_folder):
+    generator = ClaraGenerator(model=tiny_clara_folder, top_k=3, generation_kwargs=SHORT, **LOADING)
+    long = Document(id="long", content="\n\n".join(TEXTS * 2))
+    meta = generator.run(QUESTION, [*documents_of(TEXTS[:1]), long])["replies"][0].meta
+    assert meta["document_ids"] == ["n0", "long"] and len(meta["windows"]) == 3
+    for window in meta["windows"][1:]:
+        assert window["document_id"] == "long"
+        assert clara.count_tokens(long.content[window["start"] : window["end"]]) <= clara.doc_max_length

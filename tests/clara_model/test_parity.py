@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clara_model import ClaraModel
-from clara_model.modeling.objectives import Objective, TrainingModel, alignment_loss
+from clara_model.modeling.objectives import Objective, TrainingModel, alignment_losses
 from clara_model.modeling.ranking import positives_mask, straight_through_topk
 
 FIRST = ["mistral-a/stage1", "qwen2-a/stage1"]
@@ -109,7 +109,7 @@ def test_alignment_loss_of_batch_first_three_and_single(reference: Reference, ch
         padded = model.tokens.documents(texts)
         with torch.no_grad():
             _, states = model.encode("compressor", padded.ids, padded.mask)
-        return alignment_loss(states, padded.mask, model.config.memory_tokens).item()
+        return alignment_losses(states, padded.mask, model.config.memory_tokens).mean().item()
 
     assert loss(values["docs"]) == pytest.approx(values["mse_loss_batch"], rel=1e-5)
     assert loss(values["docs"][:3]) == pytest.approx(values["mse_loss_first3"], rel=1e-5)

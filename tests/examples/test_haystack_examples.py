@@ -114,7 +114,7 @@ def test_embedding_agreement(tiny, tmp_path, monkeypatch, capsys):
 
 
 def blocks(language, text):
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}(?: before)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 @component
@@ -137,7 +137,7 @@ def test_the_snippets_of_the_page(tiny, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, name, fake)
     monkeypatch.setattr(chat, "OpenAIChatGenerator", lambda: MockChatGenerator("the stock answer"))
     found = blocks("python", PAGE.read_text())
-    assert len(found) == 8
+    assert len(found) == 9
     namespace = {}
     for block in found:
         exec(compile(block.replace("clara-tiny", tiny), "docs/haystack.md", "exec"), namespace)
@@ -174,7 +174,7 @@ def port() -> int:
 def test_hayhooks_serves_it_and_curl_asks_it(tiny, tmp_path, port):
     """The two commands of the page, on a port that is free."""
     pytest.importorskip("hayhooks")
-    serve, ask = blocks("sh", PAGE.read_text())
+    _, serve, ask = blocks("sh", PAGE.read_text())
     environment = {**os.environ, "HAYHOOKS_HOST": "127.0.0.1", "HAYHOOKS_PORT": str(port), "no_proxy": "*"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     if not BUNDLED:
@@ -194,6 +194,9 @@ def test_hayhooks_serves_it_and_curl_asks_it(tiny, tmp_path, port):
         assert found.returncode == 0, (tmp_path / "log").read_text()
         result = json.loads(found.stdout)["result"]
         assert isinstance(result["answer"], str)
+        if BUNDLED:
+            assert f"The answer is `{result['answer']}`" in PAGE.read_text()
+            assert result["documents"][0]["id"] in command[-1]
         assert [type(document["score"]) for document in result["documents"]] == [float] * len(result["documents"])
         assert result["usage"]["slots"] > 0
         blank = [part if not part.startswith("{") else json.dumps({"question": " \n"}) for part in command]

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
 from trainers import checkpointing
-from trainers.arguments import TrainConfig
+from trainers.arguments import TrainConfig, setting_names
+from trainers.record import bound_settings
 from trainers.run import train
 
 HERE = Path(__file__).parent
@@ -145,12 +146,94 @@ def test_a_full_disk_is_one_error_and_loses_nothing(
     assert_same_run(left_alone, tmp_path)
 
 
-def test_another_number_of_processes_is_refused(left_alone: Path, tmp_path: Path):
-    checkpointing.check_processes(left_alone / "checkpoint-6", 1)
-    with pytest.raises(ClaraError, match="was written by 1 processes, this run has 2; go on with 1"):
-        checkpointing.check_processes(left_alone / "checkpoint-6", 2)
-    for rank in (0, 1):
-        (tmp_path / f"rng_state_{rank}.pth").touch()
-    checkpointing.check_processes(tmp_path, 2)
-    with pytest.raises(ClaraError, match="was written by 2 processes, this run has 1"):
-        checkpointing.check_processes(tmp_path, 1)
+DIFFERENT = [
+    ({"learning_rate": 2e-2}, "learning_rate was 0.01, now 0.02; pass --new_learning_rate"),
+    ({"l2": 0.1}, "l2 was 0.0, now 0.1"),
+    ({"seed": 7}, "seed was 42, now 7"),
+    ({"train_batch_size": 4}, "train_batch_size was 8, now 4"),
+    ({"lr_scheduler": "linear"}, "lr_scheduler was 'cosine_with_min_lr', now 'linear'"),
+    ({"optim": "sgd"}, "optim was 'not given', now 'sgd'"),
+    ({"bf16": True}, "bf16 was False, now True"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), DIFFERENT)
+def test_a_resume_that_would_change_the_result_is_refused(
+    change: dict, message: str, left_alone: Path, base_folder: Path, stage1_file: Path
+):
+    with pytest.raises(ClaraError, match=f"holds another run: {message}"):
+        run(settings(base_folder, stage1_file, left_alone), load_checkpoint=True, **change)
+
+
+def test_another_stages_finished_run_is_no_start(
+    left_alone: Path, pretrained: Path, questions_file: Path, base_folder: Path
+):
+    """It used to end after 0 steps and save a mixture."""
+    values = settings(base_folder, questions_file, left_alone, pretrain_checkpoint=pretrained)
+    sizes = ("pretrain", "compress_rate", "doc_max_length", "lora_rank")
+    values = {name: value for name, value in values.items() if name not in sizes}
+    with pytest.raises(ClaraError, match=r"holds another run: .*stage was 'pretrain', now 'instruct'"):
+        run({**values, "stage": "instruct"}, load_checkpoint=True)
+
+
+def test_other_data_and_another_base_are_refused_and_moved_ones_are_not(
+    left_alone: Path, base_folder: Path, stage1_file: Path, tmp_path: Path
+):
+    moved = tmp_path / "moved.jsonl"
+    shutil.copy(stage1_file, moved)
+    shutil.copytree(base_folder, tmp_path / "base")
+    shutil.copytree(left_alone, tmp_path / "run")
+    values = settings(tmp_path / "base", moved, tmp_path / "run")
+    run(values, load_checkpoint=True, logging_steps=2, micro_train_batch_size=2, save_steps=5, eval_dataset=moved)
+    moved.write_text(moved.read_text() + moved.read_text().splitlines()[0] + "\n")
+    with pytest.raises(ClaraError, match=r"the training data is other than it was \(\w{16} then, \w{16} now\)"):
+        run(values, load_checkpoint=True)
+
+
+def test_a_new_rate_is_asked_for_by_name(left_alone: Path, base_folder: Path, stage1_file: Path, tmp_path: Path):
+    shutil.copytree(left_alone, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    values = settings(base_folder, stage1_file, tmp_path / "run")
+    before = {line[0]: line[3] for line in figures(left_alone)}
+    for _ in range(2):  # asked for again, it is the rate already
+        run(values, load_checkpoint=True, new_learning_rate=5e-3)
+        after = {line[0]: line[3] for line in figures(tmp_path / "run")}
+        for step in (1, 2, 3, 4):
+            assert after[step] == before[step]
+        for step in (5, 6):
+            assert after[step] == pytest.approx(before[step] / 2)
+        shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    rates = json.loads((tmp_path / "run" / "run.json").read_text())["rates"]
+    assert rates == [{"step": 0, "learning_rate": 0.01}, {"step": 4, "learning_rate": 0.005}]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_checkpoint_is_one_sentence(
+    damage: str, left_alone: Path, base_folder: Path, stage1_file: Path, tmp_path: Path
+):
+    folder = shutil.copytree(left_alone, tmp_path / "run")
+    values = settings(base_folder, stage1_file, folder)
+    if damage == "gone":
+        (folder / "run.json").unlink()
+        message = r"has checkpoints but no run\.json, .*--pretrain_checkpoint .*checkpoint-6"
+    else:
+        state = folder / "checkpoint-6" / "optimizer.pt"
+        state.write_bytes(state.read_bytes()[:1000])
+        message = (
+            r"checkpoint-6/optimizer\.pt cannot be read .*; remove .*checkpoint-6 to go on from the checkpoint before"
+        )
+    with pytest.raises(ClaraError, match=message):
+        run(values, load_checkpoint=True)
+
+
+def test_every_setting_is_bound_or_free_on_purpose():
+    """A new setting has to be thought about: does a resumed run with another value give the same result?"""
+    free = {
+        "pretrain", "pretrain_checkpoint", "prompts", "save_path", "dataset", "dataset_split", "eval_dataset",
+        "eval_split", "dataloader_workers", "micro_train_batch_size", "new_learning_rate", "latent_cache",
+        "zero_stage", "flash_attn", "gradient_checkpointing", "use_cpu",
+        "save_steps", "max_ckpt_num", "ckpt_path", "load_checkpoint", "disable_ds_ckpt", "save_hf_ckpt",
+        "logging_steps", "eval_steps", "do_eval_gen", "use_tensorboard",
+        "use_wandb", "wandb_project", "wandb_org", "wandb_group", "wandb_run_name",
+    }  # fmt: skip
+    assert setting_names() - bound_settings() == free

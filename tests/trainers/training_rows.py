@@ -39,6 +39,20 @@ def question_rows(count: int = 16, candidates: int = 5) -> list[dict]:
     return rows
 
 
+def uneven_rows(stage: str, count: int = 21) -> list[dict]:
+    """What a split of a step can get wrong: rows that share documents, or have no gold one, and no whole last step."""
+    if stage == "pretrain":
+        rows = stage1_rows(count)
+        for n in range(0, count - 3, 3):
+            rows[n + 1]["docs"] = rows[n]["docs"]
+        return rows
+    rows = question_rows(count)
+    for n, row in enumerate(rows):
+        row["docs"] = rows[n // 2 * 2]["docs"][: 5 - n % 3]
+        row["pos_index"] = [0] if n % 3 else []
+    return rows
+
+
 def write(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

@@ -78,7 +78,7 @@ class FileReport:
     repeated: list[Problem] = field(default_factory=list)
     """Rows that equal an earlier one, in this file or one before it."""
     remarks: list[Problem] = field(default_factory=list)
-    """What training takes but nobody wants: blank texts, the same document or question twice in one row."""
+    """What training takes but is hardly meant: blank texts, the same document or question twice in one row."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -102,7 +102,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     add("--format", required=True, choices=tuple(FORMATS), help="the data set whose official format they have")
     add("--out", required=True, type=Path, metavar="FILE", help="where the rows go, .jsonl or .jsonl.gz")
     add("--split", choices=SPLITS, default="train", help="train: gold_answer, to learn; eval: all accepted answers")
-    add("--setting", choices=SETTINGS, default="oracle", help="oracle: gold documents are candidates for sure; normal: "
+    add("--setting", choices=SETTINGS, default="oracle", help="oracle: gold documents are always candidates; normal: "
         "what the search finds (default: oracle)")  # fmt: skip
     add(
         "--negatives",

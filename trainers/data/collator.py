@@ -143,7 +143,7 @@ class Collator:
     # -- tensors -------------------------------------------------------------------------------------------------
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encoder ids of documents or questions; those of a text that was here lately are not made again."""
+        """Encoder ids of documents or questions; those of a recent text are kept."""
         rows = []
         for text in texts:
             if text not in self._ids:

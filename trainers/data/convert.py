@@ -1,7 +1,7 @@
 """Official question-answering files to rows for stages 2 and 3 and for evaluation, with candidates filled up.
 
 A row is ``{"id", "question", "docs", "pos_index"}`` with ``gold_answer`` (one string, to learn) for training, or with
-``answers`` (all accepted ones) for evaluation. *oracle*: the gold paragraphs are candidates for sure, shuffled in with
+``answers`` (all accepted ones) for evaluation. *oracle*: the gold paragraphs are always candidates, shuffled in with
 the question's own other paragraphs and with negatives from the pool. *normal*: the candidates are what the search
 finds, or what the file gives, in that order. The pool: every paragraph of the files and of the corpus, in memory.
 Leaves out answers written by a base model, which the paper's stage 2 learns.

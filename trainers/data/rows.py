@@ -8,6 +8,7 @@ stages 2 and 3 and evaluation ``{"question", "docs", "gold_answer" | "answer" | 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import mmap
 import os
@@ -149,6 +150,15 @@ class LazyRows(Sequence[Row]):
         """The row at an index from 0 to the length."""
         raise NotImplementedError
 
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of what the rows hold; where it lies does not matter."""
+        raise NotImplementedError
+
+    def length(self, index: int) -> int:
+        """How long a row's texts are, about: for putting rows of like length together."""
+        row = self.row(index)
+        return sum(len(text) for texts in (row.documents, row.questions, row.answers) for text in texts)
+
     @overload
     def __getitem__(self, index: int) -> Row: ...
     @overload
@@ -192,6 +202,15 @@ class JsonlRows(LazyRows):
         """Parse one row."""
         number = self._numbers[index]
         return parse_row(self._values(index), f"{self.path}:{number}", prefer_gold=self.prefer_gold)
+
+    def length(self, index: int) -> int:
+        """Bytes of its line, and of blank ones behind it."""
+        following = index + 1
+        return (self._starts[following] if following < len(self) else len(self._buffer)) - self._starts[index]
+
+    def fingerprint(self) -> str:
+        """Of the unpacked bytes."""
+        return hashlib.sha256(self._buffer).hexdigest()[:16]
 
     def _values(self, index: int) -> object:
         start = self._starts[index]
@@ -261,13 +280,25 @@ class JoinedRows(LazyRows):
         """Rows of all parts."""
         return sum(len(part) for part in self.parts)
 
+    def fingerprint(self) -> str:
+        """Of the parts in their order."""
+        parts = " ".join(fingerprint_of_rows(part) for part in self.parts)
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
     def row(self, index: int) -> Row:
         """The row of the part that holds it."""
-        rest = index
+        part, rest = self._part(index)
+        return part[rest]
+
+    def length(self, index: int) -> int:
+        """As the part that holds the row says."""
+        return length_of(*self._part(index))
+
+    def _part(self, index: int) -> tuple[Sequence[Row], int]:
         for part in self.parts:
-            if rest < len(part):
-                return part[rest]
-            rest -= len(part)
+            if index < len(part):
+                return part, index
+            index -= len(part)
         raise IndexError(index)
 
 
@@ -283,7 +314,7 @@ class HubRows(LazyRows):
             split: where the name has none.
 
         Raises:
-            ClaraError: `datasets` is not installed, or the data set cannot be had.
+            ClaraError: `datasets` is not installed, or the data set cannot be read.
         """
         try:
             import datasets
@@ -298,12 +329,16 @@ class HubRows(LazyRows):
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ClaraError(
-                f"{repository!r} is neither a file, a folder nor a data set that can be had from the hub ({first})"
+                f"{repository!r} is neither a file, a folder nor a data set that can be read from the hub ({first})"
             ) from error
 
     def __len__(self) -> int:
         """Rows of the split."""
         return len(self._table)
+
+    def fingerprint(self) -> str:
+        """Of the table, as `datasets` keeps it."""
+        return str(self._table._fingerprint)[:16]
 
     def row(self, index: int) -> Row:
         """Parse one row; a bad one is reported when it is reached."""
@@ -313,6 +348,37 @@ class HubRows(LazyRows):
             return parse_row(values, source, prefer_gold=self.prefer_gold)
         except ClaraError as error:
             raise ClaraError(f"{source}: {error}") from error
+
+
+def fingerprint_of_rows(rows: Sequence[Row]) -> str:
+    """`LazyRows.fingerprint`, or one of the rows themselves where they are in memory."""
+    if isinstance(rows, LazyRows):
+        return rows.fingerprint()
+    return hashlib.sha256(repr([replace(row, source="") for row in rows]).encode()).hexdigest()[:16]
+
+
+def length_of(rows: Sequence[Row], index: int) -> int:
+    """`LazyRows.length`, or the same of rows in memory."""
+    return rows.length(index) if isinstance(rows, LazyRows) else _InMemory(rows).length(index)
+
+
+def files_of(rows: Sequence[Row]) -> list[Sequence[Row]]:
+    """The single files and data sets that rows are joined from, in their order."""
+    return [file for part in rows.parts for file in files_of(part)] if isinstance(rows, JoinedRows) else [rows]
+
+
+class _InMemory(LazyRows):
+    """Rows of a list."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, index: int) -> Row:
+        """The row itself."""
+        return self.rows[index]
 
 
 def is_hub_name(name: str | Path) -> bool:
@@ -346,7 +412,7 @@ def read_rows(names: Sequence[str | Path], *, prefer_gold: bool = False, split: 
         split: of data sets on the hub whose name has none behind a colon.
 
     Raises:
-        ClaraError: a file is missing or holds bad lines, or a data set cannot be had.
+        ClaraError: a file is missing or holds bad lines, or a data set cannot be read.
     """
     parts: list[Sequence[Row]] = []
     for name in names:

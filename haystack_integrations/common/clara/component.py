@@ -5,8 +5,10 @@ Leaves out what each component does with the model.
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from haystack import Document, default_from_dict, default_to_dict
@@ -22,13 +24,15 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 TOKEN = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False)
 _PLAIN = (str, int, float, bool, type(None))
+_LOADING = ("subfolder", "revision", "dtype", "batch_size")
+"""Arguments that are options of `Clara.load` as they are."""
 
 
 class ClaraComponent:
     """A component that holds a model: loads it on `warm_up`, lets go of it on `close`, saves its arguments.
 
-    A subclass calls `_hold` in its constructor and names its own arguments in `_arguments`. What says which model is
-    loaded cannot be assigned afterwards; a subclass checks the rest when it runs.
+    A subclass calls `_keep` first in its constructor, and then sets what it needs in another form. What says which
+    model is loaded cannot be assigned afterwards; a subclass checks the rest when it runs.
     """
 
     _fixed: ClassVar[tuple[str, ...]] = (
@@ -42,6 +46,11 @@ class ClaraComponent:
         "model_kwargs",
     )
 
+    model: str | Clara
+    device: ComponentDevice | None
+    token: Secret | None
+    model_kwargs: dict[str, Any]
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._fixed and "_holder" in vars(self):
             raise AttributeError(
@@ -49,49 +58,37 @@ class ClaraComponent:
             )
         super().__setattr__(name, value)
 
-    def _hold(
-        self,
-        model: str | os.PathLike[str] | Clara,
-        *,
-        subfolder: str | None,
-        revision: str | None,
-        dtype: str | None,
-        device: ComponentDevice | None,
-        token: Secret | None,
-        model_kwargs: dict[str, Any] | None,
-        batch_size: int | None = None,
-    ) -> None:
-        """Keep the arguments under their own names, checked; nothing is loaded and no secret is read."""
+    def _keep(self, given: Mapping[str, Any]) -> None:
+        """Keep the constructor's arguments under their own names, and check those that say how to load.
+
+        Args:
+            given: the constructor's ``locals()``, before it has made other names.
+        """
         owner = type(self).__name__
-        if device is not None and not isinstance(device, ComponentDevice):
-            raise ValueError(
-                f"{owner}: device must be a ComponentDevice, e.g. ComponentDevice.from_str({str(device)!r})"
-            )
-        if device is not None and device.has_multiple_devices:
-            raise ValueError(f"{owner}: device must be a single device, but got a device map")
+        arguments = {name: given[name] for name in self._names()}
+        _check_device(arguments["device"], owner)
+        dtype, batch_size = arguments["dtype"], arguments.get("batch_size")
         if dtype is not None and not isinstance(dtype, str):
             raise TypeError(f"{owner}: dtype must be a string such as 'bfloat16', but got {dtype!r}")
         if batch_size is not None:
             check_top(batch_size, "batch_size", owner)
-        plain = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in (model_kwargs or {}).items()}
-        for name, value in plain.items():
-            if not isinstance(value, _PLAIN):
-                kind = type(value).__name__
-                raise TypeError(f"{owner}: {name} of model_kwargs must be a plain value, but got {kind}")
-        self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
-        self.subfolder = subfolder
-        self.revision = revision
-        self.dtype = dtype
-        self.device = device
-        self.token = token
-        self.model_kwargs = plain
-        options = {"subfolder": subfolder, "revision": revision, "dtype": dtype, "batch_size": batch_size}
-        twice = sorted({*options, "device", "token"} & set(plain))
+        arguments["model_kwargs"] = plain = _plain(arguments["model_kwargs"], owner)
+        twice = sorted(set(arguments) & set(plain))
         if twice:
             raise ValueError(
                 f"{owner}: model_kwargs must not hold {', '.join(twice)}, which the component takes by name"
             )
-        self._holder = ModelHolder(self.model, {**options, **plain}, owner)
+        model = arguments["model"]
+        arguments["model"] = os.fspath(model) if isinstance(model, os.PathLike) else model
+        for name, value in arguments.items():
+            setattr(self, name, value)
+        options = {name: arguments[name] for name in _LOADING if name in arguments and name in self._fixed}
+        self._holder = ModelHolder(arguments["model"], {**options, **plain}, owner)
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        """The constructor's arguments."""
+        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
 
@@ -100,7 +97,7 @@ class ClaraComponent:
         _ = self.clara
 
     async def warm_up_async(self) -> None:
-        """`warm_up` beside the event loop."""
+        """`warm_up` without blocking the event loop."""
         if not self._holder.loaded:
             await self._beside(self.warm_up)
 
@@ -109,11 +106,11 @@ class ClaraComponent:
         self._holder.close()
 
     async def close_async(self) -> None:
-        """`close` beside the event loop."""
+        """`close` without blocking the event loop."""
         await self._holder.aclose()
 
     async def _beside(self, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
-        """Run a call in one of the model's own threads, beside the event loop."""
+        """Run a call in one of the model's own threads, without blocking the event loop."""
         return await self._holder.beside(call, *args, load=lambda: self.clara, **options)
 
     @property
@@ -126,31 +123,22 @@ class ClaraComponent:
 
     # -- saving ------------------------------------------------------------------------------------------------
 
-    def _arguments(self) -> dict[str, Any]:
-        """The component's own constructor arguments, as plain values: all but those of `to_dict`."""
-        raise NotImplementedError
-
     def to_dict(self) -> dict[str, Any]:
         """The component as plain values.
 
         Raises:
             ValueError: it was given a model or a token that cannot be saved.
         """
-        return default_to_dict(
-            self,
-            model=self._holder.saved_name,
-            **self._arguments(),
-            subfolder=self.subfolder,
-            revision=self.revision,
-            dtype=self.dtype,
-            device=self.device,
-            token=self.token,
-            model_kwargs=dict(self.model_kwargs),
-        )
+        arguments = {name: copy(getattr(self, name)) for name in self._names()}
+        return default_to_dict(self, **{**arguments, "model": self._holder.saved_name, **self._saved()})
+
+    def _saved(self) -> dict[str, Any]:
+        """Arguments that Haystack does not know how to save, as plain values."""
+        return {}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The component that `to_dict` saved, under today's name or that of before ``haystack_integrations``."""
+        """The component that `to_dict` saved, under today's name or the one before ``haystack_integrations``."""
         module = cls.__module__.rpartition(".")[2]
         if data.get("type") == f"clara_integrations.haystack.{module}.{cls.__name__}":
             data = {**data, "type": generate_qualified_class_name(cls)}
@@ -160,6 +148,22 @@ class ClaraComponent:
     def _restored(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         """Saved arguments; a subclass restores those that Haystack does not know how to."""
         return dict(arguments)
+
+
+def _check_device(device: object, owner: str) -> None:
+    if device is not None and not isinstance(device, ComponentDevice):
+        raise ValueError(f"{owner}: device must be a ComponentDevice, e.g. ComponentDevice.from_str({str(device)!r})")
+    if device is not None and device.has_multiple_devices:
+        raise ValueError(f"{owner}: device must be a single device, but got a device map")
+
+
+def _plain(options: Mapping[str, Any] | None, owner: str) -> dict[str, Any]:
+    """Options that can be saved."""
+    plain = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in (options or {}).items()}
+    for name, value in plain.items():
+        if not isinstance(value, _PLAIN):
+            raise TypeError(f"{owner}: {name} of model_kwargs must be a plain value, but got {type(value).__name__}")
+    return plain
 
 
 def check_documents(documents: object, owner: str) -> list[Document]:

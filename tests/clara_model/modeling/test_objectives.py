@@ -10,7 +10,7 @@ from test_adapters import batch
 
 from clara_model import ClaraModel
 from clara_model.errors import ClaraError
-from clara_model.modeling.objectives import TRAINED_ROLES, Objective, TrainingModel, alignment_loss
+from clara_model.modeling.objectives import TRAINED_ROLES, Objective, TrainingModel, alignment_losses, step_counts
 from clara_model.modeling.ranking import cosine_scores
 
 STAGES = ["pretrain", "instruct", "end_to_end", "pretrain_retrieval"]
@@ -79,18 +79,31 @@ def test_next_token_loss_is_the_models_own(mutable: ClaraModel):
 
 
 def test_a_batch_split_in_two_adds_up(mutable: ClaraModel):
-    """With the labels of the whole step given, the losses of its parts sum to the loss of the whole."""
+    """With the counts of the whole step given, the losses of its parts sum to the loss of the whole."""
     values = batch(mutable, "instruct")
-    training = TrainingModel(mutable, Objective(stage="instruct", alignment_weight=0))
-    total = int((values["labels"] != -100).sum())
-    parts = []
+    values["document_index"] = torch.tensor([[0, 1], [1, 0]])
+    training = TrainingModel(mutable, Objective(stage="instruct", alignment_weight=0.5))
+    totals, parts = step_counts(values), []
     for row in range(2):
         part = {k: v[row : row + 1] for k, v in values.items() if k in ("prompt_ids", "prompt_mask", "labels")}
         part |= {"document_ids": values["document_ids"], "document_mask": values["document_mask"]}
-        parts.append(
-            training(document_index=values["document_index"][row : row + 1], label_tokens=total, **part)["loss"]
-        )
+        parts.append(training(document_index=values["document_index"][row : row + 1], totals=totals, **part)["loss"])
     torch.testing.assert_close(sum(parts), training(**values)["loss"], atol=1e-5, rtol=1e-5)
+
+
+def test_a_documents_second_occurrence_counts_in_the_alignment_loss(mutable: ClaraModel):
+    """As in the published code, which encodes a document anew for every row."""
+    values = batch(mutable, "instruct")
+    training = TrainingModel(mutable, Objective(stage="instruct"))
+    spread = dict(values, document_ids=values["document_ids"][[0, 1, 1, 0]])
+    spread["document_mask"] = values["document_mask"][[0, 1, 1, 0]]
+    spread["document_index"] = torch.tensor([[0, 1], [2, 3]])
+    values["document_index"] = torch.tensor([[0, 1], [1, 0]])
+    values["document_ids"], values["document_mask"] = values["document_ids"][:2], values["document_mask"][:2]
+    torch.testing.assert_close(training(**values)["alignment_loss"], training(**spread)["alignment_loss"])
+    spread["document_index"] = values["document_index"] = torch.tensor([[0, -1], [0, 1]])
+    values["labels"] = spread["labels"] = torch.full_like(values["labels"], -100)
+    assert step_counts(values).tolist() == [0, 3, 0]
 
 
 def test_no_labels_is_no_loss(mutable: ClaraModel):
@@ -166,5 +179,5 @@ def test_alignment_by_hand():
     """Two text states (the padded one apart) of mean (2, 3), two memory states of mean (0, 1): (4 + 4) / 2."""
     states = torch.tensor([[[9.0, 9.0], [1.0, 2.0], [3.0, 4.0], [-1.0, 0.0], [1.0, 2.0]]])
     mask = torch.tensor([[0, 1, 1, 1, 1]])
-    assert alignment_loss(states, mask, memory_tokens=2).item() == 4.0
-    assert alignment_loss(states[:, 1:], mask[:, 1:], memory_tokens=2).item() == 4.0
+    assert alignment_losses(states, mask, memory_tokens=2).tolist() == [4.0]
+    assert alignment_losses(states[:, 1:], mask[:, 1:], memory_tokens=2).tolist() == [4.0]

@@ -23,8 +23,9 @@ class ClaraDocumentEmbedder(ClaraComponent):
 
     The vector is a sketch of the document's latents: its cosine with a `ClaraTextEmbedder`'s vector is close to the
     score that a `ClaraRanker` gives. The latents themselves stay in the model's cache, where the ranker and the
-    generator find them. For indexing; a document is read up to the checkpoint's ``doc_max_length`` tokens, so split
-    long ones first.
+    generator find them. For indexing; the vector of a document that is longer than the
+    checkpoint reads at once is the mean of its windows' vectors, so split long ones first where each part is to be
+    found.
 
     ```python
     from haystack import Document
@@ -58,26 +59,20 @@ class ClaraDocumentEmbedder(ClaraComponent):
     ) -> None:
         """Check and keep the arguments; `warm_up` or the first `run` loads the model.
 
+        Those that `ClaraRanker` has too mean the same here.
+
         Args:
-            model: as for `ClaraRanker`.
             dimensions: size of a vector. More come closer to the full score; `modeling.embedding` says how close.
             prefix: put before each text. With a prefix or suffix the ranker and the generator, which have none,
                 compress the document again.
             suffix: put after each text.
             progress_bar: whether to show one.
-            meta_fields_to_embed: as for `ClaraRanker`.
-            embedding_separator: as for `ClaraRanker`.
-            subfolder: as for `ClaraRanker`.
-            revision: as for `ClaraRanker`.
-            dtype: as for `ClaraRanker`.
-            device: as for `ClaraRanker`.
-            token: as for `ClaraRanker`.
             batch_size: documents that are embedded together.
-            model_kwargs: as for `ClaraRanker`.
 
         Raises:
             ValueError: ``dimensions`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
         """
+        self._keep(locals())
         owner = type(self).__name__
         self.dimensions = check_top(dimensions, "dimensions", owner)
         self.batch_size = check_top(batch_size, "batch_size", owner)
@@ -86,26 +81,6 @@ class ClaraDocumentEmbedder(ClaraComponent):
         self.progress_bar = progress_bar
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
-        self._hold(
-            model,
-            subfolder=subfolder,
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            token=token,
-            model_kwargs=model_kwargs,
-        )
-
-    def _arguments(self) -> dict[str, Any]:
-        return {
-            "dimensions": self.dimensions,
-            "prefix": self.prefix,
-            "suffix": self.suffix,
-            "progress_bar": self.progress_bar,
-            "meta_fields_to_embed": list(self.meta_fields_to_embed),
-            "embedding_separator": self.embedding_separator,
-            "batch_size": self.batch_size,
-        }
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, list[Document]]:
@@ -135,7 +110,7 @@ class ClaraDocumentEmbedder(ClaraComponent):
 
     @component.output_types(documents=list[Document])
     async def run_async(self, documents: list[Document]) -> dict[str, list[Document]]:
-        """`run` beside the event loop, in one of the model's own threads."""
+        """`run` in one of the model's own threads, without blocking the event loop."""
         return await self._beside(self.run, documents) if documents else self.run(documents)
 
     def _text(self, document: Document) -> str:

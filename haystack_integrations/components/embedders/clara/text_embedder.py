@@ -46,36 +46,20 @@ class ClaraTextEmbedder(ClaraComponent):
     ) -> None:
         """Check and keep the arguments; `warm_up` or the first `run` loads the model.
 
+        Those that `ClaraRanker` has too mean the same here.
+
         Args:
-            model: as for `ClaraRanker`.
             dimensions: size of the vector, the same as the document embedder's.
             prefix: put before the text.
             suffix: put after the text.
-            subfolder: as for `ClaraRanker`.
-            revision: as for `ClaraRanker`.
-            dtype: as for `ClaraRanker`.
-            device: as for `ClaraRanker`.
-            token: as for `ClaraRanker`.
-            model_kwargs: as for `ClaraRanker`.
 
         Raises:
             ValueError: ``dimensions`` below 1, or a device that is not a single `ComponentDevice`.
         """
+        self._keep(locals())
         self.dimensions = check_top(dimensions, "dimensions", type(self).__name__)
         self.prefix = prefix
         self.suffix = suffix
-        self._hold(
-            model,
-            subfolder=subfolder,
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            token=token,
-            model_kwargs=model_kwargs,
-        )
-
-    def _arguments(self) -> dict[str, Any]:
-        return {"dimensions": self.dimensions, "prefix": self.prefix, "suffix": self.suffix}
 
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, list[float]]:
@@ -100,5 +84,5 @@ class ClaraTextEmbedder(ClaraComponent):
 
     @component.output_types(embedding=list[float])
     async def run_async(self, text: str) -> dict[str, list[float]]:
-        """`run` beside the event loop, in one of the model's own threads."""
+        """`run` in one of the model's own threads, without blocking the event loop."""
         return await self._beside(self.run, text)

@@ -71,27 +71,20 @@ class ClaraGenerator(ClaraComponent):
     ) -> None:
         """Check and keep the arguments; `warm_up` or the first `run` loads the model.
 
+        Those that `ClaraRanker` has too mean the same here.
+
         Args:
-            model: as for `ClaraRanker`.
             top_k: documents to answer from at most (default: the checkpoint's own number).
             rerank: whether to rank the documents first, where no `ClaraRanker` has done so.
             generation_kwargs: ``max_new_tokens``, ``stop``, ``temperature``, ``top_p``, ``sampling_top_k``, ``seed``
                 and the others of `Clara.answer` (default: greedy).
             streaming_callback: called with a `StreamingChunk` for each piece of text.
-            meta_fields_to_embed: as for `ClaraRanker`.
-            embedding_separator: as for `ClaraRanker`.
-            subfolder: as for `ClaraRanker`.
-            revision: as for `ClaraRanker`.
-            dtype: as for `ClaraRanker`.
-            device: as for `ClaraRanker`.
-            token: as for `ClaraRanker`.
-            batch_size: as for `ClaraRanker`.
-            model_kwargs: as for `ClaraRanker`.
 
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
             TypeError: an unknown generation argument.
         """
+        self._keep(locals())
         owner = type(self).__name__
         self.top_k = None if top_k is None else check_top(top_k, "top_k", owner)
         self.rerank = rerank
@@ -99,28 +92,9 @@ class ClaraGenerator(ClaraComponent):
         self.streaming_callback = streaming_callback
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
-        self.batch_size = batch_size
-        self._hold(
-            model,
-            subfolder=subfolder,
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            token=token,
-            batch_size=batch_size,
-            model_kwargs=model_kwargs,
-        )
 
-    def _arguments(self) -> dict[str, Any]:
-        return {
-            "top_k": self.top_k,
-            "rerank": self.rerank,
-            "generation_kwargs": dict(self.generation_kwargs),
-            "streaming_callback": serialize_callable(self.streaming_callback) if self.streaming_callback else None,
-            "meta_fields_to_embed": list(self.meta_fields_to_embed),
-            "embedding_separator": self.embedding_separator,
-            "batch_size": self.batch_size,
-        }
+    def _saved(self) -> dict[str, Any]:
+        return {"streaming_callback": serialize_callable(self.streaming_callback) if self.streaming_callback else None}
 
     @classmethod
     def _restored(cls, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +121,9 @@ class ClaraGenerator(ClaraComponent):
             ``replies``: one message, none where there are no documents. Its ``meta`` holds ``model``, ``index``,
             ``finish_reason`` (``stop`` or ``length``), ``usage`` (``prompt_tokens`` with ``slots`` memory tokens among
             them, ``completion_tokens``, ``total_tokens``, and ``text_tokens``, which the slots stand for) and
-            ``document_ids`` (those that were read).
+            ``document_ids`` (those that were read) and ``windows`` (what was read of them, in the generator's order:
+            the number of the window and the characters of the text where it starts and ends; 0, 0 and None for a
+            whole text).
 
         Raises:
             ValueError: a blank query, an unfit generation argument, or more slots than the prompt can hold.
@@ -174,7 +150,10 @@ class ClaraGenerator(ClaraComponent):
         streaming_callback: StreamingCallbackT | None = None,
         generation_kwargs: dict[str, Any] | None = None,
     ) -> dict[str, list[ChatMessage]]:
-        """`run` beside the event loop; a streaming callback may be a coroutine function. Cancelling ends a stream."""
+        """`run` without blocking the event loop.
+
+        A streaming callback may be a coroutine function. Cancelling ends a stream.
+        """
         callback = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=True)
         offered = self._offered(query, documents)
         if not offered:
@@ -230,7 +209,11 @@ class ClaraGenerator(ClaraComponent):
                 "slots": usage.slots,
                 "text_tokens": usage.text_tokens,
             },
-            "document_ids": [offered[index].id for index in answer.selected],
+            "document_ids": list(dict.fromkeys(offered[index].id for index in answer.selected)),
+            "windows": [
+                {"document_id": offered[one.document].id, "number": one.number, "start": one.start, "end": one.end}
+                for one in answer.windows
+            ],
         }
         return {"replies": [ChatMessage.from_assistant(answer.text, meta=meta)]}
 

@@ -71,35 +71,16 @@ class ClaraRanker(ClaraComponent):
             token: for private hub repositories, read when the model is loaded.
             batch_size: documents in one pass at most (default: by their lengths).
             model_kwargs: further plain options of `Clara.load`: ``base_model``, ``quantization``, ``prompts``,
-                ``attn_implementation``, ``cache_bytes``, ``batch_tokens``.
+                ``attn_implementation``, ``cache_bytes``, ``batch_tokens``, ``long_documents``.
 
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
         """
+        self._keep(locals())
         self.top_k = check_top(top_k, "top_k", type(self).__name__)
         self.score_threshold = score_threshold
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
-        self.batch_size = batch_size
-        self._hold(
-            model,
-            subfolder=subfolder,
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            token=token,
-            batch_size=batch_size,
-            model_kwargs=model_kwargs,
-        )
-
-    def _arguments(self) -> dict[str, Any]:
-        return {
-            "top_k": self.top_k,
-            "score_threshold": self.score_threshold,
-            "meta_fields_to_embed": list(self.meta_fields_to_embed),
-            "embedding_separator": self.embedding_separator,
-            "batch_size": self.batch_size,
-        }
 
     @component.output_types(documents=list[Document])
     def run(
@@ -141,7 +122,7 @@ class ClaraRanker(ClaraComponent):
     async def run_async(
         self, query: str, documents: list[Document], top_k: int | None = None, score_threshold: float | None = None
     ) -> dict[str, list[Document]]:
-        """`run` beside the event loop, in one of the model's own threads."""
+        """`run` in one of the model's own threads, without blocking the event loop."""
         if not documents:
             return self.run(query, documents, top_k, score_threshold)
         return await self._beside(self.run, query, documents, top_k, score_threshold)

@@ -1,0 +1,233 @@
+"""The coarse index of a store: every block's short vector in memory-mapped files, brought up to date from the store.
+
+Derived from the store, in a folder of its own, and built anew where it is lost, mostly of blocks that are gone, or
+learned from too few. An SQLite file says how far it reaches and lets one process write at a time; what it counts as
+written is never changed. Parts of 65,536 rows lie column by column, so that the scan reads one word of all rows at a
+time. Shapes: ``N`` blocks, ``S`` directions, ``W`` words of 64 bits.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clara_model.errors import ClaraError
+from clara_model.search.sketch import SIZE, WORDS, Array, Directions, as_bytes, rotation
+from clara_model.store.protocol import DurableStore, Row
+from clara_model.store.sqlite_connection import Connections
+
+FILE = "coarse.sqlite"
+FORMAT = 1
+PART = 65_536
+"""Rows of one part of the files."""
+_AT_ONCE = 4096
+"""Blocks that are taken in together; the first of them say in which directions blocks differ."""
+_LEARN_AGAIN = 4
+"""Where the directions were learned from fewer, they are learned anew when there are so many times as many."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far the index goes."""
+
+    count: int
+    """Rows in it."""
+    last: int
+    """Number of the last block that it has looked at."""
+    generation: int
+    """Grows when it is built anew, under new file names."""
+    learned: int
+    """Blocks that its directions were learned from; 0 while it is empty."""
+
+
+class CoarseIndex:
+    """The files of one store's index. Thread-safe; many processes may use and update it."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        """Open the index in a folder, or start one there.
+
+        Args:
+            folder: made if it is not there.
+            identity: of the store; an index of another one is built anew.
+
+        Raises:
+            ClaraError: the folder cannot be written to.
+        """
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ClaraError(f"{folder} cannot be made for the search index ({error.strerror})") from error
+        self._connections = Connections(folder / FILE)
+        with self._connections.writing() as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
+            query = "SELECT name, value FROM about WHERE name != 'directions'"
+            about = dict(connection.execute(query).fetchall())
+            if about.get("identity") != identity or about.get("format") != FORMAT or about.get("size") != SIZE:
+                generation = int(about.get("generation", 0)) + 1
+                _set(connection, identity=identity, format=FORMAT, size=SIZE)
+                _start(connection, generation)
+        self._maps: dict[tuple[int, str], Array] = {}
+        self._learned: tuple[int, Directions] | None = None
+
+    def reach(self) -> Reach:
+        """How far it goes now."""
+        with self._connections.reading() as connection:
+            return _reach(connection)
+
+    def update(self, store: DurableStore) -> Reach:
+        """Take in the blocks that the store has got since; a few thousand at a time, each kept when it is done."""
+        reach = self.reach()
+        blocks = store.stats().blocks
+        if reach.count > 2 * blocks + _AT_ONCE or (
+            0 < reach.learned < _AT_ONCE and blocks >= _LEARN_AGAIN * reach.learned
+        ):
+            with self._connections.writing() as connection:
+                generation = _reach(connection).generation + 1
+                _start(connection, generation)
+            self._delete_others(generation)
+        rows = store.iterate(self.reach().last)
+        while part := list(islice(rows, _AT_ONCE)):
+            if not self._append(part):  # another process is at it: go on behind what it has done
+                rows = store.iterate(self.reach().last)
+        return self.reach()
+
+    def _append(self, rows: list[Row]) -> bool:
+        rotations_NR = np.concatenate([rotation(torch.stack(group)) for group in _of_one_shape(rows)])
+        with self._connections.writing() as connection:
+            reach = _reach(connection)
+            if reach.last >= rows[0].number:
+                return False
+            if not reach.learned:
+                _set(connection, directions=Directions.learned(rotations_NR).tobytes(), learned=len(rows))
+            directions = Directions.frombytes(_get(connection, "directions"))
+            projections_NS = directions.document(rotations_NR)
+            numbers = np.array([row.number for row in rows], dtype=np.int64)
+            _write(self.folder, reach, numbers, projections_NS, directions.words(projections_NS))
+            _set(connection, count=reach.count + len(rows), last=rows[-1].number)
+        return True
+
+    def directions(self, reach: Reach) -> Directions:
+        """In which its blocks differ; it must have some."""
+        if self._learned is None or self._learned[0] != reach.generation:
+            with self._connections.reading() as connection:
+                self._learned = reach.generation, Directions.frombytes(_get(connection, "directions"))
+        return self._learned[1]
+
+    def _delete_others(self, generation: int) -> None:
+        for path in self.folder.glob("*-*.bin"):
+            if not path.name.startswith(f"{generation}-"):
+                path.unlink(missing_ok=True)
+
+    def numbers(self, reach: Reach) -> Array:
+        """``[N]`` block numbers, rising."""
+        return self._mapped(reach, "numbers", np.int64, 1)[: reach.count, 0]
+
+    def bytes(self, reach: Reach) -> tuple[Array, Array]:
+        """``[N, S]`` int8 and ``[N]`` float32, see `sketch.as_bytes`."""
+        scales = self._mapped(reach, "scales", np.float32, 1)[: reach.count, 0]
+        return self._mapped(reach, "bytes", np.int8, SIZE)[: reach.count], scales
+
+    def signs(self, reach: Reach) -> Iterator[Array]:
+        """``[W, n]`` words of each part in order; a part has at most `PART` rows."""
+        mapped = self._mapped(reach, "signs", np.uint64, WORDS)
+        for start in range(0, reach.count, PART):
+            part = mapped[start : start + PART].reshape(-1)[: WORDS * PART].reshape(WORDS, PART)
+            yield part[:, : min(PART, reach.count - start)]
+
+    def _mapped(self, reach: Reach, name: str, dtype: type, width: int) -> Array:
+        """``[rows, width]``; mapped anew where the file has grown."""
+        key = (reach.generation, name)
+        found = self._maps.get(key)
+        if found is None or len(found) < reach.count:
+            path = _path(self.folder, reach.generation, name)
+            if not path.exists() or path.stat().st_size < reach.count * width * np.dtype(dtype).itemsize:
+                raise ClaraError(f"{self.folder} is damaged ({path.name} is too short); delete it, it is built anew")
+            self._maps[key] = found = np.memmap(path, dtype=dtype, mode="r").reshape(-1, width)
+        return found
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._maps.clear()
+        self._connections.close()
+
+
+def _of_one_shape(rows: list[Row]) -> Iterator[list[torch.Tensor]]:
+    """The vectors in groups that can be stacked."""
+    group: list[torch.Tensor] = []
+    for row in rows:
+        if group and group[0].shape != row.block.vector.shape:
+            yield group
+            group = []
+        group.append(row.block.vector)
+    yield group
+
+
+def _path(folder: Path, generation: int, name: str) -> Path:
+    return folder / f"{generation}-{name}.bin"
+
+
+def _write(folder: Path, reach: Reach, numbers: Array, projections_NS: Array, words_WN: Array) -> None:
+    """Put rows behind what is there; whole parts of the signs are laid out at once."""
+    whole, scales = as_bytes(projections_NS)
+    files = {"numbers": numbers, "bytes": whole, "scales": scales}
+    try:
+        for name, values in files.items():
+            row_bytes = values.nbytes // len(values)
+            _put(_path(folder, reach.generation, name), reach.count * row_bytes, values)
+        done = 0
+        while done < len(numbers):
+            part, inside = divmod(reach.count + done, PART)
+            take = min(PART - inside, len(numbers) - done)
+            path = _path(folder, reach.generation, "signs")
+            for word in range(WORDS):
+                offset = 8 * (part * PART * WORDS + word * PART + inside)
+                _put(path, offset, np.ascontiguousarray(words_WN[word, done : done + take]))
+            _reserve(path, 8 * (part + 1) * PART * WORDS)
+            done += take
+    except OSError as error:
+        raise ClaraError(
+            f"{folder} cannot be written ({error.strerror}); free some room, or check its permissions"
+        ) from error
+
+
+def _put(path: Path, offset: int, values: Array) -> None:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        flat: Any = values
+        rest = memoryview(flat).cast("B")
+        while rest:
+            written = os.pwrite(file, rest, offset)
+            rest, offset = rest[written:], offset + written
+    finally:
+        os.close(file)
+
+
+def _reserve(path: Path, size: int) -> None:
+    if path.stat().st_size < size:
+        os.truncate(path, size)
+
+
+def _set(connection: sqlite3.Connection, **values: Any) -> None:
+    connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values.items())
+
+
+def _get(connection: sqlite3.Connection, name: str) -> Any:
+    return connection.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()[0]
+
+
+def _start(connection: sqlite3.Connection, generation: int) -> None:
+    _set(connection, generation=generation, count=0, last=0, learned=0)
+
+
+def _reach(connection: sqlite3.Connection) -> Reach:
+    query = "SELECT name, value FROM about WHERE name IN ('count', 'last', 'generation', 'learned')"
+    return Reach(**dict(connection.execute(query).fetchall()))

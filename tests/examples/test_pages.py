@@ -1,0 +1,84 @@
+"""The LlamaIndex and Haystack pages as a reader meets them: with nothing but the extra installed, and true figures."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clara_model.cli.demo import BUNDLED_SET
+
+ROOT = Path(__file__).parents[2]
+PAGES = {"llama_index": ROOT / "docs" / "llama_index.md", "haystack": ROOT / "docs" / "haystack.md"}
+EXTRAS = {"llama_index": "llama-index", "haystack": "haystack"}
+OTHER = {"llama_index": {"haystack", "openai"}, "haystack": {"llama_index"}}
+"""What only the other extra brings."""
+ABSENT = {"bitsandbytes", "bm25s", "datasets", "deepspeed", "fastapi", "flash_attn", "hayhooks", "matplotlib"}
+ABSENT |= {"pytest", "sentence_transformers", "tensorboard"}
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not BUNDLED_SET.is_file(), reason="no model is bundled"),
+]
+
+
+def rows(text):
+    """The table of the side-by-side example in a text."""
+    return re.findall(r"^\| (?:What|In what|Where) .*\|$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_block_runs_in_order_with_nothing_but_the_extra(name, tmp_path):
+    """In a process of its own, away from the checkout's folder, in which nothing else can be imported."""
+    text = PAGES[name].read_text(encoding="utf-8")
+    found = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(found) + 1 == len(re.findall(r"^```python", text, re.MULTILINE))  # all but what was there before
+    absent = sorted(ABSENT | OTHER[name])
+    script = tmp_path / "page.py"
+    script.write_text(f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n" + "\n".join(found), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Jiwas" in done.stdout
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_is_gained_stands_first_with_its_figure(name):
+    text = PAGES[name].read_text(encoding="utf-8")
+    assert text.split("\n\n")[1].startswith("**What you gain.**")
+    for column, tokens in enumerate(zip(*(map(int, row.split(" | ")[-2:]) for row in cells(text)), strict=True)):
+        figure = f"{min(tokens)} to {max(tokens)}"
+        assert figure in text.split("\n\n")[1], f"column {column}: {figure}"
+
+
+def cells(text):
+    return [row.strip("| ") for row in rows(text)]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_table_is_what_the_example_prints_lost_runs_included(name, monkeypatch, capsys):
+    text = PAGES[name].read_text(encoding="utf-8")
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    command = re.search(rf"python examples/({name}_side_by_side)\.py ([^`]*)`", text)
+    __import__(command[1]).main(command[2].split())
+    printed = capsys.readouterr().out
+    assert rows(printed) == rows(text) != []
+    assert "(wrong)" in printed
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_is_installed_is_what_there_is(name):
+    text = PAGES[name].read_text(encoding="utf-8")
+    assert re.findall(r"pip install '([^']*)'", text) == [f".[{EXTRAS[name]}]"]
+    assert "in a checkout of this project" in text
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_needs_a_checkout_says_so(name):
+    """Every paragraph that names a file of `examples/`, and the heading's first one for commands in blocks."""
+    for section in re.split(r"^#+ ", PAGES[name].read_text(encoding="utf-8"), flags=re.MULTILINE):
+        if "examples/" in section:
+            assert "n a checkout" in section, section
