@@ -135,7 +135,7 @@ class TrainingModel(nn.Module):
             return self._answer_all(ids, mask, document_index, prompt_ids, prompt_mask, labels, totals)
         if self.objective.stage == "read_text":
             nothing = torch.empty(0, device=self.model.device)
-            loss = self._next_token_loss(nothing, prompt_ids, prompt_mask, labels, totals)
+            loss = self._next_token_loss(nothing, prompt_ids, prompt_mask, labels, totals[0])
             return {"loss": loss, "lm_loss": loss.detach()}
         latents = document_latents
         if latents is None:
