@@ -6,18 +6,18 @@ are made (model).
 
 from __future__ import annotations
 
-import hashlib
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, overload
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clara_model.checkpoint.config import ClaraConfig
 from clara_model.errors import ClaraError
 from clara_model.windows import Window
 
@@ -36,7 +36,10 @@ class Latents:
     """Which stretch of which document each block stands for; None where each is a document of its own."""
 
     def __post_init__(self) -> None:
-        """Check the shape."""
+        """Check the shape and the type."""
+        if not isinstance(self.vectors, Tensor) or not self.vectors.is_floating_point():
+            kind = self.vectors.dtype if isinstance(self.vectors, Tensor) else type(self.vectors).__name__
+            raise TypeError(f"vectors must be a tensor of floats, got {kind}")
         if self.windows is not None and len(self.windows) != len(self.lengths):
             raise ValueError(f"need a window for each of {len(self.lengths)} blocks, got {len(self.windows)}")
         if self.vectors.dim() != 3 or len(self.lengths) != len(self.vectors):
@@ -54,9 +57,12 @@ class Latents:
     def __getitem__(self, index: slice | Sequence[int]) -> Latents: ...
     def __getitem__(self, index: int | slice | Sequence[int]) -> Tensor | Latents:
         """One block ``[M, D]`` for a number; `Latents` for a slice or a list of numbers."""
-        if isinstance(index, int):
-            return self.vectors[index]
-        rows = list(range(len(self)))[index] if isinstance(index, slice) else list(index)
+        if isinstance(index, slice):
+            rows = list(range(len(self)))[index]
+        elif isinstance(index, Iterable):
+            rows = [_row(number) for number in index]
+        else:
+            return self.vectors[_row(index)]
         picked = self.vectors[torch.tensor(rows, dtype=torch.long, device=self.vectors.device)]
         windows = None if self.windows is None else tuple(self.windows[row] for row in rows)
         return Latents(picked, tuple(self.lengths[row] for row in rows), self.fingerprint, windows)
@@ -127,8 +133,24 @@ class Latents:
             raise ClaraError(
                 f"{path} is a safetensors file but holds no latents; it has {', '.join(sorted(tensors)) or 'nothing'}"
             )
-        windows = tuple(_from_row(row) for row in tensors["windows"].tolist()) if "windows" in tensors else None
-        return cls(tensors["vectors"], tuple(tensors["lengths"].tolist()), fingerprint, windows)
+        vectors, lengths, rows = tensors["vectors"], tensors["lengths"], tensors.get("windows")
+        whole = all(t is None or not (t.is_floating_point() or t.is_complex()) for t in (lengths, rows))
+        if not whole or lengths.dim() != 1 or (rows is not None and rows.dim() != 2) or bool((lengths < 0).any()):
+            raise ClaraError(f"{path} holds no latents: its lengths or windows are no whole numbers in rows")
+        try:
+            windows = None if rows is None else tuple(_from_row(row) for row in rows.tolist())
+            return cls(vectors, tuple(lengths.tolist()), fingerprint, windows)
+        except (TypeError, ValueError) as error:
+            raise ClaraError(f"{path} holds no latents: {error}") from error
+
+
+def _row(number: object) -> int:
+    """A row number of any whole type; a mask is not one."""
+    if isinstance(number, (bool, np.bool_)) or (isinstance(number, Tensor) and number.dtype == torch.bool):
+        raise TypeError(
+            "expected row numbers, got a truth value; of a mask, pass the numbers of the rows that are true"
+        )
+    return operator.index(number)  # type: ignore[arg-type]
 
 
 _TO_THE_END = -1
@@ -155,14 +177,3 @@ def _stacked_windows(parts: Sequence[Latents]) -> tuple[Window, ...] | None:
         windows += [replace(window, document=window.document + before) for window in own]
         before += part.documents
     return tuple(windows)
-
-
-def fingerprint_of(config: ClaraConfig, weights: Iterable[Tensor]) -> str:
-    """16 hexadecimal digits of the sizes and weights that shape latents; the weights are hashed as bfloat16."""
-    sizes = f"{config.doc_max_length}/{config.compression_rate}/{config.lora_alpha}"
-    if (config.residual, config.memory_positions) != ("none", "appended"):
-        sizes += f"/{config.residual}/{config.memory_positions}"
-    digest = hashlib.sha256(sizes.encode())
-    for weight in weights:
-        digest.update(weight.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

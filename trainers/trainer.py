@@ -131,7 +131,7 @@ class ClaraTrainer(transformers.Trainer):
         assert isinstance(num_items_in_batch, Tensor)
         inputs = self._with_latents(inputs)
         outputs = model(**inputs, totals=num_items_in_batch / self.accelerator.num_processes)
-        loss = outputs["loss"] * 0.0 if filler is not None else outputs["loss"]
+        loss = outputs["loss"] * (1.0 if filler is None else 0.0)  # DeepSpeed divides its output itself by the parts
         if filler is None:
             self._check_finite(loss, rows)
             self.means.add(outputs, inputs)

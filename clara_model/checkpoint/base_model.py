@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,16 +21,19 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers import __version__ as transformers_version
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
 from clara_model.checkpoint import base_files, gguf
 from clara_model.checkpoint.config import read_json
+from clara_model.checkpoint.hashes import files_key
 from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError, blaming
 
 logger = logging.getLogger(__name__)
 
+_keys: weakref.WeakKeyDictionary[PreTrainedModel, str] = weakref.WeakKeyDictionary()
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 HUB_NAMES = {
     "Mistral-7B-Instruct-v0.2": "mistralai/Mistral-7B-Instruct-v0.2",
@@ -86,6 +91,7 @@ def load_base(
         folder = base_files.find(name, options.revision, options.token)
     files = base_files.check(folder)
     tokenizer = load_tokenizer(files.folder)
+    key = files_key(files.folder / base_files.CONFIG, *files.weights)
     with blaming(files.weights[0] if len(files.weights) == 1 else files.folder), _bars_to_terminals_only():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             files.folder,
@@ -104,7 +110,14 @@ def load_base(
     _check_vocabulary(model, tokenizer, files.folder)
     if quantized is None:
         nn.Module.to(model, device)
+    how = f"{options.dtype} {options.quantization} {transformers_version}"
+    _keys[model] = hashlib.sha256(f"{key} {how}".encode()).hexdigest()
     return model, tokenizer
+
+
+def weights_key(base: PreTrainedModel) -> str | None:
+    """What tells the files and the way that a base was loaded by from any others; None for one that was built."""
+    return _keys.get(base)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -16,6 +16,11 @@ from clara_model.errors import ClaraError
 
 logger = logging.getLogger(__name__)
 
+_OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory"),  # CUDA, MPS; the CPU's allocator
+    *("cublas_status_alloc_failed", "cudnn_status_alloc_failed", "cusolver_status_alloc_failed"),
+)
+
 
 def plan_batches(lengths: Sequence[int], max_tokens: int, max_items: int | None = None) -> list[list[int]]:
     """Group items of like length, so that little is padded.
@@ -86,8 +91,11 @@ class Batches:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device, or the CPU's allocator, has no memory left."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """Whether an error says that the device, one of its libraries, or the CPU's allocator has no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in message for sign in _OUT_OF_MEMORY)
 
 
 def release_memory() -> None:
@@ -95,3 +103,5 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()

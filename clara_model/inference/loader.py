@@ -6,6 +6,7 @@ gone), and the last one to let go frees it. Loading happens one model at a time.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Hashable
@@ -13,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from clara_model.checkpoint.contents import ADAPTERS, CONFIG
+from clara_model.checkpoint.config import read_json
+from clara_model.checkpoint.contents import CONFIG
 from clara_model.checkpoint.options import LoadOptions
-from clara_model.checkpoint.published import PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS
+from clara_model.errors import ClaraError
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.underway import Underway
 from clara_model.store.memory import CACHE_BYTES, LatentCache
@@ -46,13 +48,16 @@ class Loaded:
 
 _loaded: weakref.WeakValueDictionary[Hashable, Loaded] = weakref.WeakValueDictionary()
 _shared: weakref.WeakKeyDictionary[ClaraModel, tuple[threading.RLock, Underway]] = weakref.WeakKeyDictionary()
+_wrapped: weakref.WeakSet[Loaded] = weakref.WeakSet()
 _loading = threading.RLock()
 
 
 def wrap(model: ClaraModel) -> Loaded:
     """A model that is already in memory; every wrapper of one model takes the same lock."""
     with _loading:
-        return Loaded(model, *_shared.setdefault(model, (threading.RLock(), Underway())))
+        loaded = Loaded(model, *_shared.setdefault(model, (threading.RLock(), Underway())))
+        _wrapped.add(loaded)
+        return loaded
 
 
 def load(name: str | Path, options: LoadOptions, cache_bytes: int = CACHE_BYTES) -> Loaded:
@@ -83,11 +88,44 @@ def loaded_models() -> list[str]:
 
 
 def _identity(name: str | Path, subfolder: str | None) -> Hashable:
-    """A hub or bundled name as it is; a folder by where it is and when its files were written."""
+    """A hub or bundled name as it is; a folder by where it is and by its files and its base's, as they are now."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return str(name)
     inside = folder / subfolder if subfolder else folder
-    files = [inside / file for file in (CONFIG, ADAPTERS, PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS)]
-    stats = [file.stat() for file in files if file.is_file()]
-    return str(folder.resolve()), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
+    return str(folder.resolve()), _contents(inside), _base_contents(inside)
+
+
+def _contents(folder: Path) -> Hashable:
+    """The files of a folder by name, size, times and place on the disk, any of which a change of one moves."""
+    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for name, stat in stats)
+
+
+def _base_contents(folder: Path) -> Hashable:
+    """The files of the base model that a checkpoint names, where that is a folder here."""
+    try:
+        values = read_json(folder / CONFIG)
+    except (ClaraError, OSError):
+        return None  # loading says what is wrong
+    name = values.get("base_model") or values.get("decoder_model_name")
+    if not isinstance(name, str) or not name:
+        return None
+    base = folder / name if name.startswith("./") else Path(name).expanduser()
+    return (str(base.resolve()), _contents(base)) if base.is_dir() else None
+
+
+def _after_fork() -> None:
+    """In a forked child: no thread of the parent's is here to give back what it held."""
+    global _loading
+    _loading = threading.RLock()
+    for model, (_, underway) in list(_shared.items()):
+        underway.after_fork()
+        _shared[model] = threading.RLock(), underway
+    for loaded in list(_wrapped):
+        loaded.lock, loaded.underway = _shared[loaded.model]
+        loaded.threads = _threads()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_after_fork)

@@ -8,6 +8,7 @@ Shapes: ``B`` questions, ``N`` documents, ``M`` memory tokens, ``D`` hidden size
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from typing import Literal
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from clara_model.inference.batching import Batches, plan_batches
+from clara_model.inference.batching import Batches, is_out_of_memory, plan_batches, release_memory
 from clara_model.inference.reading import warn_of_cuts
 from clara_model.inference.results import Ranked
 from clara_model.modeling.model import ClaraModel
-from clara_model.modeling.ranking import cosine_scores
+from clara_model.modeling.ranking import PART_BYTES, scores_in_parts
 from clara_model.validation import Generation
 from clara_model.windows import Window
+
+logger = logging.getLogger(__name__)
 
 BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
 """Positions in one encoder batch, padding included; on a CPU, more than fits its caches is slower."""
@@ -196,12 +199,26 @@ def rank(queries_BMD: Tensor, rows: Sequence[Candidates]) -> list[list[Ranked]]:
         used = {place: number for number, place in enumerate(dict.fromkeys(row.places))}
         whole = len(used) == len(row.blocks)
         blocks = row.blocks.vectors if whole else row.blocks.vectors[list(used)]
-        scores_BK = cosine_scores(queries_BMD[asking], blocks).tolist()
+        scores_BK = _scored(queries_BMD[asking], blocks)
         columns = row.places if whole else [used[place] for place in row.places]
         for index, scores in zip(asking, scores_BK, strict=True):
             ranked = [Ranked(number, scores[column]) for number, column in enumerate(columns)]
             rankings[index] = sorted(ranked, key=lambda candidate: -candidate.score)
     return [rankings[index] for index in range(len(rows))]
+
+
+def _scored(queries_BMD: Tensor, blocks_NMD: Tensor) -> list[list[float]]:
+    """The scores of all blocks; where memory ends, in smaller parts down to one block."""
+    part = PART_BYTES
+    while True:
+        try:
+            return scores_in_parts(queries_BMD, blocks_NMD, part).tolist()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or part <= 4 * blocks_NMD[0].numel():
+                raise
+        part //= 8
+        release_memory()
+        logger.warning("out of memory while scoring %d documents; going on with smaller parts", len(blocks_NMD))
 
 
 def by_document(ranking: Sequence[Ranked], row: Candidates) -> list[Ranked]:

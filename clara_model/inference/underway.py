@@ -24,6 +24,11 @@ class Underway:
         self._lock = threading.Lock()
         self._made: dict[Key, Future[Block | None]] = {}
 
+    def after_fork(self) -> None:
+        """In a forked child: nothing is being made, because no thread of the parent's is here."""
+        self._lock = threading.Lock()
+        self._made = {}
+
     def claim(self, keys: Iterable[Key]) -> tuple[list[Key], dict[Key, Future[Block | None]]]:
         """The keys that are the caller's to make now, and the results of those that other threads are making.
 

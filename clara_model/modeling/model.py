@@ -7,6 +7,7 @@ caching and locks (`inference.clara`), the losses (`modeling.objectives`) and tr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,15 @@ from clara_model.checkpoint.base_model import load_base, resolve_base
 from clara_model.checkpoint.config import MAX_NEW_TOKENS
 from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.errors import ClaraError
-from clara_model.latents import Latents, fingerprint_of
+from clara_model.latents import Latents
 from clara_model.modeling.adapters import BASE
 from clara_model.modeling.generated import Generated, read_generated
 from clara_model.modeling.parts import ClaraParts
-from clara_model.modeling.ranking import cosine_scores
+from clara_model.modeling.ranking import scores_in_parts
 from clara_model.modeling.residual import spread_positions
 from clara_model.validation import check_count, check_stop, check_texts
+
+logger = logging.getLogger(__name__)
 
 
 class ClaraModel(ClaraParts):
@@ -66,7 +69,8 @@ class ClaraModel(ClaraParts):
         checkpoint.config = replace(own, base_model=base_name, licence=own.licence or card.licence(folder))
         model = cls(base, tokenizer, checkpoint.config, to_be_loaded=True)
         model.load_weights(checkpoint)
-        return model.to_float(base.dtype)
+        model.to_float(base.dtype).identity.as_loaded()
+        return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write this project's layout: ``config.json`` and ``adapters.safetensors``; the base model is only named."""
@@ -77,25 +81,6 @@ class ClaraModel(ClaraParts):
         return hub.push(self.state(), repository, private=private, token=token)
 
     # -- encode ------------------------------------------------------------------------------------------------
-
-    @property
-    def fingerprint(self) -> str:
-        """Of everything that shapes a document's latents: compressor, its rows, sizes, and a sample of the base.
-
-        Weights are hashed as bfloat16, so a checkpoint has one fingerprint in bfloat16, float32 and float64. Computed
-        again only when the compressor's weights have moved.
-        """
-        if "compressor" not in self.config.roles:
-            raise ClaraError(f"this checkpoint has no compressor; it has {', '.join(self.config.roles)}")
-        compressor = self.trainable_parameters(["compressor"])
-        versions = tuple(parameter._version for parameter in [self._embedding_weight(), *compressor.values()])
-        if self._fingerprint is None or self._fingerprint[0] != versions:
-            embedding = self._embedding_weight()
-            sample = [embedding[:64], embedding[self.tokens.added_ids]]
-            sample += [p for name, p in self.base.named_parameters() if name.endswith("norm.weight")]
-            named = [compressor[name] for name in sorted(compressor)]
-            self._fingerprint = versions, fingerprint_of(self.config, [*sample, *named])
-        return self._fingerprint[1]
 
     def hidden_states(self, embeds_NTD: Tensor, mask_NT: Tensor, positions_NT: Tensor | None = None) -> Tensor:
         """Last hidden states after the final norm, ``[N, T, D]``; the vocabulary's logits are not computed.
@@ -174,15 +159,30 @@ class ClaraModel(ClaraParts):
         """
         self.check_latents(queries)
         self.check_latents(latents)
-        return cosine_scores(queries.vectors, latents.vectors.to(queries.vectors.device))
+        if not len(latents):
+            return queries.vectors.new_empty(len(queries), 0, dtype=torch.float32)
+        return scores_in_parts(queries.vectors, latents.vectors)
 
     def check_latents(self, latents: Latents) -> None:
-        """Refuse latents that another checkpoint made."""
+        """Refuse latents that another checkpoint made, of another form, or with what is no number.
+
+        Raises:
+            ClaraError: saying which of these.
+        """
         if latents.fingerprint != self.fingerprint:
             raise ClaraError(
                 f"these latents were made by another checkpoint ({latents.fingerprint}, this one is "
                 f"{self.fingerprint}); compress the documents again with this one"
             )
+        form = self.config.memory_tokens, self._embedding_weight().shape[1]
+        if tuple(latents.vectors.shape[1:]) != form:
+            raise ClaraError(
+                f"these latents have {tuple(latents.vectors.shape[1:])} numbers each, this checkpoint makes {form}; "
+                "compress the documents again"
+            )
+        if not bool(latents.vectors.isfinite().all()):
+            bad = next(number for number, block in enumerate(latents.vectors) if not bool(block.isfinite().all()))
+            raise ClaraError(f"the latents of document {bad} hold NaN or infinity; compress it again, in float32")
 
     # -- generate ----------------------------------------------------------------------------------------------
 
@@ -223,6 +223,7 @@ class ClaraModel(ClaraParts):
         check_count(max_new_tokens, "max_new_tokens")
         stop = check_stop(stop)
         tokenizer = self.tokens.tokenizer
+        positions = self._check_positions(prompts)
         ids, mask = self.tokens.pad(prompts)
         options: dict[str, Any] = {
             "do_sample": False,
@@ -243,7 +244,24 @@ class ClaraModel(ClaraParts):
                 **options,
             )
         end_ids = {ends} if isinstance(ends, int) else set(ends or ())
-        return read_generated(tokenizer, new_ids, [len(p) for p in prompts], end_ids, stop)
+        made = read_generated(tokenizer, new_ids, [len(p) for p in prompts], end_ids, stop)
+        longest = max(map(sum, zip(made.prompt_tokens, made.completion_tokens, strict=True)))
+        if longest > positions:
+            logger.warning(
+                "an answer ran to position %d, the base model was made for %d; do not trust its end", longest, positions
+            )
+        return made
+
+    def _check_positions(self, prompts: Sequence[Sequence[int]]) -> int:
+        """How many positions the base model was made for; a prompt beyond them is refused."""
+        positions = int(getattr(self.base.config, "max_position_embeddings", None) or 2**62)
+        longest = max(map(len, prompts))
+        if longest > positions:
+            raise ClaraError(
+                f"a prompt has {longest} tokens, the base model was made for {positions}; use a smaller top_k or a "
+                "shorter question"
+            )
+        return positions
 
     def generate(
         self,

@@ -19,6 +19,7 @@ from clara_model.checkpoint.base_model import only_tokens, resize_embeddings
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.errors import ClaraError
 from clara_model.modeling.adapters import Roles
+from clara_model.modeling.identity import Identity, Place
 from clara_model.modeling.memory import MemoryRows
 from clara_model.modeling.residual import Residuals
 from clara_model.modeling.tokens import Tokens
@@ -61,7 +62,7 @@ class ClaraParts(nn.Module):
                 center = self._embedding_weight().detach().float().mean(dim=0)
                 self.residuals.add(role, center, config.memory_tokens, config.compression_rate)
         self.embeddings_changed = False
-        self._fingerprint: tuple[tuple[int, ...], str] | None = None
+        self.identity = Identity(base, self.tokens)
         self.set_trainable(())
         self.eval()
 
@@ -78,6 +79,29 @@ class ClaraParts(nn.Module):
     def device(self) -> torch.device:
         """Where the base's embedding lies, and inputs go."""
         return self._embedding_weight().device
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that shapes a document's latents; see `modeling.identity`. Computed again only after a change.
+
+        Raises:
+            ClaraError: there is no compressor.
+        """
+        if "compressor" not in self.config.roles:
+            raise ClaraError(f"this checkpoint has no compressor; it has {', '.join(self.config.roles)}")
+        return self.identity.fingerprint(self._compressor, self._compressor_places)
+
+    def _compressor(self) -> dict[str, nn.Parameter]:
+        return self.trainable_parameters(["compressor"])
+
+    def _compressor_places(self) -> list[Place]:
+        """Where the weights that are not the decoder's are held."""
+        layers = self.roles.layers().values()
+        lora = [side["compressor"] for layer in layers for side in (layer.lora_A, layer.lora_B)]
+        modules = [*lora, self.base.get_input_embeddings()]
+        own = self.residuals.of["compressor"]._parameters if "compressor" in self.residuals.of else {}
+        rows = (self.memory.rows._parameters, "compressor")
+        return [*((module._parameters, "weight") for module in modules), rows, *((own, name) for name in own)]
 
     # -- weights -----------------------------------------------------------------------------------------------
 
@@ -106,7 +130,7 @@ class ClaraParts(nn.Module):
                                  f"this model needs {tuple(rows.shape)}")  # fmt: skip
             rows.copy_(values)
         self.residuals.load(checkpoint.residual, source)
-        self._fingerprint = None
+        self.identity.forget_compressor()
 
     def _embedding_weight(self) -> Tensor:
         return cast(Tensor, self.base.get_input_embeddings().weight)
@@ -189,11 +213,16 @@ class ClaraParts(nn.Module):
         self.config = config
         self.train(self.training)  # the new role's dropout follows the others
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """A move to another device or float type."""
+        self.identity.forget()
+        return super()._apply(fn, recurse)
+
     def train(self, mode: bool = True) -> Self:
         """Training mode; the dropout of frozen roles stays off, so a frozen compressor's latents do not move."""
         super().train(mode)
         if mode:
-            self._fingerprint = None  # weights are about to move, and some optimizers do it unseen
+            self.identity.forget_compressor()  # some optimizers move weights unseen
             for layer in self.roles.layers().values():
                 for role in self.roles.names:
                     layer.lora_dropout[role].train(role in self.trainable_roles)

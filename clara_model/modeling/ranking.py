@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clara_model.errors import ClaraError
+
+PART_BYTES = 64 * 1024 * 1024
+"""Of documents' latents that are scored at once, in float32."""
 TAKEN = 1e-8
 """What is left of the soft mass of an item that an earlier slot has taken (its logit gains log(1e-8))."""
 
@@ -26,9 +30,27 @@ def cosine_scores(queries_BMD: Tensor, latents_BKMD: Tensor) -> Tensor:
     """
     queries = F.normalize(queries_BMD.float().flatten(1), dim=-1)
     latents = F.normalize(latents_BKMD.float().flatten(-2), dim=-1)
-    if latents.dim() == 2:
-        return queries @ latents.T
-    return torch.einsum("bd,bkd->bk", queries, latents)
+    scores = queries @ latents.T if latents.dim() == 2 else torch.einsum("bd,bkd->bk", queries, latents)
+    return scores.clamp(-1.0, 1.0)  # rounding goes beyond
+
+
+def scores_in_parts(queries_BMD: Tensor, latents_NMD: Tensor, part_bytes: int = PART_BYTES) -> Tensor:
+    """`cosine_scores` of many documents ``[B, N]``, of which only a part is in float32 at one time.
+
+    Args:
+        queries_BMD: question latents.
+        latents_NMD: at least one document's, shared by all questions.
+        part_bytes: of a part in float32.
+
+    Raises:
+        ClaraError: a score that is no number, because latents hold NaN or infinity.
+    """
+    size = max(1, part_bytes // (4 * latents_NMD[0].numel()))
+    parts = [cosine_scores(queries_BMD, part.to(queries_BMD.device)) for part in latents_NMD.split(size)]
+    scores_BN = torch.cat(parts, dim=1)
+    if not bool(scores_BN.isfinite().all()):
+        raise ClaraError("a score is not a number, because latents hold NaN or infinity; load the model in float32")
+    return scores_BN
 
 
 def straight_through_topk(scores_BK: Tensor, k: int, temperature: float = 0.02) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,9 @@ Leaves out keeping latents on the disk (`store.sqlite`). Shapes: ``M`` memory to
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -28,6 +30,7 @@ class LatentCache:
         self._blocks: OrderedDict[tuple[str, str], Block] = OrderedDict()
         self._nbytes = 0
         self._lock = threading.Lock()
+        _caches.add(self)
 
     def get(self, fingerprint: str, keys: Sequence[str]) -> list[Block | None]:
         """The blocks of these keys, ``None`` where there is none; found ones count as used now."""
@@ -82,3 +85,15 @@ class LatentCache:
     def _shrink(self) -> None:
         while self._nbytes > self._max_bytes:
             self._nbytes -= self._blocks.popitem(last=False)[1].nbytes
+
+
+def _after_fork() -> None:
+    """In a forked child: a lock may have been held by a thread that is not here, and what it guarded be half done."""
+    for cache in list(_caches):
+        cache._lock = threading.Lock()
+        cache.clear()
+
+
+_caches: weakref.WeakSet[LatentCache] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_after_fork)

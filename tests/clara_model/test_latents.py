@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -95,3 +96,54 @@ def test_files_that_are_no_latents(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(ClaraError, match="cannot be read as latents"):
         Latents.load(path)
+
+
+# -- what is refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "vectors", [torch.ones(2, 3, 4, dtype=torch.long), torch.ones(2, 3, 4).bool(), [[[1.0]]], None]
+)
+def test_only_floats(vectors: object):
+    with pytest.raises(TypeError, match=r"vectors must be a tensor of floats, got "):
+        Latents(vectors, (1, 1), "abc")
+
+
+@pytest.mark.parametrize(
+    "index", [True, [True, False, True], torch.tensor([True, False, True]), np.array([True, False, True])]
+)
+def test_truth_values_pick_no_rows(index: object):
+    with pytest.raises(TypeError, match="expected row numbers, got a truth value"):
+        make()[index]
+
+
+@pytest.mark.parametrize("index", [[2, 0], torch.tensor([2, 0]), np.array([2, 0]), (2, 0)])
+def test_whole_numbers_of_any_type_pick_rows(index: object):
+    assert make()[index].lengths == (12, 10)
+
+
+@pytest.mark.parametrize("index", [[0.0], ["0"], [None]])
+def test_what_is_no_row_number(index: list[object]):
+    with pytest.raises(TypeError):
+        make()[index]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vectors": torch.ones(3, 8)},
+        {"vectors": torch.ones(3, 2, 4, dtype=torch.int32)},
+        {"vectors": torch.ones(2, 2, 4)},
+        {"lengths": torch.ones(3, 1, dtype=torch.long)},
+        {"lengths": torch.ones(3)},
+        {"lengths": torch.tensor([1, -1, 1])},
+        {"windows": torch.ones(3, 2, dtype=torch.long)},
+        {"windows": torch.ones(2, 4, dtype=torch.long)},
+        {"windows": torch.ones(3)},
+    ],
+)
+def test_a_file_of_another_form_is_named(tmp_path: Path, change: dict[str, torch.Tensor]):
+    tensors = {"vectors": torch.ones(3, 2, 4), "lengths": torch.ones(3, dtype=torch.long)}
+    save_file(tensors | change, tmp_path / "x.safetensors", metadata={"fingerprint": "abc"})
+    with pytest.raises(ClaraError, match=r"x.safetensors holds no latents: "):
+        Latents.load(tmp_path / "x.safetensors")

@@ -5,7 +5,7 @@ import torch
 
 from clara_model.errors import ClaraError
 from clara_model.inference import batching
-from clara_model.inference.batching import Batches, plan_batches
+from clara_model.inference.batching import Batches, is_out_of_memory, plan_batches
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +75,23 @@ def test_other_errors_are_not_retried():
     with pytest.raises(RuntimeError, match="shapes do not match"):
         device.run([[0, 1]])
     assert device.sizes == [2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB, other allocations: 1 GB)."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: 5 bytes"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 5 bytes."),
+    ],
+)
+def test_what_devices_say_when_memory_ends(error: RuntimeError):
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape"), ValueError("out of memory"), KeyError("x")])
+def test_what_is_another_error(error: Exception):
+    assert not is_out_of_memory(error)

@@ -1,11 +1,11 @@
 """ClaraModel: batching, fingerprints, generation options, training switches, and calls that change nothing."""
 
-import copy
 import logging
 import random
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_model
@@ -15,10 +15,10 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging as transformers_logging
 
-from clara_model import ClaraModel
+from clara_model import Clara, ClaraModel
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.errors import ClaraError
-from clara_model.latents import Latents, fingerprint_of
+from clara_model.latents import Latents
 from clara_model.modeling.objectives import Objective, TrainingModel
 
 TEXTS, QUESTIONS = small_model.TEXTS, small_model.QUESTIONS
@@ -124,56 +124,51 @@ def test_latents_of_another_checkpoint_are_refused(loaded: ClaraModel, other: Cl
         assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_fingerprint_does_not_depend_on_the_float_type(loaded: ClaraModel, dtype: torch.dtype):
-    assert copy.deepcopy(loaded).to(dtype).fingerprint == loaded.fingerprint
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v[:, :2], r"these latents have \(2, 32\) numbers each, this checkpoint makes \(4, 32\)"),
+        (lambda v: v[..., :16], r"these latents have \(4, 16\) numbers each"),
+        (
+            lambda v: torch.where(torch.arange(len(v)).view(-1, 1, 1) == 2, torch.nan, v),
+            "of document 2 hold NaN or inf",
+        ),
+        (lambda v: v * torch.inf, "the latents of document 0 hold NaN or infinity; compress it again, in float32"),
+    ],
+)
+def test_latents_of_another_form_or_without_numbers_are_refused(loaded: ClaraModel, change: Any, message: str):
+    latents = loaded.compress(TEXTS)
+    bad = Latents(change(latents.vectors), latents.lengths, latents.fingerprint)
+    for call in (
+        lambda: loaded.score(loaded.encode_queries(QUESTIONS), bad),
+        lambda: loaded.generate(QUESTIONS[:1], [bad]),
+        lambda: Clara(loaded).rank(QUESTIONS[0], bad),
+        lambda: Clara(loaded).answer(QUESTIONS[0], bad, rerank=False),
+    ):
+        with pytest.raises(ClaraError, match=message):
+            call()
 
 
-@pytest.mark.parametrize("role", ["query_reasoner", "generator"])
-def test_fingerprint_does_not_depend_on_other_roles(model: ClaraModel, role: str):
-    before = model.fingerprint
+def test_weights_that_make_no_numbers_end_in_one_sentence(model: ClaraModel):
     with torch.no_grad():
-        for parameter in model.trainable_parameters([role]).values():
-            parameter.add_(1)
-    assert model.fingerprint == before
+        model.base.get_decoder().norm.weight.fill_(torch.nan)
+    with pytest.raises(ClaraError, match="a score is not a number"):
+        Clara(model).answer(QUESTIONS[0], TEXTS)
 
 
-def test_fingerprint_follows_every_weight_of_the_compressor(model: ClaraModel):
-    seen = {model.fingerprint}
-    for parameter in model.trainable_parameters(["compressor"]).values():
-        with torch.no_grad():
-            parameter.add_(1)
-        seen.add(model.fingerprint)
-    assert len(seen) == 1 + 28 + 1
+# -- positions --------------------------------------------------------------------------------------------------
 
 
-def test_fingerprint_follows_the_base(model: ClaraModel):
-    before = model.fingerprint
-    with torch.no_grad():
-        model.base.get_input_embeddings().weight[3].add_(1)
-    assert model.fingerprint != before
-
-
-@pytest.mark.parametrize("fields", [{"doc_max_length": 52, "compression_rate": 13}, {"lora_alpha": 4}])
-def test_fingerprint_follows_the_sizes(base_folder: Path, loaded: ClaraModel, fields: dict):
-    assert small_model.build_model(base_folder, **fields).fingerprint != loaded.fingerprint
-
-
-def test_fingerprint_is_computed_once_and_never_in_a_training_step(model: ClaraModel, monkeypatch: pytest.MonkeyPatch):
-    computed = []
-    counted = lambda *a: computed.append(1) or fingerprint_of(*a)  # noqa: E731
-    monkeypatch.setattr("clara_model.modeling.model.fingerprint_of", counted)
-    model.compress(TEXTS)
-    model.score(model.encode_queries(QUESTIONS), model.compress(TEXTS))
-    assert len(computed) == 1
-    before = model.fingerprint
-    training, optimizer = trained(model, "pretrain")
-    for _ in range(3):
-        training.train()
-        step(training, optimizer)
-    assert len(computed) == 1
-    model.eval()
-    assert model.fingerprint != before and len(computed) == 2
+def test_an_answer_beyond_the_bases_positions_is_noticed(model: ClaraModel, caplog: pytest.LogCaptureFixture):
+    latents, prompt = [model.compress(TEXTS[:1])], model.tokens.prompt_ids(model.config.prompts.answer, 1, QUESTIONS[0])
+    model.base.config.max_position_embeddings = len(prompt) + 3
+    model.generate(QUESTIONS[:1], latents, max_new_tokens=3, min_new_tokens=3)
+    assert not caplog.records
+    model.generate(QUESTIONS[:1], latents, max_new_tokens=5, min_new_tokens=5)
+    assert f"an answer ran to position {len(prompt) + 5}, the base model was made for {len(prompt) + 3}" in caplog.text
+    model.base.config.max_position_embeddings = len(prompt) - 1
+    with pytest.raises(ClaraError, match=f"a prompt has {len(prompt)} tokens, the base model was made for"):
+        model.generate(QUESTIONS[:1], latents)
 
 
 # -- generation -------------------------------------------------------------------------------------------------

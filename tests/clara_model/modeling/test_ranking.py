@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clara_model.modeling.ranking import contrastive_loss, cosine_scores, positives_mask, straight_through_topk
+from clara_model.errors import ClaraError
+from clara_model.modeling.ranking import (
+    contrastive_loss,
+    cosine_scores,
+    positives_mask,
+    scores_in_parts,
+    straight_through_topk,
+)
 
 
 def test_cosines_by_hand():
@@ -135,3 +142,23 @@ def test_contrastive_loss_is_cross_entropy_for_one_positive():
     scores, positives = torch.randn(4, 5), F.one_hot(torch.tensor([1, 0, 4, 2]), 5).float()
     expected = F.cross_entropy(scores / 0.02, torch.tensor([1, 0, 4, 2]))
     torch.testing.assert_close(contrastive_loss(scores, positives), expected)
+
+
+def test_cosines_stay_within_bounds():
+    blocks = torch.randn(500, 3, 7, generator=torch.Generator().manual_seed(0))
+    scores = cosine_scores(blocks, blocks)
+    assert float(scores.max()) == 1.0 and float(cosine_scores(blocks, -blocks).min()) == -1.0
+
+
+@pytest.mark.parametrize("part_bytes", [1, 100, 1000, 10**9])
+def test_scores_in_parts_are_the_scores(part_bytes: int):
+    queries, blocks = torch.randn(3, 2, 4), torch.randn(50, 2, 4, dtype=torch.float64).to(torch.bfloat16)
+    torch.testing.assert_close(scores_in_parts(queries, blocks, part_bytes), cosine_scores(queries, blocks))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_refused(value: float):
+    blocks = torch.randn(5, 2, 4)
+    blocks[3, 1, 1] = value
+    with pytest.raises(ClaraError, match="a score is not a number, because latents hold NaN or infinity"):
+        scores_in_parts(torch.randn(1, 2, 4), blocks)

@@ -98,6 +98,15 @@ def test_spread_positions_change_latents_and_fingerprint(base: Path):
                 for r in ("none", "blocks") for p in ("appended", "spread")}) == 4  # fmt: skip
 
 
+@pytest.mark.parametrize("part", ["center", "projection", "gate"])
+def test_a_change_of_the_residual_changes_the_fingerprint(base: Path, part: str):
+    model = build(base)
+    before = model.fingerprint
+    with torch.no_grad():
+        getattr(model.residuals.of["compressor"], part).add_(0.5)
+    assert model.fingerprint != before
+
+
 def test_every_part_trains_with_its_role(base: Path):
     model = build(base)
     training = TrainingModel(model, Objective(stage="pretrain"))
