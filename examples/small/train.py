@@ -51,7 +51,8 @@ def main() -> None:
             paths += ["--dataset", runs / "data" / f"{data}.jsonl", *more]
             steps = ["--max_steps", args.max_steps] if args.max_steps else []
             run("-m", "trainers.cli", "--config", HERE / f"{settings}.yaml", "--load_checkpoint", *paths, *steps)
-    run(HERE / "measure.py", runs / "stage3", "--reader", runs / "reader", "--heldout", runs / "data")
+    nq = args.source.resolve() / "eval" / "nq.jsonl"
+    run(HERE / "measure.py", runs / "stage3", "--reader", runs / "reader", "--heldout", runs / "data", "--nq", nq)
 
 
 if __name__ == "__main__":
