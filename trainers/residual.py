@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from clara_model.checkpoint.base_model import load_base
 from clara_model.checkpoint.options import LoadOptions
@@ -18,12 +20,13 @@ from clara_model.inference.published import ClaraModel
 @torch.no_grad()
 def center_residuals(model: ClaraModel, texts: Iterable[str]) -> None:
     """Set every residual's centre to the mean input embedding of running text."""
-    weight = model.base.get_input_embeddings().weight
+    weight = cast(Tensor, model.base.get_input_embeddings().weight)
     ids = torch.tensor([i for text in texts for i in model.tokens.plain_ids(text)], device=weight.device)
     counts = torch.bincount(ids, minlength=len(weight)).to(torch.float32)
     center_D = (counts / counts.sum()) @ weight.float()
-    for residual in model.residuals.of.values():
-        residual.center.copy_(center_D)
+    for name, parameter in model.residuals.named(list(model.residuals.of)).items():
+        if name.endswith(".center"):
+            parameter.copy_(center_D)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ Shapes: ``N`` texts, ``T`` ids, ``M`` memory tokens, ``D`` hidden size, ``J`` pl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -106,8 +107,9 @@ class Residuals(nn.Module):
         """Give the query reasoner a residual with the centre and gate of ``source``, where ``source`` has one."""
         if source is None or source not in self.of:
             return
-        self.add(role, self.of[source].center, memory_tokens=1, rate=1)
-        self.of[role].gate.data.copy_(self.of[source].gate)
+        before = cast(BlockResidual, self.of[source])
+        self.add(role, before.center, memory_tokens=1, rate=1)
+        self.of[role].load_state_dict({"center": before.center, "gate": before.gate}, strict=False)
         self.of[role].requires_grad_(False)
 
     @torch.no_grad()
