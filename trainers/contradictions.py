@@ -12,8 +12,10 @@ POSITIVE = (
 ).split()
 NOT_NEGATIVE = (
     "lora_alpha micro_train_batch_size stage2_retrieval_top_n dataloader_workers mse_weight max_steps l2 max_norm seed "
-    "new_learning_rate latent_cache"
+    "new_learning_rate latent_cache "
+    "temperature_start ranking_warmup ranking_weight query_learning_rate shuffle_documents"
 ).split()
+RANKING = ("ranking_warmup", "ranking_weight")
 ONLY_IN = {
     "keep_generator": ("instruct",),
     "read_text": ("pretrain",),
@@ -24,6 +26,12 @@ ONLY_IN = {
     "mse_weight": ("pretrain", "instruct"),
     "temperature": ("end_to_end",),
     "latent_cache": ("end_to_end",),
+    "temperature_start": ("end_to_end",),
+    "ranking_loss": ("end_to_end",),
+    "ranking_warmup": ("end_to_end",),
+    "ranking_weight": ("end_to_end",),
+    "query_learning_rate": ("end_to_end",),
+    "shuffle_documents": ("instruct", "end_to_end"),
 }
 """Settings of some stages only; in another one they do nothing."""
 LEAST_ROOM = 64
@@ -53,6 +61,10 @@ def _check_ranges(config: Settings) -> None:
             raise ClaraError(f"{name} must be at least 0, got {getattr(config, name)}")
     if config.lr_scheduler not in SCHEDULERS:
         raise ClaraError(f"lr_scheduler must be one of {', '.join(SCHEDULERS)}, got {config.lr_scheduler!r}")
+    if config.ranking_loss not in ("", "labels", "likelihood"):
+        raise ClaraError(f"ranking_loss must be labels or likelihood, or left out, got {config.ranking_loss!r}")
+    if config.shuffle_documents > 1:
+        raise ClaraError(f"shuffle_documents must be a share, 0 to 1, got {config.shuffle_documents}")
     if not 0 <= config.lr_warmup_ratio < 1:
         raise ClaraError(f"lr_warmup_ratio must be in [0, 1), got {config.lr_warmup_ratio}")
     if not 0 <= config.lora_dropout < 1:
@@ -121,11 +133,18 @@ def _needs(config: Settings) -> list[tuple[str, str, bool]]:
     given, unevaluated = config.given, not config.eval_dataset
     needs = [
         (
-            "new_learning_rate latent_cache",
+            "new_learning_rate latent_cache "
+            "temperature_start ranking_warmup ranking_weight query_learning_rate shuffle_documents",
             "without load_checkpoint",
             config.new_learning_rate > 0 and not config.load_checkpoint,
         ),
         ("mse_weight", "without mse_loss", "mse_weight" in given and not config.mse_loss),
+        *((name, "without ranking_loss", name in given and not config.ranking_loss) for name in RANKING),
+        (
+            "ranking_loss",
+            "without ranking_warmup or ranking_weight",
+            bool(config.ranking_loss) and not config.ranking_warmup and not config.ranking_weight,
+        ),
         ("do_eval_gen", "without an evaluation set (--eval_dataset FILE)", config.do_eval_gen and unevaluated),
         (
             "eval_steps",

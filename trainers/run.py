@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import transformers
 
@@ -27,6 +27,7 @@ from trainers.data.rows import Row, read_rows
 from trainers.data.sampling import TrainingOrder, WithoutFillers
 from trainers.evaluation.evaluate import EvaluationConfig
 from trainers.frozen_latents import FrozenLatents
+from trainers.ranking import RankingSchedule, RecallWatch
 from trainers.record import NAME as RECORD
 from trainers.record import RunRecord
 from trainers.stages import on_cpu, starting_model
@@ -71,8 +72,9 @@ def train(config: TrainConfig) -> Path:
     rate_change = _recorded(config, order, model, resume)
     if resume is not None:
         model.load_weights(files.read(resume))
+    training = TrainingModel(model, objective(config))
     trainer = ClaraTrainer(
-        model=TrainingModel(model, objective(config)),
+        model=training,
         args=args,
         epochs=config.max_epochs,
         rate_change=rate_change,
@@ -81,7 +83,8 @@ def train(config: TrainConfig) -> Path:
         eval_dataset=_evaluation_set(config),
         answering=EvaluationConfig(top_k=config.generation_top_k) if config.do_eval_gen else None,
         data_collator=WithoutFillers(collator(config, model.tokens)),
-        callbacks=[Progress(), Record(save_path), *reporters(config)],
+        query_learning_rate=config.query_learning_rate,
+        callbacks=[Progress(), Record(save_path), *_ranking(config, training), *reporters(config)],
     )
     model.train()
     if config.gradient_checkpointing:
@@ -128,6 +131,8 @@ def objective(config: TrainConfig) -> Objective:
         alignment_weight=config.mse_weight if config.mse_loss else 0.0,
         top_k=config.generation_top_k,
         temperature=config.temperature,
+        ranking_loss=cast("Literal['', 'labels', 'likelihood']", config.ranking_loss),
+        ranking_weight=config.ranking_weight,
     )
 
 
@@ -140,6 +145,8 @@ def collator(config: TrainConfig, tokens: Tokens) -> Collator:
         max_length=config.max_len,
         candidates=config.stage2_retrieval_top_n,
         joined_pairs=config.qa_loss,
+        shuffled=config.shuffle_documents,
+        singles=config.ranking_loss == "likelihood",
         seed=config.seed,
     )
 
@@ -185,6 +192,10 @@ def _recorded(config: TrainConfig, order: TrainingOrder, model: ClaraModel, resu
         _say_other_processes(resume)
         old.write(folder)
     return change
+
+
+def _ranking(config: TrainConfig, training: TrainingModel) -> list[transformers.TrainerCallback]:
+    return [RankingSchedule(training, config), RecallWatch()] if config.objective_stage == "end_to_end" else []
 
 
 def _frozen_latents(

@@ -92,6 +92,9 @@ class Settings:
     shuffle_group: int = _group(
         "data", "consecutive rows that stay together when shuffled, e.g. those that share candidates", 1
     )
+    shuffle_documents: float = _group(
+        "data", "instruct, end_to_end: share of rows whose documents the generator reads in random order", 0.0
+    )
     group_by_length: bool = _group(
         "data", "make steps of rows of like length; otherwise only the rows of each step are arranged by length", False
     )
@@ -102,12 +105,26 @@ class Settings:
     temperature: float = _group(
         "loss", "temperature of the soft choice of documents and of the contrastive loss (end_to_end)", 0.02
     )
+    temperature_start: float = _group(
+        "loss", "end_to_end: temperature of the first step, which falls to --temperature by the last; 0: constant", 0.0
+    )
+    ranking_loss: str = _group(
+        "loss",
+        "end_to_end: teach the ranking directly too, from gold labels (labels) or from the generator's likelihood of "
+        "the answer given each candidate (likelihood)",
+        "",
+    )
+    ranking_warmup: int = _group("loss", "end_to_end: steps at the start in which ranking_loss is the only loss", 0)
+    ranking_weight: float = _group("loss", "end_to_end: weight of ranking_loss after its warm-up", 0.0)
 
     train_batch_size: int = _group("optimization", "rows per step, over all processes")
     micro_train_batch_size: int = _group(
         "optimization", "rows per forward pass of one process; 0: as many as fit a step", 8
     )
     learning_rate: float = _group("optimization", "peak learning rate")
+    query_learning_rate: float = _group(
+        "optimization", "end_to_end: peak learning rate of the query reasoner; 0: learning_rate", 0.0
+    )
     new_learning_rate: float = _group(
         "optimization", "a resumed run goes on at this rate, its schedule in the same shape; 0: as it was", 0.0
     )

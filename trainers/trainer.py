@@ -31,7 +31,7 @@ from trainers.evaluation.evaluate import evaluate as answer
 from trainers.evaluation.metrics import RECALL_AT, recall_sums
 from trainers.frozen_latents import FrozenLatents
 
-LOSSES = ("lm_loss", "alignment_loss", "retrieval_loss")
+LOSSES = ("lm_loss", "alignment_loss", "retrieval_loss", "ranking_loss")
 """In the order of their divisors in `step_counts`."""
 
 
@@ -76,6 +76,7 @@ class ClaraTrainer(transformers.Trainer):
         answering: EvaluationConfig | None = None,
         rate_change: float = 1.0,
         frozen: FrozenLatents | None = None,
+        query_learning_rate: float = 0.0,
         **more: Any,
     ) -> None:
         """As `transformers.Trainer`.
@@ -86,6 +87,7 @@ class ClaraTrainer(transformers.Trainer):
             epochs: how many the training order holds, for the log.
             answering: evaluate by generating answers too.
             rate_change: a resumed run's learning rates are multiplied by it.
+            query_learning_rate: of the query reasoner, 0 for that of all.
             frozen: latents that need not be made anew (stages that rank).
             **more: data sets, collator, callbacks.
         """
@@ -93,7 +95,7 @@ class ClaraTrainer(transformers.Trainer):
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.epochs, self.answering, self.rate_change = epochs, answering, rate_change
         self.save_path = Path(str(args.output_dir))
-        self.frozen = frozen
+        self.frozen, self.query_learning_rate = frozen, query_learning_rate
         self.means = Means(args.device)
         self._embeddings = {name: rows.cpu().clone() for name, rows in model.model.state().embeddings.items()}
         self._writing = False
@@ -110,9 +112,9 @@ class ClaraTrainer(transformers.Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """The micro-batches of one step of this process, and the step's counts over all processes ``[3]``."""
+        """The micro-batches of one step of this process, and the step's counts over all processes ``[4]``."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        counts = torch.zeros(3, dtype=torch.long, device=device)
+        counts = torch.zeros(len(LOSSES), dtype=torch.long, device=device)
         for batch in batches:
             if "filler" not in batch:
                 counts += step_counts(batch).to(device)
@@ -177,9 +179,16 @@ class ClaraTrainer(transformers.Trainer):
         found = {name: value / steps for name, value in zip(LOSSES, losses, strict=True) if value != 0}
         if recalls[-1]:
             found |= {f"recall@{k}": recalls[place] / recalls[-1] for place, k in enumerate(RECALL_AT)}
+        found |= self._read_signs()
         found["tokens_per_second"] = round(tokens / (time.perf_counter() - means.started), 1)
         means.clear()
         return found
+
+    def _read_signs(self) -> dict[str, float]:
+        """Share of gradients that raise the gold candidate's score, where it ranks first and where it does not."""
+        counts = self.accelerator.reduce(self.clara.signs.read().to(self.args.device), "sum").tolist()
+        shares = {"right_signed_first": counts[:2], "right_signed_later": counts[2:]}
+        return {name: right / of for name, (right, of) in shares.items() if of}
 
     def evaluate(
         self,
@@ -246,12 +255,24 @@ class ClaraTrainer(transformers.Trainer):
         return {name: total / weight for name, (total, weight) in zip(names, sums.tolist(), strict=True) if weight}
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The parent's without its empty group, which DeepSpeed drops: any number of processes has equal groups."""
+        """The parent's, the query reasoner in a group of its own where it has a rate of its own.
+
+        Without the parent's empty group, which DeepSpeed drops: any number of processes has equal groups.
+        """
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if made:
-            optimizer.param_groups = [group for group in optimizer.param_groups if group["params"]]
+            groups = [group for group in optimizer.param_groups if group["params"]]
+            optimizer.param_groups = [part for group in groups for part in self._by_role(group)]
         return optimizer
+
+    def _by_role(self, group: dict[str, Any]) -> list[dict[str, Any]]:
+        if not self.query_learning_rate:
+            return [group]
+        query = {id(weight) for weight in self.clara.model.trainable_parameters(["query_reasoner"]).values()}
+        parts = [[weight for weight in group["params"] if (id(weight) in query) == own] for own in (True, False)]
+        rates = (self.query_learning_rate, group["lr"])
+        return [{**group, "params": part, "lr": rate} for part, rate in zip(parts, rates, strict=True) if part]
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class Loading(TypedDict, total=False):
     batch_size: int | None
     cache_bytes: int | None
     long_documents: LongDocuments | None
+    store: str | None
 
 
 class ClaraComponent(BaseComponent):
@@ -84,6 +85,11 @@ class ClaraComponent(BaseComponent):
         frozen=True,
         description="Texts longer than the checkpoint reads at once: `split` (default), `truncate` or `error`.",
     )
+    store: str | None = Field(
+        default=None,
+        frozen=True,
+        description="A folder where latents are kept beyond the process; what it holds is not compressed again.",
+    )
 
     _holder: ModelHolder = PrivateAttr()
 
@@ -96,7 +102,7 @@ class ClaraComponent(BaseComponent):
         super().model_post_init(context)
         self._holder = ModelHolder(self.model, self.loading, type(self).__name__)
 
-    @field_validator("model", "base_model", "prompts", mode="before")
+    @field_validator("model", "base_model", "prompts", "store", mode="before")
     @classmethod
     def _plain_name(cls, name: Any) -> Any:
         return os.fspath(name) if isinstance(name, os.PathLike) else name

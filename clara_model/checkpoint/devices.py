@@ -19,12 +19,18 @@ def device_of(asked: torch.device | str | None) -> torch.device:
     """
     try:
         found = default_device() if asked is None else torch.device(asked)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ClaraError(f"device {asked!r} is unknown; use cpu, cuda or cuda:1") from error
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ClaraError(f"device {str(asked)!r} was asked for but torch sees no Apple GPU; use device='cpu'")
+    if found.type not in ("cuda", "cpu", "mps", "xpu"):
+        raise ClaraError(f"device {str(asked)!r} cannot hold a model; use cpu, cuda or cuda:1")
     if found.type != "cuda":
         return found
     if not torch.cuda.is_available():
         raise ClaraError(f"device {str(asked)!r} was asked for but torch sees no GPU; use device='cpu'")
+    if found.index is not None and found.index >= torch.cuda.device_count():
+        raise ClaraError(f"device {str(asked)!r} was asked for but torch sees {torch.cuda.device_count()} GPUs")
     return found if found.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 

@@ -1,42 +1,44 @@
 """`clara`: ask questions about files, see the bundled model at work, and look into a checkpoint, from the command line.
 
 Results go to standard output; progress, notes and errors to standard error (progress only to a terminal). Exit codes:
-0 done, 2 something the user can put right, said in one sentence, 130 interrupted. Left out: training (see `trainers`).
+0 done, 1 an error of the program itself, 2 something the user can put right, said in one sentence, 130 interrupted.
+Left out: training (see `trainers`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.text import Text
 
-from clara_model.checkpoint import options
-from clara_model.cli import demo, report
+from clara_model.cli import corpus, demo, report, stores
+from clara_model.cli.terminal import at_least_one, load, output, print_json, progress, streamed, working
 from clara_model.defaults import DEFAULT_MODEL
 from clara_model.documents import passages
 
 if TYPE_CHECKING:
-    from clara_model.inference.clara import Answer, AnswerStream, Clara
+    from clara_model.inference.clara import Answer, Clara
     from clara_model.latents import Latents
 
 _MODEL_HELP = "checkpoint: a folder or a hub name (default: %(default)s)"
 USER_ERROR = 2
+UNEXPECTED = 1
 INTERRUPTED = 130
+_CAUTION = (
+    "clara-tiny knows only the made-up world of `clara demo`; on other texts its answers mean nothing (see --model)"
+)
 _TEXTS_PER_STEP = 128  # compressed between two steps of the progress bar
-_WIDTH_OF_A_FILE = 160  # columns of a table that goes to a pipe or file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,10 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    args = _parser().parse_args(argv)
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     _replace_what_cannot_be_written()
     try:
+        args = _parser().parse_args(argv)
         with _notes(quiet=args.quiet):
             args.run(args)
         sys.stdout.flush()
@@ -63,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         errors.print(Text(f"clara: {_sentence(error)}"))
         return USER_ERROR
+    except Exception as error:
+        logging.getLogger(__name__).debug("unexpected", exc_info=True)
+        errors.print(Text(f"clara: unexpected {type(error).__name__}: {_sentence(error)} (please report it)"))
+        return UNEXPECTED
     return 0
 
 
@@ -97,15 +105,17 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--docs",
         nargs="+",
-        required=True,
         metavar="FILE_OR_FOLDER",
         help="what to read: .txt, .md, .jsonl (with text, contents or docs), folders, or - for standard input",
     )
+    ask.add_argument("--store", metavar="FOLDER", help="answer from a store (see compress) instead of --docs")
+    ask.add_argument("--no-store", action="store_true", help="keep no latents of --docs in the user's cache folder")
+    _add_where(ask)
     ask.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
     ask.add_argument(
-        "--top-k", type=_at_least_one, metavar="K", help="passages the answer is read from (default: the model's)"
+        "--top-k", type=at_least_one, metavar="K", help="passages the answer is read from (default: the model's)"
     )
-    ask.add_argument("--max-new-tokens", type=_at_least_one, metavar="N", help="longest answer, in tokens")
+    ask.add_argument("--max-new-tokens", type=at_least_one, metavar="N", help="longest answer, in tokens")
     form = ask.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object instead of text")
     form.add_argument("--stream", action="store_true", help="print the answer piece by piece as it is written")
@@ -114,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("demo", parents=[quiet], help="the bundled model on the bundled documents")
     show.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
     show.add_argument(
-        "--top-k", type=_at_least_one, metavar="K", help="passages an answer is read from (default: the model's)"
+        "--top-k", type=at_least_one, metavar="K", help="passages an answer is read from (default: the model's)"
     )
     show.add_argument(
         "--png", type=Path, metavar="FILE", help="draw scores and times as a picture (needs the extra: plots)"
@@ -126,27 +136,76 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
     info.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     info.set_defaults(run=_info)
+    _add_store_commands(commands, model, quiet)
     return parser
+
+
+def _add_where(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--where", action="append", default=[], metavar="NAME=VALUE", help="documents that may be found (repeatable)"
+    )
+
+
+def _add_store_commands(commands: Any, model: _Parser, quiet: _Parser) -> None:
+    """`compress`, `search` and `store`."""
+    compress = commands.add_parser("compress", parents=[model, quiet], help="files and folders into a store, once")
+    compress.add_argument("inputs", nargs="+", metavar="INPUT", help="files and folders: .txt, .md, .jsonl")
+    compress.add_argument("--store", required=True, metavar="FOLDER", help="where the latents go")
+    compress.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
+    compress.add_argument("--sync", action="store_true", help="remove documents that are not among the inputs any more")
+    compress.add_argument(
+        "--encoding",
+        choices=("exact", "float32", "bfloat16", "float16", "int8", "int4"),
+        help="element type of a new store (default: exact, as the model makes them)",
+    )
+    compress.add_argument("--no-text", action="store_true", help="keep no text beside the latents of a new store")
+    compress.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    compress.set_defaults(run=corpus.run)
+
+    search = commands.add_parser("search", parents=[model, quiet], help="the passages of a store nearest to a question")
+    search.add_argument("question")
+    search.add_argument("--store", required=True, metavar="FOLDER", help="a store that clara compress made")
+    search.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
+    search.add_argument("--top-k", type=at_least_one, metavar="K", help="how many (default: the model's)")
+    _add_where(search)
+    search.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    search.set_defaults(run=stores.search)
+
+    store = commands.add_parser("store", parents=[quiet], help="look after a store, or after the user's cache")
+    store.add_argument("action", choices=("stats", "compact", "verify", "clear"))
+    store.add_argument("store", nargs="?", metavar="FOLDER", help="default: the stores in the user's cache folder")
+    store.add_argument("--json", action="store_true", help="JSON instead of a table")
+    store.set_defaults(run=stores.manage)
 
 
 def _ask(args: argparse.Namespace) -> None:
     if not args.question.strip():
         raise ValueError("The question is blank.")
+    if (args.docs is None) == (args.store is None):
+        raise ValueError("ask needs either --docs FILE_OR_FOLDER or --store FOLDER.")
+    if args.where and args.docs:
+        raise ValueError("--where needs --store: documents of --docs have no metadata.")
+    if args.store:
+        stores.ask(args)
+        return
     documents = passages.read_documents(args.docs)  # before the model: what is wrong with the files shows at once
-    clara = _load(args)
-    with _working("Splitting documents", args):
+    clara = stores.load_with_cache(args)
+    if args.model == DEFAULT_MODEL:
+        logging.getLogger(__name__).warning(_CAUTION)
+    with working("Splitting documents", args):
         split = passages.split_documents(documents, clara.count_tokens, clara.doc_max_length)
+    there = stores.stored(clara, [passage.text for passage in split])
     latents, spent = _compressed(clara, [passage.text for passage in split], args)
     limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
-    out = _output()
+    out = output()
     if args.stream:
-        answer = _streamed(clara.stream(args.question, latents, args.top_k, **limits), args)
+        answer = streamed(clara.stream(args.question, latents, args.top_k, **limits), args)
     else:
-        with _working("Answering", args):
+        with working("Answering", args):
             answer = clara.answer(args.question, latents, args.top_k, **limits)
     answer = replace(answer, timings=replace(answer.timings, compress=spent))
     if args.json:
-        _print_json(_ask_record(args, split, answer))
+        print_json({**_ask_record(args, split, answer), "stored": there})
         return
     if not args.stream:
         out.print(Text(report.visible(answer.text)))
@@ -159,6 +218,10 @@ def _ask(args: argparse.Namespace) -> None:
     out.print(report.ranking(rows, out.width))
     out.print()
     _print_costs(out, answer, len(split))
+    if there:
+        distinct = len({passage.text for passage in split})
+        rest = "nothing was compressed" if there == distinct else f"{distinct - there} were compressed"
+        out.print(Text(f"{there} of {distinct} passages were kept from an earlier question: {rest}", style="dim"))
 
 
 def _compressed(clara: Clara, texts: Sequence[str], args: argparse.Namespace) -> tuple[Latents, float]:
@@ -166,25 +229,12 @@ def _compressed(clara: Clara, texts: Sequence[str], args: argparse.Namespace) ->
     from clara_model.latents import Latents
 
     start = time.perf_counter()
-    with _progress(args) as progress:
+    with progress(args) as bar:
         parts = [
             clara.compress(texts[first : first + _TEXTS_PER_STEP])
-            for first in progress.track(range(0, len(texts), _TEXTS_PER_STEP), description="Compressing passages")
+            for first in bar.track(range(0, len(texts), _TEXTS_PER_STEP), description="Compressing passages")
         ]
     return Latents.stack(parts), time.perf_counter() - start
-
-
-def _streamed(stream: AnswerStream, args: argparse.Namespace) -> Answer:
-    """Print the pieces of an answer as they come; the whole answer."""
-    with stream:
-        with _working("Answering", args):
-            piece = next(stream, None)
-        while piece is not None:
-            sys.stdout.write(report.visible(piece))
-            sys.stdout.flush()
-            piece = next(stream, None)
-    sys.stdout.write("\n")
-    return stream.answer
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -192,15 +242,15 @@ def _demo(args: argparse.Namespace) -> None:
     if args.png:
         report.check_pictures()
         args.png.parent.mkdir(parents=True, exist_ok=True)
-    clara = _load(args)
-    out = _output()
+    clara = load(args)
+    out = output()
     talk = not (args.json or args.quiet)
     if talk:
         documents = f"{len(examples.texts)} documents, {len(examples.questions)} questions"
         out.print(Text.assemble((args.model, "bold"), f" on {documents}; the documents are compressed once"))
     answers = []
     for question, accepted in zip(examples.questions, examples.answers, strict=True):
-        with _working(question, args):
+        with working(question, args):
             answers.append(clara.answer(question, examples.texts, args.top_k))
         if talk:
             _show_answer(out, examples, question, accepted, answers[-1])
@@ -209,7 +259,7 @@ def _demo(args: argparse.Namespace) -> None:
         report.save_picture(args.png, title, examples.questions, answers)
     right = [demo.is_right(a.text, accepted) for a, accepted in zip(answers, examples.answers, strict=True)]
     if args.json:
-        _print_json(_demo_record(args, examples, answers, right))
+        print_json(_demo_record(args, examples, answers, right))
         return
     tokens, slots = (sum(getattr(a.usage, name) for a in answers) for name in ("text_tokens", "slots"))
     out.print()
@@ -237,11 +287,11 @@ def _print_costs(out: Console, answer: Answer, candidates: int) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    facts = _load(args).info()
+    facts = load(args).info()
     if args.json:
-        _print_json(facts)
+        print_json(facts)
     else:
-        _output().print(report.info_table(facts))
+        output().print(report.info_table(facts))
 
 
 def _ask_record(args: argparse.Namespace, split: Sequence[passages.Passage], answer: Answer) -> dict[str, Any]:
@@ -292,40 +342,6 @@ def _demo_record(
     }
 
 
-def _load(args: argparse.Namespace) -> Clara:
-    """Load the model the arguments name, with a sign of life on a terminal (a download shows bars of its own)."""
-    on_disk = args.model == DEFAULT_MODEL or Path(args.model).exists()
-    with _working(f"Loading {args.model}", args) if on_disk else nullcontext():
-        from huggingface_hub.utils import disable_progress_bars
-        from transformers.utils import logging as transformers_logging
-
-        from clara_model.inference.clara import Clara
-
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()  # of reading weights; downloads keep theirs
-        if args.quiet or not sys.stderr.isatty():
-            disable_progress_bars()
-        keywords: dict[str, Any] = {name: getattr(args, name, None) for name in options.NAMES}
-        return Clara.load(args.model, **keywords)
-
-
-def _output() -> Console:
-    """Standard output; lines are left whole, and a pipe or file gets tables that are wide enough."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
-
-
-def _progress(args: argparse.Namespace) -> Progress:
-    """A bar for counted work, on a terminal only; gone when the work is done."""
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=args.quiet or not console.is_terminal)
-
-
-def _working(what: str, args: argparse.Namespace) -> AbstractContextManager[object]:
-    """A moving sign that work goes on, on a terminal only."""
-    console = Console(stderr=True)
-    return nullcontext() if args.quiet or not console.is_terminal else console.status(report.shortened(what, 60))
-
-
 @contextmanager
 def _notes(*, quiet: bool) -> Iterator[None]:
     """Show the library's warnings as lines on standard error, unless quiet."""
@@ -340,26 +356,12 @@ def _notes(*, quiet: bool) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _print_json(record: object) -> None:
-    sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=2, default=str) + "\n")
-
-
 def _replace_what_cannot_be_written() -> None:
     """Let a terminal that is not UTF-8 show question marks instead of ending the program."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
-
-
-def _at_least_one(word: str) -> int:
-    try:
-        value = int(word)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {word!r}")
-    return value
 
 
 def _sentence(error: BaseException) -> str:

@@ -60,7 +60,8 @@ def read_documents(names: Sequence[str], *, stdin: BinaryIO | None = None) -> li
     """Read the documents of files and folders; `-` is standard input.
 
     Folders are read recursively: their .txt, .md and .jsonl files in the order of their names, without hidden and
-    empty ones. A file that is named twice is read once. Texts must be UTF-8; lone surrogates become U+FFFD.
+    empty ones. A file that is named twice is read once. Texts must be UTF-8; lone surrogates become U+FFFD. A file of
+    a folder that is not UTF-8 is left out, with a warning that counts them.
 
     Args:
         names: files, folders or `-`.
@@ -75,7 +76,10 @@ def read_documents(names: Sequence[str], *, stdin: BinaryIO | None = None) -> li
     """
     documents: list[Document] = []
     seen: set[Path] = set()
+    unreadable: list[str] = []
     for name in names:
+        if not name.strip():
+            raise ClaraError(f"{name!r} names no file or folder; use . for the current folder.")
         if name == STDIN:
             data = (stdin if stdin is not None else sys.stdin.buffer).read()
             documents += _parse(data, "standard input", json_lines=_looks_like_json_lines(data), empty_ok=False)
@@ -84,12 +88,34 @@ def read_documents(names: Sequence[str], *, stdin: BinaryIO | None = None) -> li
         for file in _files(path):
             if file.resolve() not in seen:
                 seen.add(file.resolve())
-                documents += _parse(
-                    file.read_bytes(), str(file), json_lines=file.suffix.lower() == ".jsonl", empty_ok=path.is_dir()
-                )
+                data, lines = file.read_bytes(), file.suffix.lower() == ".jsonl"
+                if path.is_dir() and not _is_utf8(data):
+                    unreadable.append(str(file))
+                    continue
+                documents += _parse(data, str(file), json_lines=lines, empty_ok=path.is_dir())
+    if unreadable:
+        more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+        logger.warning("%s%s: not UTF-8 text, left out; convert to UTF-8 first.", unreadable[0], more)
     if not documents:
-        raise ClaraError(f"{', '.join(names)}: every file is empty." if names else "No documents were named.")
+        what = "no file is UTF-8 text" if unreadable else "every file is empty"
+        raise ClaraError(f"{', '.join(names)}: {what}." if names else "No documents were named.")
     return documents
+
+
+def files_of(names: Sequence[str]) -> list[Path]:
+    """The files that names of files and folders stand for, each once, in order.
+
+    Raises:
+        FileNotFoundError: a name that does not exist.
+        ClaraError: a file of another type, or a folder without any.
+    """
+    found = [file for name in names for file in _files(Path(name))]
+    return list({file.resolve(): file for file in found}.values())
+
+
+def read_file(file: Path) -> list[Document]:
+    """The documents of one file, as for `read_documents`; none where it is empty."""
+    return _parse(file.read_bytes(), str(file), json_lines=file.suffix.lower() == ".jsonl", empty_ok=True)
 
 
 def split_documents(
@@ -121,6 +147,8 @@ def _files(path: Path) -> list[Path]:
         if not found:
             raise ClaraError(f"{path} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file.")
         return found
+    if not path.is_file():  # a pipe or a device may never end
+        raise ClaraError(f"{path} is no regular file; read a pipe as - (standard input).")
     if path.suffix.lower() not in SUFFIXES:
         raise ClaraError(f"{path} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file.")
     return [path]
@@ -144,6 +172,14 @@ def _parse(data: bytes, name: str, *, json_lines: bool, empty_ok: bool) -> list[
             raise ClaraError(f"{name} is empty: it holds no text.")
         logger.warning("%s is empty and left out.", name)
     return documents
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _decode(data: bytes, name: str) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from clara_model.errors import ClaraError
 from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.ranking import contrastive_loss, cosine_scores, straight_through_topk
+from clara_model.modeling.teaching import Signs, row_likelihoods, target_loss
 
 Stage = Literal["pretrain", "instruct", "end_to_end", "pretrain_retrieval", "read_text"]
 TRAINED_ROLES: dict[Stage, tuple[str, ...]] = {
@@ -34,9 +35,9 @@ TRAINED_ROLES: dict[Stage, tuple[str, ...]] = {
 
 
 def step_counts(batch: Mapping[str, Tensor]) -> Tensor:
-    """What a batch adds to the divisors of its step, ``[3]`` int64: labels, documents in sequences, ranked questions.
+    """What a batch adds to the divisors of its step, ``[4]`` int64.
 
-    A question counts as ranked where one of its candidates is positive.
+    Labels, documents in sequences, questions with a positive candidate, questions (sequences) in all.
     """
     labels, positives = batch.get("labels"), batch.get("positives")
     documents = (batch["document_index"] >= 0).sum()
@@ -46,6 +47,7 @@ def step_counts(batch: Mapping[str, Tensor]) -> Tensor:
             none if labels is None else (labels[:, 1:] != -100).sum(),
             documents,
             none if positives is None else (positives.sum(dim=-1) > 0).sum(),
+            none + len(batch["document_index"]),
         ]
     )
 
@@ -61,6 +63,11 @@ class Objective:
     """Documents selected per question in ``end_to_end`` (paper: 5), capped at the candidates."""
     temperature: float = 0.02
     """Of the soft choice and of the contrastive softmax, on cosines (paper: 0.02)."""
+    ranking_loss: Literal["", "labels", "likelihood"] = ""
+    """``end_to_end``: what the ranking is taught from beside the answer's loss (paper: nothing): gold labels, or the
+    generator's log-likelihood of the answer given each candidate alone."""
+    ranking_weight: float = 0.0
+    """Weight of that term once the warm-up, in which it is the only loss, is over."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -82,6 +89,11 @@ class TrainingModel(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
+        self.temperature = objective.temperature
+        """Of the soft choice now; a schedule may change it from step to step."""
+        self.warming_up = False
+        """Whether the ranking alone is taught now (``end_to_end``)."""
+        self.signs = Signs()
         model.set_trainable(TRAINED_ROLES[objective.stage])
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, object] | None = None) -> None:
@@ -102,6 +114,10 @@ class TrainingModel(nn.Module):
         question_ids: Tensor | None = None,
         question_mask: Tensor | None = None,
         positives: Tensor | None = None,
+        slot_order: Tensor | None = None,
+        single_ids: Tensor | None = None,
+        single_mask: Tensor | None = None,
+        single_labels: Tensor | None = None,
         totals: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """One batch.
@@ -118,7 +134,11 @@ class TrainingModel(nn.Module):
             question_ids: left-padded encoder ids of the questions (stages that rank).
             question_mask: their mask.
             positives: 1 at gold candidates ``[B, K]`` (``pretrain_retrieval``; never used for a loss elsewhere).
-            totals: `step_counts` of the whole optimizer step, ``[3]``, which the losses are divided by; this
+            slot_order: which of the selected documents each slot holds ``[B, k]``; best first by default.
+            single_ids: prompt and answer with one document's slots ``[B, T]``, for ``ranking_loss="likelihood"``.
+            single_mask: their mask.
+            single_labels: their labels.
+            totals: `step_counts` of the whole optimizer step, ``[4]``, which the losses are divided by; this
                 batch's own by default.
 
         Returns:
@@ -149,12 +169,63 @@ class TrainingModel(nn.Module):
             ranked = (_given(positives).sum(dim=-1) > 0).sum()
             loss = contrastive_loss(scores, _given(positives), self.objective.temperature) * ranked / totals[2]
             return {"loss": loss, "retrieval_loss": loss.detach(), "scores": scores.detach()}
+        if self.training and positives is not None and scores.requires_grad:
+            self.signs.watch(scores, positives)
+        singles = (single_ids, single_mask, single_labels)
+        taught = self._ranking_term(scores, candidates, present, positives, singles, totals)
+        if self.warming_up and taught is not None:
+            return {"loss": taught, **self._named(taught), "scores": scores.detach()}
         k = min(self.objective.top_k, scores.shape[1])
-        weights, topk = straight_through_topk(scores, k, self.objective.temperature)
+        weights, topk = straight_through_topk(scores, k, self.temperature)
         selected = torch.einsum("bjk,bkmd->bjmd", weights.to(candidates.dtype), candidates)
+        if slot_order is not None:
+            selected = selected.take_along_dim(slot_order[:, :, None, None], dim=1)
         used = torch.arange(k, device=present.device) < present.sum(dim=1, keepdim=True)
-        loss = self._next_token_loss(selected[used], prompt_ids, prompt_mask, labels, totals[0])
-        return {"loss": loss, "lm_loss": loss.detach(), "scores": scores.detach(), "topk": topk}
+        loss = lm_loss = self._next_token_loss(selected[used], prompt_ids, prompt_mask, labels, totals[0])
+        if taught is not None:
+            loss = lm_loss + self.objective.ranking_weight * taught
+        return {
+            "loss": loss,
+            "lm_loss": lm_loss.detach(),
+            **self._named(taught),
+            "scores": scores.detach(),
+            "topk": topk,
+        }
+
+    def _named(self, taught: Tensor | None) -> dict[str, Tensor]:
+        """The ranking's own loss under the name that says what it is divided by."""
+        name = "retrieval_loss" if self.objective.ranking_loss == "labels" else "ranking_loss"
+        return {} if taught is None else {name: taught.detach()}
+
+    def _ranking_term(
+        self,
+        scores: Tensor,
+        candidates: Tensor,
+        present: Tensor,
+        positives: Tensor | None,
+        singles: tuple[Tensor | None, Tensor | None, Tensor | None],
+        totals: Tensor,
+    ) -> Tensor | None:
+        """The loss that teaches the ranking directly, where it is asked for now."""
+        source = self.objective.ranking_loss
+        if not source or not self.training or not (self.warming_up or self.objective.ranking_weight):
+            return None
+        if source == "labels":
+            ranked = (_given(positives).sum(dim=-1) > 0).sum()
+            return contrastive_loss(scores, _given(positives), self.temperature) * ranked / totals[2]
+        likelihoods = self._likelihoods(candidates, *(_given(part) for part in singles))
+        target = likelihoods.masked_fill(~present, float("-inf")).softmax(dim=-1)
+        return target_loss(scores, target, self.temperature) / totals[3]
+
+    @torch.no_grad()
+    def _likelihoods(self, candidates_BKMD: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """Log-likelihood of each answer given each candidate alone ``[B, K]``; one generator pass for each place."""
+        found = []
+        for place in range(candidates_BKMD.shape[1]):
+            logits, targets = self.label_logits(candidates_BKMD[:, place], ids, mask, labels)
+            log_probs = -F.cross_entropy(logits.float(), targets, reduction="none")
+            found.append(row_likelihoods(log_probs, labels))
+        return torch.stack(found, dim=1)
 
     def _answer_all(
         self,

@@ -37,6 +37,7 @@ COMMON = {
     "dtype": None,
     "device": None,
     "token": TOKEN,
+    "store": None,
     "model_kwargs": {},
 }
 READING = {"meta_fields_to_embed": [], "embedding_separator": "\n"}
@@ -69,6 +70,7 @@ GIVEN = {
     "dtype": "bfloat16",
     "device": ComponentDevice.from_str("cuda:1"),
     "token": Secret.from_env_var("MY_TOKEN"),
+    "store": "kept/latents",
     "model_kwargs": {"quantization": "int8", "cache_bytes": 10},
 }
 SAVED = {

@@ -11,7 +11,6 @@ from edge_cases import EDGE_CASES
 from llama_index.core import Settings
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, TokenCountingHandler
-from llama_index.core.indices.prompt_helper import ChatPromptHelper, PromptHelper
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import MetadataMode, QueryBundle
 from llama_index_kit import LOADING, debugging, edge_nodes, recorded, text_nodes
@@ -153,8 +152,6 @@ def test_it_emits_what_a_stock_synthesizer_does_with_real_counts(make, expected,
         response_mode="compact",
         streaming=streaming,
         callback_manager=CallbackManager([stock_counter]),
-        prompt_helper=PromptHelper(),
-        chat_prompt_helper=ChatPromptHelper(),
     )
     with recorded() as theirs:
         synthesized(stock, is_async)

@@ -19,3 +19,9 @@ def loaded(tiny_clara_folder: Path) -> ClaraModel:
 def other(base_folder: Path) -> ClaraModel:
     """Another checkpoint on the same base, shared: not to be changed."""
     return small_model.build_model(base_folder, seed=2)
+
+
+@pytest.fixture(autouse=True)
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes what is in the user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

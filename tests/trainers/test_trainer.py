@@ -178,6 +178,8 @@ def test_the_log_shows_what_a_stage_learns(tmp_path: Path, request: pytest.Fixtu
     train(stage_config("end_to_end", tmp_path / "3", request, max_steps=2))
     last = history(tmp_path / "3")[-1]
     assert 0 <= last["recall@1"] <= last["recall@3"] <= last["recall@5"] == 1
+    assert all(0 <= last[name] <= 1 for name in last if name.startswith("right_signed"))
+    assert "right_signed_later" in last, "the random model ranks some gold candidates behind others"
     assert (tmp_path / "3" / "loss_curve.png").stat().st_size > 1000
 
 

@@ -9,8 +9,9 @@ Shapes: ``U`` distinct documents, ``B`` sequences, ``K`` candidates, ``T`` ids.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,6 +62,8 @@ class Collator:
         max_length: int = 2048,
         candidates: int = 0,
         joined_pairs: bool = True,
+        shuffled: float = 0.0,
+        singles: bool = False,
         seed: int = 0,
     ) -> None:
         """Keep the settings.
@@ -73,15 +76,20 @@ class Collator:
             candidates: at most so many per question in stage 3, gold ones kept; 0 for all.
             joined_pairs: stage 1 learns to write all pairs of a row after one prompt (published); otherwise, and in
                 stage 2, each answer after its own question.
-            seed: of the paraphrase wordings.
+            shuffled: share of rows whose documents are read in random order (stages 2 and 3).
+            singles: stage 3 brings a prompt for one document too (``single_ids`` ..).
+            seed: of the paraphrase wordings and of the orders.
         """
         self.tokens, self.stage, self.top_k, self.max_length = tokens, stage, top_k, max_length
         self.candidates, self.joined_pairs, self.seed = candidates, joined_pairs, seed
+        self.shuffled, self.singles = shuffled, singles
         self._ids = _Recent()
 
     def __call__(self, items: Sequence[TrainingItem]) -> dict[str, Tensor]:
         """One batch; ``rows`` ``[B]`` beside the model's tensors says which rows are in it."""
         rows = [self._cut(item.row) for item in items]
+        if self.stage == "instruct" and self.shuffled:
+            rows = [self._reordered(item, row) for item, row in zip(items, rows, strict=True)]
         batch, place = self._documents_batch(rows)
         if self.stage in RANKED:
             batch |= self._questions_batch(rows)
@@ -91,6 +99,8 @@ class Collator:
         if self.stage != "pretrain_retrieval":
             sequences = [part for item, row in zip(items, rows, strict=True) for part in self._sequences(item, row)]
             batch |= self._prompts_batch(sequences)
+            if self.stage == "end_to_end":
+                batch |= self._stage_3_extras(items, rows, sequences)
             if self.stage != "end_to_end":
                 batch["document_index"] = _index([[place[text] for text in part.row.documents] for part in sequences])
         batch["rows"] = torch.tensor([item.index for item in items])
@@ -134,6 +144,35 @@ class Collator:
             _Sequence(prompts.answer, 0, slots, question, answer, row)
             for question, answer in zip(row.questions, row.answers, strict=True)
         ]
+
+    def _stage_3_extras(
+        self, items: Sequence[TrainingItem], rows: Sequence[Row], sequences: Sequence[_Sequence]
+    ) -> dict[str, Tensor]:
+        """Orders of the slots and prompts for one document, where they are asked for."""
+        extras = {}
+        if self.shuffled:
+            orders = [self._order(item, part.documents) for item, part in zip(items, sequences, strict=True)]
+            width = min(self.top_k, max(len(row.documents) for row in rows))
+            extras["slot_order"] = torch.tensor([[*order, *range(len(order), width)] for order in orders])
+        if self.singles:
+            prompts = self._prompts_batch([replace(part, documents=1) for part in sequences])
+            names = {"prompt_ids": "single_ids", "prompt_mask": "single_mask", "labels": "single_labels"}
+            extras |= {names[name]: tensor for name, tensor in prompts.items()}
+        return extras
+
+    def _reordered(self, item: TrainingItem, row: Row) -> Row:
+        """The row with its documents in the order drawn for it."""
+        order = self._order(item, len(row.documents))
+        positives = tuple(order.index(place) for place in row.positives)
+        return replace(row, documents=tuple(row.documents[place] for place in order), positives=positives)
+
+    def _order(self, item: TrainingItem, count: int) -> list[int]:
+        """Drawn like the wording: as it is, or at random in a share of the rows."""
+        draw = random.Random(f"{self.seed}/{item.epoch}/{item.index}/order")
+        order = list(range(count))
+        if draw.random() < self.shuffled:
+            draw.shuffle(order)
+        return order
 
     def _wording(self, item: TrainingItem, count: int) -> int:
         """Drawn from seed, epoch and row alone, so that a resumed run draws the same."""

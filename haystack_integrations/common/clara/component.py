@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 TOKEN = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False)
 _PLAIN = (str, int, float, bool, type(None))
-_LOADING = ("subfolder", "revision", "dtype", "batch_size")
+_LOADING = ("subfolder", "revision", "dtype", "batch_size", "store")
 """Arguments that are options of `Clara.load` as they are."""
 
 
@@ -43,6 +43,7 @@ class ClaraComponent:
         "device",
         "token",
         "batch_size",
+        "store",
         "model_kwargs",
     )
 
@@ -78,8 +79,14 @@ class ClaraComponent:
             raise ValueError(
                 f"{owner}: model_kwargs must not hold {', '.join(twice)}, which the component takes by name"
             )
-        model = arguments["model"]
-        arguments["model"] = os.fspath(model) if isinstance(model, os.PathLike) else model
+        for name in ("model", "store"):
+            if isinstance(arguments[name], os.PathLike):
+                arguments[name] = os.fspath(arguments[name])
+        if arguments["store"] is not None and not isinstance(arguments["store"], str):
+            kind = type(arguments["store"]).__name__
+            raise TypeError(
+                f"{owner}: store must be the path of a folder, but got {kind}; give an opened store to a Clara"
+            )
         for name, value in arguments.items():
             setattr(self, name, value)
         options = {name: arguments[name] for name in _LOADING if name in arguments and name in self._fixed}

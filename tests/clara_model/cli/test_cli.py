@@ -169,7 +169,7 @@ def test_markup_and_escapes_in_documents_are_shown_not_obeyed(clara, tmp_path):
         ((QUESTION, "--docs", "{}/empty.txt"), "empty.txt is empty"),
         ((QUESTION, "--docs", "{}/broken.jsonl"), "broken.jsonl:2 is not valid JSON"),
         ((QUESTION, "--docs", "{}/latin.txt"), "latin.txt:1 is not UTF-8"),
-        ((QUESTION,), "required: --docs"),
+        ((QUESTION,), "needs either --docs"),
         (("--docs", "{}/long.txt"), "required: question"),
         ((QUESTION, "--docs", "{}/long.txt", "--top-k", "0"), "at least 1, got '0'"),
         ((QUESTION, "--docs", "{}/long.txt", "--top-k", "many"), "at least 1, got 'many'"),
@@ -211,7 +211,7 @@ def test_info_tells_what_a_checkpoint_is(clara):
         assert name.replace("_", " ") in table
         if isinstance(value, str):
             assert value.split("\n")[0][:40] in table
-    assert facts["compression_rate"] == 8
+    assert facts["compression_rate"] == 12
     assert {"compressor", "query_reasoner", "generator"} <= set(facts["roles"])
 
 
@@ -361,3 +361,41 @@ def test_code_of_a_base_is_refused_and_standard_input_is_not_read(
     code, out, err = clara("info", "--base-model", base, "--device", "cpu")
     assert (code, out) == (2, "") and err.startswith(f"clara: {base}/config.json has the model_type 'planted'")
     assert not witness.exists() and sys.stdin.read() == "y\ny\n"
+
+
+# -- odd surroundings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["mps", "meta", "cuda", "vulkan", "nonsense"])
+def test_devices_that_are_not_here(clara, device):
+    code, out, err = clara("info", "--device", device)
+    assert (code, out) == (2, "") and err.startswith(f"clara: device '{device}' ") and err.count("\n") == 1
+
+
+def test_a_closed_standard_output(clara, docs, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    assert cli.main(["info", "--json", "--device", "nonsense"]) == 2
+
+
+def test_an_interrupt_at_the_start(clara, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parser", interrupted)
+    code, out, err = clara("info")
+    assert (code, out, err) == (130, "", "Interrupted.\n")
+
+
+def test_an_error_of_the_program_itself_is_a_sentence_too(clara, monkeypatch):
+    def broken(*_):
+        raise KeyError("x")
+
+    monkeypatch.setattr(cli, "_load", broken)
+    code, out, err = clara("info")
+    assert (code, out) == (1, "") and err == "clara: unexpected KeyError: 'x' (please report it)\n"
+
+
+def test_a_word_of_caution_for_the_bundled_model(clara, docs):
+    words = ("ask", QUESTION, "--docs", docs, "--max-new-tokens", 2)
+    assert "clara-tiny knows only the made-up world of `clara demo`" in clara(*words, model="clara-tiny")[2]
+    assert clara(*words, "--quiet", model="clara-tiny")[2] == ""

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import re
 
 import pytest
@@ -222,3 +223,32 @@ def test_the_published_row_shape_is_read(tmp_path):
     row = {"data_type": "qa", "question": ["Q?"], "answers": ["A"], "docs": ["Title\nText one.", "Text two."]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     assert [document.text for document in read_documents([str(tmp_path / "rows.jsonl")])] == row["docs"]
+
+
+# -- hostile names and files ------------------------------------------------------------------------------------
+
+
+def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_and_counted(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("Good text.")
+    for name in ("b.txt", "c.md"):
+        (tmp_path / name).write_bytes("caf\xe9".encode("latin-1"))
+    assert [document.text for document in read_documents([str(tmp_path)])] == ["Good text."]
+    assert f"{tmp_path}/b.txt and 1 more: not UTF-8 text, left out" in caplog.text
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(ClaraError, match="no file is UTF-8 text"):
+        read_documents([str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_blank_name_is_not_the_current_folder(name, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("Good text.")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ClaraError, match=r"names no file or folder; use . for the current folder"):
+        read_documents([name])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe with a name")
+def test_a_pipe_with_a_name_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(ClaraError, match=r"pipe.txt is no regular file; read a pipe as -"):
+        read_documents([str(tmp_path / "pipe.txt")])

@@ -19,9 +19,9 @@ from rich.text import Text
 
 from clara_model.documents import passages
 from clara_model.errors import ClaraError
-from trainers.data import report as data_report
 from trainers.data.jsonl import check_output, write_rows
-from trainers.data.report import show, show_error, show_json
+from trainers.data.report import facts_table, show, show_error, show_json
+from trainers.data.synthesis import report
 from trainers.data.synthesis.client import NO_KEY, Endpoint, EndpointConfig
 from trainers.data.synthesis.journal import Journal, Outcome, Spent
 from trainers.data.synthesis.run import (
@@ -160,10 +160,10 @@ def _run_synthesis(
         rows = write_rows(args.out, finished_rows(texts, journal))
         outcomes = (journal.outcome(key) for key in map(passage_key, texts) if journal.is_finished(key))
         prices = args.price_in, args.price_out
-        facts = data_report.synthesis_facts(len(texts), outcomes, spent, journal.spent, *prices)
+        facts = report.synthesis_facts(len(texts), outcomes, spent, journal.spent, *prices)
         facts |= {"refused by the endpoint": refused} if refused else {}
         if journal.spent.requests:
-            show_json({"out": str(args.out), **facts}) if args.json else show(data_report.facts_table(facts))
+            show_json({"out": str(args.out), **facts}) if args.json else show(facts_table(facts))
     if not rows:
         show_error(f"no row came out of {len(texts)} passages; the reasons are listed under dropped")
         return BAD_DATA
@@ -185,8 +185,8 @@ def _dry_run(args: argparse.Namespace, config: SynthesisConfig) -> None:
     texts = _passages(args, counter)
     guess = estimate(texts, config, counter.count)
     spent = Spent(requests=guess.requests, prompt_tokens=guess.prompt_tokens, completion_tokens=guess.completion_tokens)
-    price = data_report.cost(spent, args.price_in, args.price_out)
-    show(data_report.prompts_report(sample_requests(texts[0], config)))
+    price = report.cost(spent, args.price_in, args.price_out)
+    show(report.prompts_report(sample_requests(texts[0], config)))
     show(
         Text(
             f"\n{guess.passages:,} passages would take about {guess.requests:,} requests, {guess.prompt_tokens:,} "
@@ -230,7 +230,7 @@ class _Progress:
     def passage(self, _: Outcome) -> None:
         """One more passage."""
         spent = self._endpoint.spent
-        price = data_report.cost(spent, self._args.price_in, self._args.price_out)
+        price = report.cost(spent, self._args.price_in, self._args.price_out)
         words = f"{spent.requests:,} requests, {spent.prompt_tokens + spent.completion_tokens:,} tokens"
         self._bar.update(self._task, advance=1, spent=words + (f", {price:.2f}" if price else ""))
 

@@ -55,6 +55,7 @@ class ClaraDocumentEmbedder(ClaraComponent):
         device: ComponentDevice | None = None,
         token: Secret | None = TOKEN,
         batch_size: int = 32,
+        store: str | os.PathLike[str] | None = None,
         model_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """Check and keep the arguments; `warm_up` or the first `run` loads the model.

@@ -42,6 +42,7 @@ class ClaraTextEmbedder(ClaraComponent):
         dtype: str | None = None,
         device: ComponentDevice | None = None,
         token: Secret | None = TOKEN,
+        store: str | os.PathLike[str] | None = None,
         model_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """Check and keep the arguments; `warm_up` or the first `run` loads the model.

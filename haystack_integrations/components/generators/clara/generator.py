@@ -67,6 +67,7 @@ class ClaraGenerator(ClaraComponent):
         device: ComponentDevice | None = None,
         token: Secret | None = TOKEN,
         batch_size: int | None = None,
+        store: str | os.PathLike[str] | None = None,
         model_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """Check and keep the arguments; `warm_up` or the first `run` loads the model.

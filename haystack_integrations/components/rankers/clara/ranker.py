@@ -53,6 +53,7 @@ class ClaraRanker(ClaraComponent):
         device: ComponentDevice | None = None,
         token: Secret | None = TOKEN,
         batch_size: int | None = None,
+        store: str | os.PathLike[str] | None = None,
         model_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """Check and keep the arguments; `warm_up` or the first `run` loads the model.
@@ -70,6 +71,8 @@ class ClaraRanker(ClaraComponent):
             device: a single device (default: the best there is).
             token: for private hub repositories, read when the model is loaded.
             batch_size: documents in one pass at most (default: by their lengths).
+            store: a folder where latents are kept beyond the process; what it holds is not compressed again, by no
+                component that is given the same.
             model_kwargs: further plain options of `Clara.load`: ``base_model``, ``quantization``, ``prompts``,
                 ``attn_implementation``, ``cache_bytes``, ``batch_tokens``, ``long_documents``.
 

@@ -1,0 +1,56 @@
+"""`clara compress`: files and folders into a store, once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import asdict
+
+from rich.text import Text
+
+from clara_model.cli import report
+from clara_model.cli.terminal import load, output, print_json, progress
+
+logger = logging.getLogger(__name__)
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command."""
+    from clara_model.documents.corpus import CorpusReport, compress_corpus
+    from clara_model.store import open_store
+
+    with open_store(args.store, encoding=args.encoding, keep_text=False if args.no_text else None) as store:
+        with load(args, store) as clara, progress(args) as bar:
+            task = bar.add_task("Compressing", total=None)
+
+            def show(done: CorpusReport) -> None:
+                rate = done.tokens / done.seconds if done.seconds else 0
+                megabytes = done.nbytes / 1e6 / done.seconds if done.seconds else 0
+                bar.update(
+                    task,
+                    description=f"{done.documents:,} documents, {done.compressed:,} passages compressed, "
+                    f"{rate:,.0f} tokens/s, {megabytes:.2f} MB/s",
+                )
+
+            done = compress_corpus(clara, store, args.inputs, sync=args.sync, progress=show)
+        stats = store.stats()
+    if args.json:
+        print_json({**asdict(done), "store": asdict(stats)})
+        return
+    out = output()
+    for name, reason in done.bad:
+        out.print(Text(f"left out: {report.visible(name)}: {report.visible(reason)}"))
+    out.print(Text(_summary(done)))
+    held = f"{stats.documents:,} documents, {stats.blocks:,} passages, {stats.nbytes / 1e6:,.1f} MB"
+    out.print(Text(f"{stats.url}: {held}"))
+
+
+def _summary(done: object) -> str:
+    values = vars(done)
+    if not values["compressed"] and not values["removed"] and values["unchanged"] == values["documents"]:
+        return f"All {values['documents']:,} documents are in the store as they are: nothing was compressed."
+    seconds = report.seconds(values["seconds"])
+    return (
+        f"{values['documents']:,} documents ({values['unchanged']:,} unchanged, {values['removed']:,} removed): "
+        f"{values['compressed']:,} passages compressed in {seconds}, {values['tokens']:,} tokens"
+    )

@@ -1,0 +1,214 @@
+"""Commands on a store: `clara search`, `clara ask --store`, `clara store stats|compact|verify|clear`; and the cache.
+
+`clara ask --docs` keeps its latents in the user's cache folder, a store for each checkpoint, bounded in size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from clara_model.cli import report
+from clara_model.cli.terminal import load, output, print_json, streamed, working
+from clara_model.errors import ClaraError
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Answer, Clara, SearchResults
+    from clara_model.inference.results import Found
+
+CACHE_BYTES = 2 << 30
+"""Of one checkpoint's latents in the user's cache folder; those put longest ago go first."""
+logger = logging.getLogger(__name__)
+
+
+def cache() -> Path:
+    """Where `clara ask --docs` keeps latents."""
+    from clara_model.search.find import cache_folder
+
+    return cache_folder() / "latents"
+
+
+def load_with_cache(args: argparse.Namespace) -> Clara:
+    """The model with its store in the cache folder; without one where that cannot be used, which is said."""
+    from clara_model.store import open_store
+    from clara_model.store.trimming import trim
+
+    clara = load(args)
+    if args.no_store:
+        return clara
+    folder = cache() / clara.fingerprint
+    try:
+        with open_store(folder) as store:
+            trim(store, CACHE_BYTES)
+    except ClaraError as error:
+        logger.warning("latents are not kept: %s", error)
+        return clara
+    with clara:
+        return load(args, str(folder))
+
+
+def stored(clara: Clara, texts: Sequence[str]) -> int:
+    """How many of some texts the store holds."""
+    from clara_model.store.layered import durable
+    from clara_model.store.memory import content_key
+
+    store = durable(clara.store)
+    return 0 if store is None else len(store.numbers(list({content_key(text) for text in texts})))
+
+
+def search(args: argparse.Namespace) -> None:
+    """`clara search`."""
+    with load(args, existing(args.store)) as clara:
+        with working("Searching", args):
+            results = clara.search(args.question, args.top_k, where=conditions(args.where))
+    if args.json:
+        print_json({"question": args.question, "results": [asdict(one) for one in results],
+                    "timings": asdict(results.timings)})  # fmt: skip
+        return
+    out = output()
+    out.print(report.ranking([(one.score, place(one), one.text or "", True) for one in results], out.width))
+    if not args.quiet:
+        out.print()
+        out.print(Text(_times(results), style="dim"))
+
+
+def ask(args: argparse.Namespace) -> None:
+    """`clara ask --store`: one pass for the question, the search, one generation."""
+    limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
+    with load(args, existing(args.store)) as clara:
+        with working("Searching", args):
+            results = clara.search(args.question, args.top_k, where=conditions(args.where))
+        if results.latents is None:
+            raise ClaraError(f"{args.store} holds nothing to answer from (or nothing that fits --where)")
+        asked = (args.question, results.latents, len(results))
+        if args.stream:
+            answer = streamed(clara.stream(*asked, rerank=False, **limits), args)
+        else:
+            with working("Answering", args):
+                answer = clara.answer(*asked, rerank=False, **limits)
+    if args.json:
+        print_json(_record(args, results, answer))
+        return
+    out = output()
+    if not args.stream:
+        out.print(Text(report.visible(answer.text)))
+    if args.quiet:
+        out.print(Text("Sources: " + "; ".join(report.visible(place(one)) for one in results)))
+        return
+    out.print()
+    out.print(report.ranking([(one.score, place(one), one.text or "", True) for one in results], out.width))
+    out.print()
+    out.print(Text(f"{_times(results)}, generate {report.seconds(answer.timings.generate)}", style="dim"))
+
+
+def manage(args: argparse.Namespace) -> None:
+    """`clara store`."""
+    folders = [Path(args.store)] if args.store else sorted(path for path in cache().glob("*") if path.is_dir())
+    records = [_ACTIONS[args.action](str(folder)) for folder in folders]
+    if args.json:
+        print_json(records)
+        return
+    out = output()
+    for record in records:
+        out.print(report.info_table(record))
+    if not records:
+        out.print(f"{cache()} holds no store yet.")
+
+
+def existing(name: str) -> str:
+    """The path of a store that is there.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ClaraError: something else is there.
+    """
+    folder = Path(name).expanduser()
+    if not folder.exists():
+        raise FileNotFoundError(f"{name} does not exist; make it with: clara compress FILE_OR_FOLDER --store {name}")
+    if folder.is_dir() and not (folder / "latents.sqlite").is_file():
+        raise ClaraError(f"{name} is a folder without a store; make one with: clara compress FILE_OR_FOLDER --store ..")
+    return name
+
+
+def conditions(words: Sequence[str]) -> Mapping[str, Any] | None:
+    """``name=value`` words as a filter; values that are whole numbers fit both spellings.
+
+    Raises:
+        ValueError: a word without ``=``.
+    """
+    where: dict[str, list[Any]] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise ValueError(f"--where takes NAME=VALUE, got {word!r}")
+        where.setdefault(name, []).append(value)
+        if value.lstrip("-").isdigit():
+            where[name].append(int(value))
+    return where or None
+
+
+def place(one: Found) -> str:
+    """Where something that was found stands."""
+    return "(no document)" if one.document is None else f"{one.document}, passage {one.window + 1}"
+
+
+def _times(results: SearchResults) -> str:
+    timings = results.timings
+    return f"nothing compressed: query {report.seconds(timings.query)}, search {report.seconds(timings.rank)}"
+
+
+def _record(args: argparse.Namespace, results: SearchResults, answer: Answer) -> dict[str, Any]:
+    return {
+        "question": args.question,
+        "answer": answer.text,
+        "finish_reason": answer.finish_reason,
+        "model": args.model,
+        "passages": [{"citation": place(one), **asdict(one)} for one in results],
+        "usage": asdict(answer.usage),
+        "timings": {**asdict(answer.timings), "query": results.timings.query, "rank": results.timings.rank},
+    }
+
+
+def _stats(folder: str) -> dict[str, Any]:
+    from clara_model.store import open_store
+
+    with open_store(existing(folder)) as store:
+        return asdict(store.stats())
+
+
+def _compact(folder: str) -> dict[str, Any]:
+    from clara_model.store import open_store
+
+    with open_store(existing(folder)) as store:
+        before = store.stats().nbytes
+        store.compact()
+        return {"url": folder, "nbytes_before": before, "nbytes": store.stats().nbytes}
+
+
+def _verify(folder: str) -> dict[str, Any]:
+    from clara_model.store import open_store
+
+    with open_store(existing(folder)) as store:
+        damages = store.verify()
+    return {"url": folder, "damaged": len(damages), **{one.where: one.what for one in damages}}
+
+
+def _clear(folder: str) -> dict[str, Any]:
+    place = Path(existing(folder)).expanduser()
+    freed = _stats(folder)["nbytes"]
+    shutil.rmtree(place / "search", ignore_errors=True)
+    for file in (*place.glob("latents.sqlite*"), *place.glob("data-*.bin")):  # nothing that is not the store's
+        file.unlink()
+    if not any(place.iterdir()):
+        place.rmdir()
+    return {"url": folder, "nbytes_freed": freed}
+
+
+_ACTIONS = {"stats": _stats, "compact": _compact, "verify": _verify, "clear": _clear}

@@ -1,0 +1,164 @@
+"""Whole corpora into a store: what is new or has changed is compressed, the rest is not touched.
+
+A document is known by its file (and line), and by the hash of its content. It is recorded when all its windows are in
+the store, so that a run that is killed and started again does nothing twice. Leaves out reading files
+(`documents.passages`) and more than one process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clara_model.documents.passages import Document, files_of, read_file
+from clara_model.errors import ClaraError
+from clara_model.store.protocol import DurableStore, StoredDocument, Window, content_key
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Clara
+
+WINDOWS_AT_ONCE = 256
+"""Windows that are compressed between two steps of the progress."""
+
+
+@dataclass
+class CorpusReport:
+    """What a run has done."""
+
+    documents: int = 0
+    """That were read."""
+    unchanged: int = 0
+    """Of them, as they are in the store already."""
+    removed: int = 0
+    """That were in the store and are no longer among the files."""
+    windows: int = 0
+    """Of new and changed documents."""
+    compressed: int = 0
+    """Of these windows, not in the store before."""
+    tokens: int = 0
+    """Text tokens of the windows that were compressed."""
+    nbytes: int = 0
+    """UTF-8 bytes of the documents that were read."""
+    seconds: float = 0.0
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    """Files that could not be read, and why."""
+
+
+def compress_corpus(
+    clara: Clara,
+    store: DurableStore,
+    names: Sequence[str],
+    *,
+    sync: bool = False,
+    progress: Callable[[CorpusReport], None] = lambda report: None,
+) -> CorpusReport:
+    """Compress the documents of files and folders into a store.
+
+    Args:
+        clara: loaded with this store.
+        store: where they go.
+        names: files and folders.
+        sync: delete the store's documents that are not among them.
+        progress: called after each step.
+
+    Returns:
+        What was done; a file that cannot be read is listed there and does not end the run.
+
+    Raises:
+        FileNotFoundError: a name that does not exist.
+        ClaraError: the store cannot be written.
+    """
+    start, report = time.perf_counter(), CorpusReport()
+    files = files_of(names)
+    known = store.digests()
+    seen: set[str] = set()
+    for batch in _batches(clara, _new(_documents(files, report), known, seen, report)):
+        _compress(clara, store, batch, report)
+        report.seconds = time.perf_counter() - start
+        progress(report)
+    if sync and not report.bad:  # a file that could not be read has not vanished
+        report.removed = store.forget([one for one in known if one not in seen])
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def _documents(files: Iterable[Path], report: CorpusReport) -> Iterator[Document]:
+    """The documents of all files that can be read."""
+    for file in files:
+        try:
+            yield from read_file(file)
+        except (ClaraError, OSError) as error:
+            report.bad.append((str(file), str(error)))
+
+
+def _new(
+    documents: Iterable[Document], known: dict[str, str], seen: set[str], report: CorpusReport
+) -> Iterator[tuple[str, str, Document]]:
+    """Id, digest and document of those that are not in the store as they are."""
+    for document in documents:
+        place = document.file if document.line is None else f"{document.file}:{document.line}"
+        name, number = place, 1
+        while name in seen:  # several texts of one line
+            number += 1
+            name = f"{place}#{number}"
+        seen.add(name)
+        report.documents += 1
+        report.nbytes += len(document.text.encode("utf-8", "replace"))
+        digest = content_key(document.text)
+        if known.get(name) == digest:
+            report.unchanged += 1
+        else:
+            yield name, digest, document
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A document and its windows."""
+
+    id: str
+    digest: str
+    document: Document
+    places: list[tuple[int, int]]
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.document.text[start:end] for start, end in self.places]
+
+
+def _batches(clara: Clara, documents: Iterable[tuple[str, str, Document]]) -> Iterator[list[_Split]]:
+    """Documents with their windows, about `WINDOWS_AT_ONCE` together."""
+    batch: list[_Split] = []
+    count = 0
+    for name, digest, document in documents:
+        batch.append(_Split(name, digest, document, clara.model.tokens.windows(document.text)))
+        count += len(batch[-1].places)
+        if count >= WINDOWS_AT_ONCE:
+            yield batch
+            batch, count = [], 0
+    if batch:
+        yield batch
+
+
+def _compress(clara: Clara, store: DurableStore, batch: list[_Split], report: CorpusReport) -> None:
+    """The windows that the store lacks, then the documents."""
+    texts = list(dict.fromkeys(text for split in batch for text in split.texts))
+    there = store.numbers([content_key(text) for text in texts])
+    missing = [text for text in texts if content_key(text) not in there]
+    for start in range(0, len(missing), WINDOWS_AT_ONCE):
+        report.tokens += sum(clara.compress(missing[start : start + WINDOWS_AT_ONCE]).lengths)
+    report.windows += sum(len(split.places) for split in batch)
+    report.compressed += len(missing)
+    store.record([_stored(split) for split in batch])
+
+
+def _stored(split: _Split) -> StoredDocument:
+    windows = tuple(
+        Window(content_key(text), start, end) for text, (start, end) in zip(split.texts, split.places, strict=True)
+    )
+    metadata: dict[str, str | int] = {"file": split.document.file}
+    if split.document.line is not None:
+        metadata["line"] = split.document.line
+    return StoredDocument(split.id, windows, split.digest, metadata)

@@ -1,0 +1,171 @@
+"""Tokens per second of each stage, the share of padding, and the ratio to the step's bare matrix products.
+
+A step is run forward and backward on synthetic rows; all its matrix products are then run alone, on random numbers of
+the same shapes. What is missing from a ratio of 1 went into attention, casts, small operations and Python.
+
+    python examples/benchmarks/training.py [BASE] [--steps 3] [--rows 32] [--micro 8] [--bf16]
+
+BASE is a folder or hub name; by default the bundled clara-tiny's base.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from clara_model.checkpoint import files
+from clara_model.modeling.objectives import TrainingModel
+from clara_model.store.memory import LatentCache
+from trainers.arguments import TrainConfig
+from trainers.data.rows import Row
+from trainers.data.sampling import TrainingOrder
+from trainers.frozen_latents import FrozenLatents
+from trainers.run import collator, objective
+from trainers.stages import starting_model
+
+STAGES = ("pretrain", "instruct", "end_to_end")
+PRODUCTS = {torch.ops.aten.mm.default: (0, 1), torch.ops.aten.addmm.default: (1, 2), torch.ops.aten.bmm.default: (0, 1)}
+"""Each product's places of its two matrices."""
+
+
+class Shapes(TorchDispatchMode):
+    """Counts the matrix products that are run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[tuple[Any, ...]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS:
+            first, second = (args[place] for place in PRODUCTS[func])
+            self.found[(tuple(first.shape), tuple(second.shape), first.dtype, str(first.device))] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def sentence(chance: random.Random, words: int) -> str:
+    """Words of no meaning."""
+    return " ".join(chance.choice(("river", "stone", "winter", "Ada", "came", "1904", "north")) for _ in range(words))
+
+
+def rows(stage: str, count: int, seed: int) -> list[Row]:
+    """Rows with lengths as uneven as real ones; in stage 3 twenty candidates, half of them met before."""
+    chance = random.Random(seed)
+    pool = [sentence(chance, chance.randint(30, 150)) for _ in range(10 * count)]
+    found = []
+    for _ in range(count):
+        documents = chance.sample(pool, {"pretrain": 1, "instruct": 5, "end_to_end": 20}[stage])
+        pairs = chance.randint(2, 8) if stage == "pretrain" else 1
+        found.append(
+            Row(
+                documents=tuple(documents),
+                questions=tuple(sentence(chance, 10) + "?" for _ in range(pairs)),
+                answers=tuple(sentence(chance, chance.randint(2, 12)) for _ in range(pairs)),
+            )
+        )
+    return found
+
+
+@contextmanager
+def started(stage: str, base: str, checkpoint: str, arguments: argparse.Namespace) -> Iterator[tuple[Any, ...]]:
+    """The stage's model, order and collator."""
+    start = {"pretrain": base} if stage == "pretrain" else {"pretrain_checkpoint": checkpoint, "pretrain": base}
+    sizes = {"compress_rate": 12, "doc_max_length": 192, "generation_top_k": 1} if stage == "pretrain" else {}
+    with tempfile.TemporaryDirectory() as folder:
+        config = TrainConfig.for_stage(
+            stage,
+            dataset="rows",
+            save_path=folder,
+            bf16=arguments.bf16,
+            train_batch_size=arguments.rows,
+            **start,
+            **sizes,
+        )
+        training = TrainingModel(starting_model(config), objective(config)).train()
+        order = TrainingOrder([rows(stage, arguments.rows * arguments.steps, 1)], seed=1, step=arguments.rows)
+        yield training, order, collator(config, training.model.tokens)
+
+
+def measure(stage: str, base: str, checkpoint: str, arguments: argparse.Namespace) -> list[str]:
+    """One line of the table."""
+    with started(stage, base, checkpoint, arguments) as (training, order, collate):
+        batches = [
+            collate([order[place] for place in range(start, start + arguments.micro)])
+            for start in range(0, len(order), arguments.micro)
+        ]
+        frozen = FrozenLatents(training.model, LatentCache()) if stage == "end_to_end" else None
+        shapes = Shapes()
+        step(training, frozen, batches[0], arguments.bf16)  # warm
+        with shapes:
+            for batch in batches:
+                step(training, frozen, batch, arguments.bf16)
+        if frozen is not None:
+            frozen.store = LatentCache()
+        seconds = timed(lambda: [step(training, frozen, batch, arguments.bf16) for batch in batches])
+        bare = timed(lambda: products(shapes.found))
+        masks = [batch[name] for batch in batches for name in batch if name.endswith("_mask")]
+        tokens = sum(int(mask.sum()) for mask in masks)
+        padding = 1 - tokens / sum(mask.numel() for mask in masks)
+        reused = f"{1 - frozen.made / frozen.asked:.2f}" if frozen else ""
+        return [stage, f"{tokens / seconds:.0f}", f"{padding:.3f}", f"{bare / seconds:.2f}", reused]
+
+
+def step(training: TrainingModel, frozen: FrozenLatents | None, batch: dict[str, Any], bf16: bool) -> None:
+    """Forward and backward of one micro-batch."""
+    values = {name: tensor.to(training.model.device) for name, tensor in batch.items() if name != "rows"}
+    with torch.autocast(training.model.device.type, torch.bfloat16, enabled=bf16):
+        loss = training(**(frozen.fill(values) if frozen else values))["loss"]
+    loss.backward()
+    training.zero_grad()
+
+
+def products(found: Counter[tuple[Any, ...]]) -> None:
+    """All matrix products of the given shapes."""
+    for (first, second, dtype, device), count in found.items():
+        left, right = (torch.randn(shape, device=device).to(dtype) for shape in (first, second))
+        for _ in range(count):
+            torch.matmul(left, right)
+
+
+def timed(run: Any) -> float:
+    """Seconds of the faster of two runs."""
+    best = float("inf")
+    for _ in range(2):
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", nargs="?", help="base model; by default clara-tiny's")
+    parser.add_argument("--checkpoint", default="clara-tiny", help="what stages 2 and 3 start from")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=32, help="rows of a step")
+    parser.add_argument("--micro", type=int, default=8, help="rows of a forward pass")
+    parser.add_argument("--bf16", action="store_true")
+    arguments = parser.parse_args()
+    base = arguments.base or str(Path(files.locate("clara-tiny")) / "base")
+    table = Table("stage", "tokens/s", "padding", "ratio to bare products", "latents reused")
+    for stage in STAGES:
+        table.add_row(*measure(stage, base, arguments.checkpoint, arguments))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""`clara compress`, `search`, `ask --store`, `store`, and the cache of `ask --docs`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_model import QUESTIONS, TEXTS
+
+from clara_model.cli.main import main
+from clara_model.inference.clara import Clara
+from clara_model.store import open_store
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for number, text in enumerate(TEXTS):
+        (folder / f"{number}.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def model(tiny_clara_folder: Path) -> list[str]:
+    return ["--model", str(tiny_clara_folder), "--device", "cpu", "--dtype", "float32"]
+
+
+def record(capsys: pytest.CaptureFixture[str], *words: str):
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_compress_then_search_and_ask(docs: Path, tmp_path: Path, model: list[str], capsys, monkeypatch):
+    store = str(tmp_path / "store")
+    done = record(capsys, "compress", str(docs), "--store", store, *model)
+    assert (done["documents"], done["compressed"], done["store"]["blocks"]) == (5, 5, 5)
+    assert main(["compress", str(docs), "--store", store, *model]) == 0
+    assert "All 5 documents are in the store as they are: nothing was compressed." in capsys.readouterr().out
+
+    monkeypatch.setattr(Clara, "compress", None)
+    found = record(capsys, "search", QUESTIONS[0], "--store", store, "--top-k", "3", *model)["results"]
+    assert len(found) == 3
+    assert found[0]["score"] >= found[1]["score"] >= found[2]["score"]
+    file = found[1]["metadata"]["file"]
+    only = record(capsys, "search", QUESTIONS[0], "--store", store, "--where", f"file={file}", *model)["results"]
+    assert [one["document"] for one in only] == [file]
+    answer = record(capsys, "ask", QUESTIONS[0], "--store", store, "--top-k", "3", *model)
+    assert [one["document"] for one in answer["passages"]] == [one["document"] for one in found]
+    assert main(["ask", QUESTIONS[0], "--store", store, "--stream", *model]) == 0
+    assert "nothing compressed: query" in capsys.readouterr().out
+
+
+def test_the_second_question_to_a_folder_compresses_nothing_and_says_so(docs, model, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = record(capsys, "ask", QUESTIONS[0], "--docs", str(docs), *model)
+    assert first["stored"] == 0
+    assert main(["ask", QUESTIONS[1], "--docs", str(docs), *model]) == 0
+    out = capsys.readouterr().out
+    assert "5 of 5 passages were kept from an earlier question: nothing was compressed" in out
+    (docs / "0.txt").write_text("Something new.")
+    assert main(["ask", QUESTIONS[1], "--docs", str(docs), *model]) == 0
+    assert "4 of 5 passages were kept from an earlier question: 1 were compressed" in capsys.readouterr().out
+    stats = record(capsys, "store", "stats")
+    assert [one["blocks"] for one in stats] == [6]
+    assert record(capsys, "store", "verify")[0]["damaged"] == 0
+    assert record(capsys, "store", "compact")[0]["nbytes"] > 0
+    assert record(capsys, "store", "clear")[0]["nbytes_freed"] > 0
+    assert main(["store", "stats"]) == 0
+    assert "holds no store yet" in capsys.readouterr().out
+
+
+def test_no_store_keeps_nothing(docs, model, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    record(capsys, "ask", QUESTIONS[0], "--docs", str(docs), "--no-store", *model)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_used_is_said_and_does_not_end_the_question(docs, model, capsys, monkeypatch, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["ask", QUESTIONS[0], "--docs", str(docs), "--json", *model]) == 0
+    assert "latents are not kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "who", "--store", "/nowhere/at/all"], "does not exist; make it with: clara compress"),
+        (["store", "stats", "/nowhere/at/all"], "does not exist"),
+        (["ask", "who"], "needs either --docs"),
+        (["ask", "who", "--docs", "a", "--store", "b"], "needs either --docs"),
+        (["ask", "who", "--docs", "a", "--where", "b=c"], "--where needs --store"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(words: list[str], message: str, capsys):
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_where_without_a_value(docs, model, capsys, tmp_path):
+    main(["compress", str(docs), "--store", str(tmp_path / "s"), "--quiet", *model])
+    assert main(["search", "who", "--store", str(tmp_path / "s"), "--where", "file", *model]) == 2
+    assert "--where takes NAME=VALUE, got 'file'" in capsys.readouterr().err
+
+
+def test_clear_refuses_a_folder_that_is_no_store(tmp_path, capsys):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("x")
+    assert main(["store", "clear", str(tmp_path / "precious")]) == 2
+    assert "is a folder without a store" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "precious").iterdir()] == ["file"]
+    open_store(tmp_path / "precious").close()
+    assert main(["store", "clear", str(tmp_path / "precious")]) == 0
+    assert [path.name for path in (tmp_path / "precious").iterdir()] == ["file"]

@@ -1,0 +1,100 @@
+"""Whole corpora into a store: once, resumable, in step with the files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_model import QUESTIONS, TEXTS
+
+from clara_model import Clara, ClaraModel
+from clara_model.documents import corpus
+from clara_model.documents.corpus import compress_corpus
+from clara_model.store import open_store
+from clara_model.store.memory import content_key
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder of three text documents and a JSONL file of two lines, one of them with two texts."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number, text in enumerate(TEXTS[:3]):
+        (folder / f"{number}.txt").write_text(text)
+    lines = [{"text": TEXTS[3]}, {"docs": [TEXTS[4], " ".join(TEXTS)]}]
+    (folder / "more.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def run(loaded: ClaraModel, files: Path, **options: bool):
+    with open_store(files.parent / "store") as store, Clara(loaded, store=store, cache_bytes=0) as clara:
+        done = compress_corpus(clara, store, [str(files)], **options)
+        assert store.verify() == []
+        return done, {one.id: one for one in store.documents()}
+
+
+def test_every_document_is_there_with_its_windows(loaded: ClaraModel, files: Path):
+    done, documents = run(loaded, files)
+    assert (done.documents, done.unchanged, done.bad) == (6, 0, [])
+    names = [f"{files.resolve()}/{name}" for name in ("0.txt", "1.txt", "2.txt", "more.jsonl:1", "more.jsonl:2")]
+    assert sorted(documents) == [*names, f"{names[-1]}#2"]
+    long, text = documents[f"{names[-1]}#2"], " ".join(TEXTS)
+    assert len(long.windows) > 1
+    assert [window.key for window in long.windows] == [content_key(text[one.start : one.end]) for one in long.windows]
+    assert documents[names[3]].metadata == {"file": f"{files.resolve()}/more.jsonl", "line": 1}
+    assert done.windows == sum(len(one.windows) for one in documents.values())
+    assert done.tokens > 0
+
+
+def test_a_second_run_does_nothing(loaded: ClaraModel, files: Path, monkeypatch: pytest.MonkeyPatch):
+    _, before = run(loaded, files)
+    monkeypatch.setattr(Clara, "compress", None)
+    done, after = run(loaded, files)
+    assert (done.documents, done.unchanged, done.compressed) == (6, 6, 0)
+    assert before == after
+
+
+def test_changed_documents_are_replaced_and_vanished_ones_removed_on_request(loaded: ClaraModel, files: Path):
+    run(loaded, files)
+    (files / "0.txt").write_text("Something else was written here.")
+    (files / "1.txt").unlink()
+    done, documents = run(loaded, files)
+    assert (done.unchanged, done.compressed, done.removed, len(documents)) == (4, 1, 0, 6)
+    done, documents = run(loaded, files, sync=True)
+    assert (done.compressed, done.removed, len(documents)) == (0, 1, 5)
+    with open_store(files.parent / "store") as store:
+        kept = {window.key for one in documents.values() for window in one.windows}
+        assert {row.key for row in store.iterate()} == kept
+
+
+def test_a_run_that_ends_in_the_middle_goes_on_where_it_was(
+    loaded: ClaraModel, files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(corpus, "WINDOWS_AT_ONCE", 1)
+    with open_store(files.parent / "store") as store, Clara(loaded, store=store) as clara:
+
+        def stop(done: corpus.CorpusReport) -> None:
+            if done.documents == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            compress_corpus(clara, store, [str(files)], progress=stop)
+    done, documents = run(loaded, files)
+    assert (done.unchanged, len(documents)) == (3, 6)
+
+
+def test_bad_files_are_listed_and_do_not_end_the_run(loaded: ClaraModel, files: Path):
+    run(loaded, files)
+    (files / "1.txt").write_bytes(b"\xff\xfe\x00bad")
+    (files / "worse.jsonl").write_text("{")
+    done, documents = run(loaded, files, sync=True)
+    assert [Path(name).name for name, _ in done.bad] == ["1.txt", "worse.jsonl"]
+    assert "not UTF-8" in done.bad[0][1]
+    assert (len(documents), done.removed) == (6, 0)  # what cannot be read has not vanished
+
+
+def test_what_was_compressed_is_found(loaded: ClaraModel, files: Path):
+    run(loaded, files)
+    with Clara(loaded, store=files.parent / "store") as clara:
+        results = clara.search(QUESTIONS[0], 3)
+        assert all(one.document is not None and one.document.startswith(str(files.resolve())) for one in results)
+        assert all(one.text is not None for one in results)
