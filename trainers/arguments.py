@@ -56,6 +56,8 @@ class TrainConfig(Settings):
     @property
     def objective_stage(self) -> Stage:
         """The stage's name in `modeling.objectives`."""
+        if self.read_text and self.stage == "pretrain":
+            return "read_text"
         return "pretrain_retrieval" if self.pretrain_retrieval else cast("Stage", self.stage)
 
     @property

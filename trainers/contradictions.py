@@ -18,6 +18,7 @@ NOT_NEGATIVE = (
 RANKING = ("ranking_warmup", "ranking_weight")
 ONLY_IN = {
     "keep_generator": ("instruct",),
+    "read_text": ("pretrain",),
     "pretrain_retrieval": ("end_to_end",),
     "qa_loss": ("pretrain",),
     "stage2_retrieval_top_n": ("end_to_end",),
@@ -111,6 +112,8 @@ def _check_pairs(config: Settings) -> None:
         )
     if config.flash_attn and not config.bf16:
         raise ClaraError("flash_attn computes in 16 bits only; pass --bf16 too")
+    if config.read_text and config.qa_loss:
+        raise ClaraError("read_text learns each answer after its own question; pass --qa_loss false too")
     if config.stage == "end_to_end" and config.mse_loss:
         raise ClaraError("mse_loss would train the compressor, which stage end_to_end keeps frozen; leave it out")
 

@@ -46,6 +46,9 @@ class Settings:
     pretrain_retrieval: bool = _group(
         "model", "end_to_end: train only the query reasoner, contrastively, on rows with pos_index", False
     )
+    read_text: bool = _group(
+        "model", "pretrain: train the generator alone, on the documents as text in its prompt", False
+    )
 
     compress_rate: int = _group("compression and LoRA", "document tokens per memory token, 1 to 256", 32, fresh=True)
     doc_max_length: int = _group("compression and LoRA", "document tokens that are read", 256, fresh=True)
@@ -54,6 +57,15 @@ class Settings:
         "compression and LoRA", "adapters are scaled by lora_alpha / lora_rank; 0: twice the rank", 0, fresh=True
     )
     lora_dropout: float = _group("compression and LoRA", "dropout on the adapters' input", 0.1)
+    residual: str = _group(
+        "compression and LoRA", "what latents begin as: none, or blocks of the text's embeddings", "none", fresh=True
+    )
+    memory_positions: str = _group(
+        "compression and LoRA",
+        "position ids of memory tokens: appended to the text's, or spread over them",
+        "appended",
+        fresh=True,
+    )
     prompts: str = _group(
         "compression and LoRA", "prompts file (JSON), instead of this project's wording or the checkpoint's", ""
     )

@@ -7,11 +7,13 @@ compressor, memory rows included; the compressor is frozen.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import replace
 
 import torch
 
+from clara_model.checkpoint import gguf
 from clara_model.checkpoint.base_model import load_base
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.checkpoint.options import LoadOptions
@@ -20,11 +22,15 @@ from clara_model.errors import ClaraError
 from clara_model.inference.published import ClaraModel
 from trainers.arguments import TrainConfig
 from trainers.contradictions import check_slots
+from trainers.data.rows import read_rows
+from trainers.residual import at_rate, center_residuals
 
 logger = logging.getLogger(__name__)
 
 PROMPT_ROOM = 512
 """Prompt tokens beside the slots in a new checkpoint's ``max_prompt_length``."""
+CENTERED_ROWS = 2_000
+"""Rows whose documents give a new residual its centre."""
 
 
 def starting_model(config: TrainConfig, device: torch.device | str | None = None) -> ClaraModel:
@@ -64,23 +70,32 @@ def on_cpu(config: TrainConfig) -> bool:
     return config.use_cpu or not torch.cuda.is_available()
 
 
+def _load_options(config: TrainConfig, device: torch.device | str | None) -> LoadOptions:
+    return LoadOptions(dtype=dtype_of(config), device=device, attn_implementation=_attention(config))
+
+
 def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraModel:
-    base, tokenizer = load_base(
-        config.pretrain,
-        LoadOptions(dtype=dtype_of(config), device=device, attn_implementation=_attention(config)),
-    )
+    base, tokenizer = load_base(config.pretrain, _load_options(config, device))
     values = ClaraConfig(
         base_model=config.pretrain,
+        base_revision=gguf.version(config.pretrain),
+        base_sha256=gguf.sha256(config.pretrain) if gguf.is_gguf(config.pretrain) else None,
         doc_max_length=config.doc_max_length,
         compression_rate=config.compress_rate,
         roles=("compressor", "generator"),
         lora_rank=config.lora_rank,
         lora_alpha=config.lora_alpha or 2 * config.lora_rank,
         lora_dropout=config.lora_dropout,
+        residual=config.residual,
+        memory_positions=config.memory_positions,
         prompts=PromptSet.from_file(config.prompts) if config.prompts else PromptSet(),
     )
     torch.manual_seed(config.seed)
-    return ClaraModel(base, tokenizer, values).to_float(torch.float32)
+    model = ClaraModel(base, tokenizer, values).to_float(torch.float32)
+    if config.residual == "blocks":
+        rows = itertools.chain.from_iterable(read_rows([name]) for name in config.dataset)
+        center_residuals(model, (text for row in itertools.islice(rows, CENTERED_ROWS) for text in row.documents))
+    return model
 
 
 def _from_checkpoint(config: TrainConfig, device: torch.device | str | None) -> ClaraModel:
@@ -92,11 +107,15 @@ def _from_checkpoint(config: TrainConfig, device: torch.device | str | None) -> 
         device=device,
         attn_implementation=_attention(config),
     )
+    if model.config.residual == "blocks" and config.stage == "pretrain" and "compress_rate" in config.given:
+        model = at_rate(model, config.compress_rate, _load_options(config, device))
     found = {
         "compress_rate": model.config.compression_rate,
         "doc_max_length": model.config.doc_max_length,
         "lora_rank": model.config.lora_rank,
         "lora_alpha": model.config.lora_alpha,
+        "residual": model.config.residual,
+        "memory_positions": model.config.memory_positions,
     }
     for name, value in found.items():
         if name in config.given and getattr(config, name) not in (value, 0):

@@ -312,14 +312,16 @@ class ClaraTrainer(transformers.Trainer):
         with deepspeed_utils.gathered(list(parameters.values())):
             weights = {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
         adapters: dict[str, dict[str, Tensor]] = {role: {} for role in model.config.roles}
-        memory = {}
+        memory, residual = {}, {}
         for name, weight in weights.items():
             head, _, rest = name.partition(".")
             if head == "memory":
                 memory[rest] = weight
+            elif head == "residual":
+                residual[name] = weight
             else:
                 adapters[head][rest] = weight
-        return files.Checkpoint(model.config, adapters, memory, dict(self._embeddings))
+        return files.Checkpoint(model.config, adapters, memory, dict(self._embeddings), residual)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing: the weights are in the model already, before DeepSpeed splits them (`trainers.run.train`).

@@ -25,7 +25,7 @@ from transformers import __version__ as transformers_version
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
-from clara_model.checkpoint import base_files
+from clara_model.checkpoint import base_files, gguf
 from clara_model.checkpoint.config import read_json
 from clara_model.checkpoint.hashes import files_key
 from clara_model.checkpoint.options import LoadOptions
@@ -54,8 +54,10 @@ def resolve_base(name: str, folder: Path) -> str:
         ClaraError: a path that does not exist and whose last part is not known.
     """
     beside = folder / name
-    if name.startswith("./") and beside.is_dir():
+    if name.startswith("./") and beside.exists():
         return str(beside)
+    if gguf.is_gguf(name):
+        return name
     if Path(name).is_dir() or not re.match(r"^(/|\.|~)|.*/.*/", name):
         return name
     last = Path(name).name
@@ -66,12 +68,15 @@ def resolve_base(name: str, folder: Path) -> str:
     return hub_name
 
 
-def load_base(name: str, options: LoadOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_base(
+    name: str, options: LoadOptions, sha256: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load a causal language model and its fast tokenizer.
 
     Args:
-        name: folder or hub name.
+        name: folder or hub name, or a GGUF file as in `checkpoint.gguf`.
         options: ``revision`` and ``token`` are the base model's here; what concerns a checkpoint is not used.
+        sha256: of the GGUF file.
 
     Raises:
         ClaraError: the model is not there, or something asked for is not installed.
@@ -80,7 +85,11 @@ def load_base(name: str, options: LoadOptions) -> tuple[PreTrainedModel, PreTrai
     device, attention = torch.device(options.device or "cpu"), str(options.attn_implementation)
     _check_attention(attention)
     quantized = _quantization(options.quantization, device)
-    files = base_files.check(base_files.find(name, options.revision, options.token))
+    if gguf.is_gguf(name):
+        folder = gguf.base_folder(name, options.revision, sha256, options.token)
+    else:
+        folder = base_files.find(name, options.revision, options.token)
+    files = base_files.check(folder)
     tokenizer = load_tokenizer(files.folder)
     key = files_key(files.folder / base_files.CONFIG, *files.weights)
     with blaming(files.weights[0] if len(files.weights) == 1 else files.folder), _bars_to_terminals_only():

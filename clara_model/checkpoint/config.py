@@ -18,6 +18,7 @@ FORMAT = "clara-1"
 ROLES = ("compressor", "query_reasoner", "generator")
 PUBLISHED_STAGES = {"stage1": "pretrain", "stage1_2": "instruct", "stage2": "end_to_end"}
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+RESIDUALS, POSITIONS = ("none", "blocks"), ("appended", "spread")
 MAX_NEW_TOKENS = 128
 """Tokens of an answer at most, where a caller does not say."""
 LARGEST = 2**20
@@ -35,10 +36,16 @@ class ClaraConfig:
     """Hub name or folder of the base language model; a path that starts with ``./`` lies inside the checkpoint."""
     base_revision: str | None = None
     """Revision of the base model on the hub."""
+    base_sha256: str | None = None
+    """SHA-256 of the base model's GGUF file, where ``base_model`` names one; another file is refused."""
     doc_max_length: int = 256
     """Document tokens that are read; what follows is cut (paper section 4: 256)."""
     compression_rate: int = 16
     """Document tokens per memory token; ``memory_tokens = doc_max_length // compression_rate``."""
+    residual: str = "none"
+    """``blocks``: latents are sums of the text's own embeddings plus gated states (`modeling.residual`); ``none``."""
+    memory_positions: str = "appended"
+    """Position ids of the memory tokens: ``appended`` to the text's, or ``spread`` evenly over them."""
     roles: tuple[str, ...] = ROLES
     """The roles that have an adapter; a PISCO-like checkpoint has no query reasoner."""
     lora_rank: int = 16
@@ -78,6 +85,11 @@ class ClaraConfig:
         known = [role for role in roles if isinstance(role, str) and role in ROLES]
         if not known or len(known) < len(roles) or len(set(known)) < len(known):
             raise ClaraError(f"roles must be some of {', '.join(ROLES)}, each once, got {shown(self.roles)}")
+        for name, choices in (("residual", RESIDUALS), ("memory_positions", POSITIONS)):
+            if getattr(self, name) not in choices:
+                raise ClaraError(f"{name} must be one of {', '.join(choices)}, got {shown(getattr(self, name))}")
+        if self.base_sha256 is not None and not isinstance(self.base_sha256, str):
+            raise ClaraError(f"base_sha256 must be a SHA-256 or null, got {shown(self.base_sha256)}")
         if self.stage not in PUBLISHED_STAGES.values():
             raise ClaraError(f"stage must be one of {', '.join(PUBLISHED_STAGES.values())}, got {shown(self.stage)}")
         if not isinstance(self.base_model, str) or not self.base_model or not self.base_model.isprintable():
@@ -93,8 +105,10 @@ class ClaraConfig:
         return self.doc_max_length // self.compression_rate
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; `from_dict` reads them back."""
+        """Plain values, ready for JSON; `from_dict` reads them back. Later fields are left out at their defaults."""
+        later = {f.name: f.default for f in fields(self) if f.name in ("base_sha256", "residual", "memory_positions")}
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {name: value for name, value in values.items() if name not in later or value != later[name]}
         return {"format": FORMAT, **values, "roles": list(self.roles), "prompts": self.prompts.to_dict()}
 
     @classmethod

@@ -29,6 +29,8 @@ class Checkpoint:
     """Memory-token rows ``[M, D]`` by role; a role that is absent takes the added rows of the embedding."""
     embeddings: dict[str, Tensor] = field(default_factory=dict)
     """``embed_tokens`` and, where untied, ``lm_head``: the added rows ``[M + 3, D]`` or the whole matrix ``[V, D]``."""
+    residual: dict[str, Tensor] = field(default_factory=dict)
+    """What `clara_model.modeling.residual` adds, by its full name, e.g. ``residual.compressor.gate``."""
     folder: Path = Path()
 
 

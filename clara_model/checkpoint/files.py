@@ -104,6 +104,8 @@ def _read_own(folder: Path, values: dict[str, object], prompts: PromptSet | None
             checkpoint.memory[rest] = tensor
         elif head in EMBEDDINGS:
             checkpoint.embeddings[head] = tensor
+        elif head == "residual":
+            checkpoint.residual[key] = tensor
         elif head in checkpoint.adapters:
             checkpoint.adapters[head][rest] = tensor
         else:
@@ -129,6 +131,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Write ``config.json`` and ``adapters.safetensors``; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"memory.{role}": rows for role, rows in checkpoint.memory.items()}
+    tensors |= checkpoint.residual
     added = checkpoint.config.memory_tokens + 3
     for name, rows in checkpoint.embeddings.items():
         tensors[f"{name}.added" if len(rows) == added else f"{name}.weight"] = rows

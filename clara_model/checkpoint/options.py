@@ -39,7 +39,7 @@ class LoadOptions:
     revision: str | None = None
     """Of the hub repository."""
     base_model: str | Path | None = None
-    """Folder or hub name of the base model, instead of the one the checkpoint names."""
+    """Folder, hub name or GGUF file of the base model, instead of the one the checkpoint names."""
     prompts: str | Path | PromptSet | None = None
     """Instead of the checkpoint's: a `PromptSet`, or a file as for `PromptSet.from_file`."""
     dtype: torch.dtype | str | None = None

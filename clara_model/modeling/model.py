@@ -27,6 +27,7 @@ from clara_model.modeling.adapters import BASE
 from clara_model.modeling.generated import Generated, read_generated
 from clara_model.modeling.parts import ClaraParts
 from clara_model.modeling.ranking import scores_in_parts
+from clara_model.modeling.residual import spread_positions
 from clara_model.validation import check_count, check_stop, check_texts
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,9 @@ class ClaraModel(ClaraParts):
         own = checkpoint.config
         base_name = str(options.base_model) if options.base_model else resolve_base(own.base_model, folder)
         base, tokenizer = load_base(
-            base_name, replace(options, revision=None if options.base_model else own.base_revision)
+            base_name,
+            replace(options, revision=None if options.base_model else own.base_revision),
+            own.base_sha256,
         )
         checkpoint.config = replace(own, base_model=base_name, licence=own.licence or card.licence(folder))
         model = cls(base, tokenizer, checkpoint.config, to_be_loaded=True)
@@ -79,10 +82,18 @@ class ClaraModel(ClaraParts):
 
     # -- encode ------------------------------------------------------------------------------------------------
 
-    def hidden_states(self, embeds_NTD: Tensor, mask_NT: Tensor) -> Tensor:
-        """Last hidden states after the final norm, ``[N, T, D]``; the vocabulary's logits are not computed."""
-        mask = None if bool(mask_NT.all()) else mask_NT
-        out = self.base.get_decoder()(inputs_embeds=embeds_NTD, attention_mask=mask, use_cache=False)
+    def hidden_states(self, embeds_NTD: Tensor, mask_NT: Tensor, positions_NT: Tensor | None = None) -> Tensor:
+        """Last hidden states after the final norm, ``[N, T, D]``; the vocabulary's logits are not computed.
+
+        Args:
+            embeds_NTD: input embeddings.
+            mask_NT: 1 at real ids.
+            positions_NT: position ids, counted from the left where not given.
+        """
+        mask = None if positions_NT is None and bool(mask_NT.all()) else mask_NT
+        out = self.base.get_decoder()(
+            inputs_embeds=embeds_NTD, attention_mask=mask, position_ids=positions_NT, use_cache=False
+        )
         return cast(Tensor, out.last_hidden_state)
 
     def encode(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,14 +105,21 @@ class ClaraModel(ClaraParts):
             mask_NT: 1 at real ids.
 
         Returns:
-            states at the memory tokens ``[N, M, D]`` and all states ``[N, T, D]``.
+            latents ``[N, M, D]`` (the states at the memory tokens, or what the residual makes of them), and all states
+            ``[N, T, D]``.
         """
         memory = self.config.memory_tokens
         ids, mask = ids_NT.to(self.device), mask_NT.to(self.device)
         with self.roles.acting_as(role):
             text = self.base.get_input_embeddings()(ids[:, :-memory])
-            states = self.hidden_states(self.memory(role, text), mask)
-        return states[:, -memory:], states
+            spread = self.config.memory_positions == "spread"
+            positions = spread_positions(mask, memory) if spread else None
+            states = self.hidden_states(self.memory(role, text), mask, positions)
+        latents = states[:, -memory:]
+        if role in self.residuals.of:
+            own = mask[:, :-memory].bool() & ~torch.isin(ids[:, :-memory], self.tokens.frame_ids.to(ids.device))
+            latents = self.residuals.of[role](text, own, latents)
+        return latents, states
 
     @torch.no_grad()
     def encode_rows(self, role: str, rows: Sequence[list[int]], *, alone: bool = False) -> Tensor:

@@ -24,12 +24,13 @@ from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.ranking import contrastive_loss, cosine_scores, straight_through_topk
 from clara_model.modeling.teaching import Signs, row_likelihoods, target_loss
 
-Stage = Literal["pretrain", "instruct", "end_to_end", "pretrain_retrieval"]
+Stage = Literal["pretrain", "instruct", "end_to_end", "pretrain_retrieval", "read_text"]
 TRAINED_ROLES: dict[Stage, tuple[str, ...]] = {
     "pretrain": ("compressor", "generator"),
     "instruct": ("compressor", "generator"),
     "end_to_end": ("query_reasoner", "generator"),
     "pretrain_retrieval": ("query_reasoner",),
+    "read_text": ("generator",),
 }
 
 
@@ -152,6 +153,10 @@ class TrainingModel(nn.Module):
         if self.objective.stage in ("pretrain", "instruct"):
             ids, mask = _given(document_ids), _given(document_mask)
             return self._answer_all(ids, mask, document_index, prompt_ids, prompt_mask, labels, totals)
+        if self.objective.stage == "read_text":
+            nothing = torch.empty(0, device=self.model.device)
+            loss = self._next_token_loss(nothing, prompt_ids, prompt_mask, labels, totals[0])
+            return {"loss": loss, "lm_loss": loss.detach()}
         latents = document_latents
         if latents is None:
             with torch.no_grad():

@@ -21,6 +21,7 @@ from clara_model.errors import ClaraError
 from clara_model.modeling.adapters import Roles
 from clara_model.modeling.identity import Identity, Place
 from clara_model.modeling.memory import MemoryRows
+from clara_model.modeling.residual import Residuals
 from clara_model.modeling.tokens import Tokens
 
 ENCODERS = ("compressor", "query_reasoner")
@@ -55,6 +56,11 @@ class ClaraParts(nn.Module):
         self.roles = Roles(base, config)
         added = self._embedding_weight()[self.tokens.memory_ids]
         self.memory = MemoryRows([role for role in config.roles if role in ENCODERS], added.float())
+        self.residuals = Residuals()
+        if config.residual == "blocks":
+            for role in self.memory.rows:
+                center = self._embedding_weight().detach().float().mean(dim=0)
+                self.residuals.add(role, center, config.memory_tokens, config.compression_rate)
         self.embeddings_changed = False
         self.identity = Identity(base, self.tokens)
         self.set_trainable(())
@@ -93,7 +99,9 @@ class ClaraParts(nn.Module):
         layers = self.roles.layers().values()
         lora = [side["compressor"] for layer in layers for side in (layer.lora_A, layer.lora_B)]
         modules = [*lora, self.base.get_input_embeddings()]
-        return [*((module._parameters, "weight") for module in modules), (self.memory.rows._parameters, "compressor")]
+        own = self.residuals.of["compressor"]._parameters if "compressor" in self.residuals.of else {}
+        rows = (self.memory.rows._parameters, "compressor")
+        return [*((module._parameters, "weight") for module in modules), rows, *((own, name) for name in own)]
 
     # -- weights -----------------------------------------------------------------------------------------------
 
@@ -121,6 +129,7 @@ class ClaraParts(nn.Module):
                 raise ClaraError(f"memory rows of the {role} in {source} have shape {tuple(values.shape)}, "
                                  f"this model needs {tuple(rows.shape)}")  # fmt: skip
             rows.copy_(values)
+        self.residuals.load(checkpoint.residual, source)
         self.identity.forget_compressor()
 
     def _embedding_weight(self) -> Tensor:
@@ -163,14 +172,16 @@ class ClaraParts(nn.Module):
                 name: weight.detach() if self.embeddings_changed else weight.detach()[added]
                 for name, weight in self._embeddings().items()
             },
+            {name: parameter.detach() for name, parameter in self.residuals.named(self.config.roles).items()},
         )
 
     # -- training switches -------------------------------------------------------------------------------------
 
     def trainable_parameters(self, roles: Sequence[str]) -> dict[str, nn.Parameter]:
-        """LoRA weights and memory rows of some roles, by name."""
+        """LoRA weights, memory rows and residuals of some roles, by name."""
         named = {f"{role}.{key}": p for role in roles for key, p in self.roles.parameters(role).items()}
-        return named | {f"memory.{role}": self.memory.of(role) for role in roles if role in self.memory.rows}
+        named |= {f"memory.{role}": self.memory.of(role) for role in roles if role in self.memory.rows}
+        return named | self.residuals.named(roles)
 
     def set_trainable(self, roles: Sequence[str]) -> None:
         """Let exactly these roles train (LoRA weights and memory rows); the base and all else is frozen."""
@@ -198,6 +209,7 @@ class ClaraParts(nn.Module):
             has_rows = copy_of is not None and copy_of in self.memory.rows
             rows = self.memory.of(cast(str, copy_of)) if has_rows else self._embedding_weight()[self.tokens.memory_ids]
             self.memory.rows[role] = nn.Parameter(rows.detach().clone().to(example.dtype), requires_grad=False)
+            self.residuals.start_from(copy_of, role)
         self.config = config
         self.train(self.training)  # the new role's dropout follows the others
 

@@ -87,6 +87,8 @@ class Tokens:
         self.memory_ids: list[int] = [self._id(token) for token in self.memory_tokens]
         self.added_ids = [*self.memory_ids, self._id("<AE>"), self._id("<ENC>"), self._id("<SEP>")]
         self._control = frozenset(self.added_ids)
+        self.frame_ids = torch.tensor([self._id("<ENC>"), self._id(tokenizer.bos_token), self._id(tokenizer.eos_token)])
+        """What stands around the text in an encoder's ids; a text itself never holds them."""
         self._markers = tuple(tokenizer.get_added_vocab())
         self._live = tokenizer.backend_tokenizer
         self._live.no_truncation()
@@ -231,9 +233,7 @@ class Tokens:
 
     def text_prompt_ids(self, prompt: Prompt, memory: str, question: str | None = None) -> list[int]:
         """Ids of the same prompt with plain text in the slots' place, for the base model reading text."""
-        before, _, after = prompt.user[0].partition("{memory}")
-        user = f"{_filled(before, question)}{clean_text(memory)}{_filled(after, question)}"
-        return self._exchange_ids(prompt.system, [user], 0)
+        return self._prompt(prompt, 0, question, 0, text=memory)
 
     def _shortened(
         self, prompt: Prompt, documents: int, question: str, wording: int, room: int
@@ -253,11 +253,19 @@ class Tokens:
             keep = max(0, keep - over)
 
     def _prompt(
-        self, prompt: Prompt, documents: int, question: str | None, wording: int, answer: str | None = None
+        self,
+        prompt: Prompt,
+        documents: int,
+        question: str | None,
+        wording: int,
+        answer: str | None = None,
+        text: str | None = None,
     ) -> list[int]:
-        """Ids of one exchange with slots; the wording's two sides of the slots are texts like any other."""
+        """Ids of one exchange with slots, or text in their place; the wording's two sides are texts like any other."""
         before, _, after = prompt.user[wording].partition("{memory}")
         sides = [_filled(before, question), _filled(after, question)]
+        if text is not None:
+            sides = [f"{sides[0]}{clean_text(text)}{sides[1]}"]
         return self._exchange_ids(prompt.system, sides, documents, answer)
 
     def _exchange_ids(self, system: str, sides: Sequence[str], documents: int, answer: str | None = None) -> list[int]:
@@ -354,6 +362,7 @@ class Tokens:
         max_length: int,
         question: str | None = None,
         wording: int = 0,
+        text: str | None = None,
     ) -> Example:
         """Prompt and answer as the template renders them; only what follows the prompt has labels.
 
@@ -364,6 +373,7 @@ class Tokens:
             max_length: ids kept; the answer's end is cut first.
             question: for the answer prompt.
             wording: index into ``prompt.user``.
+            text: plain text in the slots' place, where ``documents`` is 0.
 
         Raises:
             ClaraError: ``max_length`` cuts into the slots.
@@ -372,8 +382,8 @@ class Tokens:
         question = None if question is None else clean_text(question, "question")
         if not self._shows_answers:
             raise self._unfit("does not show an assistant's turn once, so there is no answer to learn from")
-        head = self._prompt(prompt, documents, question, wording)
-        ids = self._prompt(prompt, documents, question, wording, answer)
+        head = self._prompt(prompt, documents, question, wording, text=text)
+        ids = self._prompt(prompt, documents, question, wording, answer, text)
         if documents and self._id("<SEP>") in ids[max_length:]:
             raise ClaraError(
                 f"a training prompt with the slots of {documents} documents has {len(head)} tokens and loses slots "

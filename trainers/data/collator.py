@@ -212,8 +212,10 @@ class Collator:
         return {"prompt_ids": ids, "prompt_mask": mask, "labels": labels}
 
     def _example(self, part: _Sequence) -> Example:
+        text = "\n\n".join(part.row.documents) if self.stage == "read_text" else None
+        documents = 0 if text is not None else part.documents
         example = self.tokens.example(
-            part.prompt, part.documents, part.answer, self.max_length, part.question, part.wording
+            part.prompt, documents, part.answer, self.max_length, part.question, part.wording, text
         )
         if all(label == -100 for label in example.labels):
             raise ClaraError(

@@ -1,0 +1,136 @@
+"""Latents that begin as sums of the text's own input embeddings, to which the memory tokens' states are added.
+
+A text's tokens are cut into ``M`` blocks in order. A memory token's latent is ``center + sum_j P_j (e_j - center) /
+sqrt(n) + gate * state`` over the ``n`` tokens of its block: the centre (the mean embedding of running text) is half of
+an embedding's length and would grow with every token that is summed, and dividing by the root keeps what is left as
+long as one token's. ``P_j`` tells a block's first token from its second and starts as the identity, ``gate`` starts at
+0: at one token a block, an untrained latent *is* the token's embedding, which the base model reads as text. A question
+is one block, repeated at every memory token. Why it helps: docs/results.md. A bare ``ClaraModel`` has none.
+
+Shapes: ``N`` texts, ``T`` ids, ``M`` memory tokens, ``D`` hidden size, ``J`` places in a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from clara_model.errors import ClaraError
+
+
+class BlockResidual(nn.Module):
+    """One role's centre ``[D]``, projections ``[J, D, D]`` and gate ``[D]``."""
+
+    def __init__(self, center_D: Tensor, blocks: int, projections: int, first: int) -> None:
+        """Identity projections and a closed gate.
+
+        Args:
+            center_D: the mean input embedding of running text.
+            blocks: that a text is cut into: ``M``, or 1 for a question.
+            projections: ``J``.
+            first: place in a block of the first token that is projected; those after the last are projected like it.
+        """
+        super().__init__()
+        self.blocks, self.first = blocks, first
+        self.center = nn.Parameter(center_D.detach().clone())
+        eye = torch.eye(len(center_D), dtype=center_D.dtype, device=center_D.device)
+        self.projection = nn.Parameter(eye.repeat(projections, 1, 1))
+        self.gate = nn.Parameter(torch.zeros_like(self.center))
+
+    def forward(self, embeds_NTD: Tensor, text_NT: Tensor, states_NMD: Tensor) -> Tensor:
+        """The latents.
+
+        Args:
+            embeds_NTD: input embeddings of the encoder ids without the memory tokens.
+            text_NT: True at the text's own tokens.
+            states_NMD: last hidden states at the memory tokens.
+
+        Returns:
+            ``[N, M, D]``; a text without tokens has the centre in every block.
+        """
+        rows, at = text_NT.nonzero(as_tuple=True)
+        length, index = text_NT.sum(dim=1)[rows], text_NT.cumsum(dim=1)[rows, at] - 1
+        block, place = blocks(length, index, self.blocks)
+        shifted = embeds_NTD[rows, at] - self.center
+        last = self.first + len(self.projection) - 1
+        for number, projection in enumerate(self.projection, start=self.first):
+            here = (place.clamp_max(last) == number).nonzero()[:, 0]
+            shifted = shifted.index_copy(0, here, shifted[here] @ projection.T)
+        target = rows * self.blocks + block
+        total = states_NMD.new_zeros(len(text_NT) * self.blocks, shifted.shape[-1])
+        total = total.index_add(0, target, shifted.to(total.dtype))
+        count = torch.zeros(len(total), device=total.device).index_add(0, target, torch.ones_like(target).float())
+        scaled = total / count.clamp_min(1).sqrt()[:, None].to(total.dtype)
+        sums = self.center + scaled.view(len(text_NT), self.blocks, -1)
+        return sums.expand_as(states_NMD) + self.gate * states_NMD
+
+
+def blocks(length: Tensor, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Block number of a text's token, and its place in that block.
+
+    Args:
+        length: tokens of the text each token is in.
+        index: the token's number in its text, from 0.
+        count: blocks of a text; a shorter text leaves blocks empty.
+    """
+    block = index * count // length
+    return block, index - (block * length + count - 1) // count
+
+
+def spread_positions(mask_NT: Tensor, memory_tokens: int) -> Tensor:
+    """Position ids ``[N, T]`` with the memory tokens' spread evenly over the text before them (arXiv 2409.14364)."""
+    text = mask_NT[:, :-memory_tokens].long()
+    counted = (text.cumsum(dim=1) - 1).clamp_min(0)
+    middles = (2 * torch.arange(memory_tokens, device=text.device) + 1) * text.sum(dim=1, keepdim=True)
+    return torch.cat([counted, middles // (2 * memory_tokens)], dim=1)
+
+
+class Residuals(nn.Module):
+    """The residuals of the encoder roles that have one; empty where the checkpoint has none."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        super().__init__()
+        self.of = nn.ModuleDict()
+
+    def add(self, role: str, center_D: Tensor, memory_tokens: int, rate: int) -> None:
+        """Give a role its residual: blocks for the compressor, the whole question for the query reasoner."""
+        if role == "compressor":
+            self.of[role] = BlockResidual(center_D, memory_tokens, projections=max(rate - 1, 1), first=1)
+        else:
+            self.of[role] = BlockResidual(center_D, blocks=1, projections=1, first=0)
+
+    def start_from(self, source: str | None, role: str) -> None:
+        """Give the query reasoner a residual with the centre and gate of ``source``, where ``source`` has one."""
+        if source is None or source not in self.of:
+            return
+        before = cast(BlockResidual, self.of[source])
+        self.add(role, before.center, memory_tokens=1, rate=1)
+        self.of[role].load_state_dict({"center": before.center, "gate": before.gate}, strict=False)
+        self.of[role].requires_grad_(False)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Copy a checkpoint's tensors in.
+
+        Raises:
+            ClaraError: one is missing, left over or of another shape.
+        """
+        own = self.named(list(self.of))
+        wrong = sorted(set(own) ^ set(tensors)) or [k for k, p in own.items() if p.shape != tensors[k].shape]
+        if wrong:
+            raise ClaraError(f"{wrong[0]!r} in {source} is missing, or not what its config.json asks for")
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+    def named(self, roles: Sequence[str]) -> dict[str, nn.Parameter]:
+        """Parameters of some roles as the adapters file names them, e.g. ``residual.compressor.gate``."""
+        return {
+            f"residual.{role}.{part}": parameter
+            for role in roles
+            if role in self.of
+            for part, parameter in self.of[role].named_parameters()
+        }

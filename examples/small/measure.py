@@ -1,0 +1,156 @@
+"""The figures on clara-small's card: held-out passages and NQ questions, with the text reader and BM25 beside.
+
+One held-out window as text (the text reader), compressed, and not at all; NQ questions with 20 candidates: recall@5 of
+the latents and of BM25, the best five read compressed and as text; and the time of an answer when the five are
+compressed already, against reading them as text. Greedy; the first ``--count`` questions of a seeded order.
+
+    python examples/small/measure.py CHECKPOINT --reader READER --heldout DATA [--nq FILE] [--count 300] [--seed 7]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import bm25s
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from clara_model import ClaraModel
+from trainers.data.rows import Row, read_rows
+from trainers.evaluation.evaluate import EvaluationConfig, Report, evaluate
+from trainers.evaluation.metrics import mean_scores, recall_at, score_answer
+
+READ, NEW_TOKENS, BATCH, TIMED = 5, 16, 25, 10
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+BARS = {"f1_retained": 0.60, "nq_f1_share_of_text": 0.8}
+"""At least so much. Recall must beat BM25's, and the warm answer take at most half of the text reader's time."""
+
+
+def read_text(reader: ClaraModel, rows: Sequence[Row], texts: Sequence[str]) -> dict[str, float]:
+    """The text reader's scores with these texts as background, one for each row."""
+    prompt, scores = reader.config.prompts.answer, []
+    for start in range(0, len(rows), BATCH):
+        part = range(start, min(start + BATCH, len(rows)))
+        prompts = [reader.tokens.text_prompt_ids(prompt, texts[i], rows[i].questions[0]) for i in part]
+        answers = reader.generate_ids(prompts, [], max_new_tokens=NEW_TOKENS).texts
+        scores += [score_answer(text.strip(), rows[i].references) for text, i in zip(answers, part, strict=True)]
+    return mean_scores(scores)
+
+
+def read_latents(model: ClaraModel, rows: Sequence[Row], read: str) -> Report:
+    """The scores from latents of the gold window, or of the best five candidates."""
+    return evaluate(model, rows, EvaluationConfig(top_k=READ, read=read, max_new_tokens=NEW_TOKENS, batch_size=BATCH))
+
+
+def bm25_ranking(row: Row) -> list[int]:
+    """A row's candidates by BM25, best first."""
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(list(row.documents), stopwords="en", show_progress=False), show_progress=False)
+    asked = bm25s.tokenize([row.questions[0]], stopwords="en", show_progress=False, return_ids=False)
+    scores = index.get_scores(asked[0]).tolist()
+    return sorted(range(len(scores)), key=lambda i: -scores[i])
+
+
+def seconds(model: ClaraModel, reader: ClaraModel, rows: Sequence[Row]) -> tuple[float, float]:
+    """Seconds of an answer from five documents: latents given, and read as text."""
+    warm, text, prompt = 0.0, 0.0, model.config.prompts.answer
+    for row in rows[:TIMED]:
+        question, documents = row.questions[0], row.documents[:READ]
+        latents = model.compress(documents)
+        started = time.perf_counter()
+        model.generate([question], [latents], max_new_tokens=NEW_TOKENS)
+        warm += time.perf_counter() - started
+        started = time.perf_counter()
+        ids = reader.tokens.text_prompt_ids(prompt, "\n\n".join(documents), question)
+        reader.generate_ids([ids], [], max_new_tokens=NEW_TOKENS)
+        text += time.perf_counter() - started
+    return warm / TIMED, text / TIMED
+
+
+def figures(model: ClaraModel, reader: ClaraModel, held: Sequence[Row], nq: Sequence[Row]) -> dict[str, float]:
+    """All figures of the card."""
+    golds = [row.documents[row.positives[0]] for row in held]
+    text, closed = read_text(reader, held, golds), read_text(reader, held, [""] * len(held))
+    gold = read_latents(
+        model, [replace(row, documents=(g,), positives=(0,)) for row, g in zip(held, golds, strict=True)], "gold"
+    )
+    tokens = sum(model.tokens.count(text) for text in golds) / len(golds)
+    ranked = read_latents(model, nq, "ranked")
+    five = ["\n\n".join(row.documents[i] for i in p.documents) for row, p in zip(nq, ranked.predictions, strict=True)]
+    nq_text = read_text(reader, nq, five)
+    warm, slow = seconds(model, reader, nq)
+    return {
+        "held_out_questions": float(len(held)),
+        "nq_questions": float(len(nq)),
+        "tokens_per_memory_token": tokens / model.config.memory_tokens,
+        "text_f1": text["f1"],
+        "text_em": text["em"],
+        "closed_book_f1": closed["f1"],
+        "compressed_f1": gold.metrics["f1"],
+        "compressed_em": gold.metrics["em"],
+        "f1_retained": (gold.metrics["f1"] - closed["f1"]) / (text["f1"] - closed["f1"]),
+        "nq_recall@5": ranked.metrics["recall@5"],
+        "nq_bm25_recall@5": sum(recall_at(bm25_ranking(row), row.positives, READ) for row in nq) / len(nq),
+        "nq_compressed_f1": ranked.metrics["f1"],
+        "nq_text_f1": nq_text["f1"],
+        "nq_f1_share_of_text": ranked.metrics["f1"] / nq_text["f1"],
+        "warm_answer_seconds": warm,
+        "text_answer_seconds": slow,
+        "warm_share_of_text_seconds": warm / slow,
+    }
+
+
+def show(found: dict[str, float]) -> Table:
+    """The figures beside their bars."""
+    asked: dict[str, tuple[str, bool]] = {
+        name: (f">= {bar}", found[name] >= bar) for name, bar in BARS.items()
+    } | {
+        "nq_recall@5": ("> BM25", found["nq_recall@5"] > found["nq_bm25_recall@5"]),
+        "warm_share_of_text_seconds": ("<= 0.5", found["warm_share_of_text_seconds"] <= 0.5),
+    }  # fmt: skip
+    table = Table("figure", "measured", "bar", "met")
+    for name, value in found.items():
+        bar, met = asked.get(name, ("", None))
+        table.add_row(
+            name, f"{value:.3f}".rstrip("0").rstrip("."), bar, "" if met is None else ("yes" if met else "NO")
+        )
+    return table
+
+
+def drawn(file: Path, count: int, seed: int) -> list[Row]:
+    """The first rows of a file in a seeded order."""
+    rows = list(read_rows([str(file)], prefer_gold=True))
+    random.Random(seed).shuffle(rows)
+    return rows[:count]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", default="clara-small")
+    parser.add_argument("--reader", required=True, help="the text reader's checkpoint")
+    parser.add_argument("--heldout", type=Path, required=True, help="folder that data.py wrote")
+    parser.add_argument("--nq", type=Path, default=SHARED / "eval" / "nq.jsonl")
+    parser.add_argument("--count", type=int, default=300, help="questions of each kind")
+    parser.add_argument("--seed", type=int, default=7, help="of their order")
+    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
+    args = parser.parse_args()
+    model, reader = (
+        ClaraModel.from_pretrained(name, dtype=torch.float32, device="cpu") for name in (args.checkpoint, args.reader)
+    )
+    held, nq = drawn(args.heldout / "heldout.jsonl", args.count, args.seed), drawn(args.nq, args.count, args.seed)
+    found = {"seed": float(args.seed), **figures(model, reader, held, nq)}
+    Console().print(show(found))
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
