@@ -58,7 +58,7 @@ def check_known(given: Collection[str], known: Collection[str], what: str, owner
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise TypeError(f"{owner}: unknown {what} {name!r}; {hint}Known are {', '.join(known)}")
+            raise TypeError(f"{owner}: unknown {what} {name!r}; {hint}known are {', '.join(known)}")
 
 
 def check_top(value: int, name: str, owner: str) -> int:

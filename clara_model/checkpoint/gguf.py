@@ -151,5 +151,6 @@ def _write_plain(path: Path, folder: Path) -> None:
     plain = type(read)(type(read.config).from_dict(values))  # a model that was read from GGUF cannot be saved as such
     plain.load_state_dict(read.state_dict())
     plain.generation_config = read.generation_config
-    plain.to(torch.bfloat16).save_pretrained(folder)
+    torch.nn.Module.to(plain, torch.bfloat16)
+    plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

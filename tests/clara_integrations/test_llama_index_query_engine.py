@@ -117,7 +117,7 @@ def test_from_args_is_from_retriever(clara, make, tiny_clara_folder):
 
 @pytest.mark.parametrize("name", ["llm", "response_synthesizer", "response_mode", "text_qa_template", "output_cls"])
 def test_what_only_a_stock_engine_takes_is_refused(name):
-    with pytest.raises(TypeError, match=f"ClaraQueryEngine.from_args: unknown argument '{name}'; .*Known are model, "):
+    with pytest.raises(TypeError, match=f"ClaraQueryEngine.from_args: unknown argument '{name}'; .*known are model, "):
         ClaraQueryEngine.from_args(FixedRetriever([]), **{name: MockLLM()})
 
 

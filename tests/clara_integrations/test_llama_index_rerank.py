@@ -129,6 +129,7 @@ def test_it_comes_back_from_a_dict_json_and_pickle(rerank):
         "batch_size": None,
         "cache_bytes": None,
         "long_documents": None,
+        "store": None,
         "top_n": 3,
         "keep_retrieval_score": False,
         "metadata_mode": "embed",

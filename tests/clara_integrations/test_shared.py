@@ -29,7 +29,7 @@ def test_the_options_are_those_of_load_and_the_constants_are_in_step():
     from clara_model.modeling.embedding import DIMENSIONS
     from clara_model.validation import SAMPLING
 
-    own = set(inspect.signature(Clara.load).parameters) - {"name", "store", "options"}
+    own = set(inspect.signature(Clara.load).parameters) - {"name", "options"}
     assert set(LOAD_OPTIONS) == {*NAMES, *own}
     assert shared.DEFAULT_MODEL == inspect.signature(Clara.load).parameters["name"].default
     assert shared.DEFAULT_DIMENSIONS == DIMENSIONS
@@ -45,7 +45,7 @@ def test_the_options_are_those_of_load_and_the_constants_are_in_step():
             {"max_tokens": 3},
             "ClaraGenerator: unknown generation argument 'max_tokens'; did you mean 'max_new_tokens'? ",
         ),
-        ({"zzz": 3}, "ClaraGenerator: unknown generation argument 'zzz'; Known are max_new_tokens, stop, "),
+        ({"zzz": 3}, "ClaraGenerator: unknown generation argument 'zzz'; known are max_new_tokens, stop, "),
     ],
 )
 def test_an_unknown_name_is_told_its_nearest_and_all(given, said):

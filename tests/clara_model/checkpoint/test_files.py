@@ -180,8 +180,8 @@ def test_rows_inside_the_adapters_file(published: Path):
 def test_dtype(tiny_clara_folder: Path, loaded: ClaraModel, dtype: torch.dtype):
     model = load(tiny_clara_folder, dtype=dtype)
     assert {p.dtype for p in model.parameters()} == {dtype}
-    if dtype != torch.float16:  # which rounds otherwise than bfloat16
-        assert model.fingerprint == loaded.fingerprint
+    # half-precision latents are not interchangeable with float32's, so they are kept apart
+    assert (model.fingerprint == loaded.fingerprint) == (dtype == torch.float32)
     found = model.compress(TEXTS).vectors
     assert found.dtype == dtype
     assert torch.nn.functional.cosine_similarity(found.float(), loaded.compress(TEXTS).vectors, dim=-1).min() > 0.99
@@ -596,7 +596,7 @@ def test_push_to_hub_saves_and_warns_of_a_local_base(
             pushed["files"] = sorted(os.listdir(folder_path))
             return f"https://hub/{repo_id}"
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("clara_model.checkpoint.hub.HfApi", Api)
     assert loaded.push_to_hub("me/mine", token="t") == "https://hub/me/mine"
     assert pushed == {
         "token": "t",

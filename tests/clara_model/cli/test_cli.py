@@ -390,7 +390,7 @@ def test_an_error_of_the_program_itself_is_a_sentence_too(clara, monkeypatch):
     def broken(*_):
         raise KeyError("x")
 
-    monkeypatch.setattr(cli, "_load", broken)
+    monkeypatch.setattr(cli, "load", broken)
     code, out, err = clara("info")
     assert (code, out) == (1, "") and err == "clara: unexpected KeyError: 'x' (please report it)\n"
 
