@@ -24,7 +24,10 @@ def mutable(loaded: ClaraModel) -> ClaraModel:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"stage": "stage1"}, "stage must be one of pretrain, instruct, end_to_end, pretrain_retrieval, got 'stage1'"),
+        (
+            {"stage": "stage1"},
+            "stage must be one of pretrain, instruct, end_to_end, pretrain_retrieval, read_text, got 'stage1'",
+        ),
         ({"stage": "pretrain", "alignment_weight": -0.1}, "alignment_weight >= 0"),
         ({"stage": "end_to_end", "top_k": 0}, "top_k >= 1"),
         ({"stage": "end_to_end", "temperature": 0.0}, "temperature > 0"),
