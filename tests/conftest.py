@@ -22,7 +22,7 @@ settings.register_profile(
     deadline=None,  # the first example pays for loading
     max_examples=60,
     derandomize=True,  # one run finds what another found
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("project")
 FUZZ_EXAMPLES = 25
