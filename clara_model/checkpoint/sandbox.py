@@ -128,17 +128,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
                     _left().size(len(text) * max(count, 0))
         return _sized(super().call_binop(context, operator, left, right))
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call from a template: a step, and for a text's methods what they would make."""
         _left().step()
-        owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
-        if isinstance(owner, str) and isinstance(__obj, (types.BuiltinMethodType, types.FunctionType)):
+        owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        if isinstance(owner, str) and isinstance(obj, (types.BuiltinMethodType, types.FunctionType)):
             _check_text_method(owner, name, args)
         elif name in ("format", "format_map"):  # str.format, as the sandbox wraps it
             _check_widths("", (*args, *kwargs.values()))
-        if isinstance(__obj, LoopContext) and args:
+        if isinstance(obj, LoopContext) and args:
             args = (_looped(args[0]), *args[1:])
-        return super().call(__context, __obj, *args, **kwargs)
+        return super().call(context, obj, *args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """``str.format``, whose widths are looked at first."""

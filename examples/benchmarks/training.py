@@ -108,17 +108,24 @@ def measure(stage: str, base: str, checkpoint: str, arguments: argparse.Namespac
         shapes = Shapes()
         step(training, frozen, batches[0], arguments.bf16)  # warm
         with shapes:
-            for batch in batches:
-                step(training, frozen, batch, arguments.bf16)
-        if frozen is not None:
-            frozen.store = LatentCache()
-        seconds = timed(lambda: [step(training, frozen, batch, arguments.bf16) for batch in batches])
+            run_through(training, frozen, batches, arguments.bf16)
+        seconds = timed(lambda: run_through(training, frozen, batches, arguments.bf16))
         bare = timed(lambda: products(shapes.found))
         masks = [batch[name] for batch in batches for name in batch if name.endswith("_mask")]
         tokens = sum(int(mask.sum()) for mask in masks)
         padding = 1 - tokens / sum(mask.numel() for mask in masks)
         reused = f"{1 - frozen.made / frozen.asked:.2f}" if frozen else ""
         return [stage, f"{tokens / seconds:.0f}", f"{padding:.3f}", f"{bare / seconds:.2f}", reused]
+
+
+def run_through(
+    training: TrainingModel, frozen: FrozenLatents | None, batches: list[dict[str, Any]], bf16: bool
+) -> None:
+    """All micro-batches, with nothing in the cache at the start."""
+    if frozen is not None:
+        frozen.store = LatentCache()
+    for batch in batches:
+        step(training, frozen, batch, bf16)
 
 
 def step(training: TrainingModel, frozen: FrozenLatents | None, batch: dict[str, Any], bf16: bool) -> None:
