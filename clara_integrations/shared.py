@@ -10,9 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from math import inf
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clara_model import defaults
+from clara_model.errors import ClaraError
+
+if TYPE_CHECKING:
+    from clara_model.inference.results import Found
 
 Item = TypeVar("Item")
 
@@ -87,6 +91,17 @@ def check_query(query: object, owner: str) -> str:
     if not query.strip():
         raise ValueError(f"{owner}: query must not be blank, but got {query!r}")
     return query
+
+
+def passage_text(found: Found, owner: str) -> str:
+    """The text of a passage that a search has found.
+
+    Raises:
+        ClaraError: the store keeps none, so that nothing could be read from the passage in any other place.
+    """
+    if found.text is None:
+        raise ClaraError(f"{owner}: the store keeps no texts (it was made with --no-text); use one that keeps them")
+    return found.text
 
 
 def check_generation(options: Mapping[str, Any] | None, owner: str) -> dict[str, Any]:
