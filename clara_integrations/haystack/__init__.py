@@ -4,7 +4,7 @@ They live in ``haystack_integrations.components``, whose modules Haystack trusts
 the same classes under either name. The module paths are part of saved pipelines and stay as they are.
 """
 
-from clara_integrations.shared import naming_extra
+from clara_model.components.extras import naming_extra
 
 with naming_extra("haystack", "haystack"):
     from haystack_integrations.components.embedders.clara import ClaraDocumentEmbedder, ClaraTextEmbedder

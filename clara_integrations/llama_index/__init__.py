@@ -3,7 +3,7 @@
 Importing this loads neither torch nor a model; a component loads its model when it first needs it.
 """
 
-from clara_integrations.shared import naming_extra
+from clara_model.components.extras import naming_extra
 
 with naming_extra("llama_index", "llama-index"):
     from clara_integrations.llama_index.embedding import ClaraEmbedding

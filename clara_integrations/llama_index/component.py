@@ -17,9 +17,9 @@ from llama_index.core.bridge.pydantic import (
 )
 from llama_index.core.schema import BaseComponent
 
-from clara_integrations.holder import ModelHolder
-from clara_integrations.shared import DEFAULT_MODEL
-from clara_integrations.streams import read_stream
+from clara_model.components.checks import DEFAULT_MODEL
+from clara_model.components.holder import ModelHolder
+from clara_model.components.streams import read_stream
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import AnswerStream, Clara

@@ -7,9 +7,9 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field, model_validator
 
-from clara_integrations.holder import ModelHolder
 from clara_integrations.llama_index.component import ClaraComponent
-from clara_integrations.shared import DEFAULT_DIMENSIONS, DEFAULT_MODEL
+from clara_model.components.checks import DEFAULT_DIMENSIONS, DEFAULT_MODEL
+from clara_model.components.holder import ModelHolder
 
 
 class ClaraEmbedding(ClaraComponent, BaseEmbedding):

@@ -28,7 +28,7 @@ from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
 from clara_integrations.llama_index.component import ClaraComponent, apieces, pieces
-from clara_integrations.shared import check_generation
+from clara_model.components.checks import check_generation
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, AnswerStream

@@ -17,7 +17,7 @@ from llama_index.core.schema import MetadataMode
 from clara_integrations.llama_index.component import Loading, errors_of
 from clara_integrations.llama_index.rerank import ClaraRerank
 from clara_integrations.llama_index.synthesizer import ClaraSynthesizer
-from clara_integrations.shared import DEFAULT_MODEL, check_known
+from clara_model.components.checks import DEFAULT_MODEL, check_known
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara

@@ -12,7 +12,8 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
 from clara_integrations.llama_index.component import ClaraComponent
-from clara_integrations.shared import best_copies, check_query
+from clara_model.components.checks import check_query
+from clara_model.components.items import best_copies
 
 dispatcher = get_dispatcher(__name__)
 

@@ -12,7 +12,8 @@ from llama_index.core.vector_stores.types import MetadataFilters
 
 from clara_integrations.llama_index.component import ClaraComponent
 from clara_integrations.llama_index.filters import where_of
-from clara_integrations.shared import check_query, passage_text
+from clara_model.components.checks import check_query
+from clara_model.components.items import passage_text
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara, Found

@@ -17,7 +17,7 @@ from llama_index.core.types import TokenAsyncGen, TokenGen
 from clara_integrations.llama_index.component import Loading, errors_of
 from clara_integrations.llama_index.llm import ClaraLLM
 from clara_integrations.llama_index.reading import QUESTION, LatentReader
-from clara_integrations.shared import DEFAULT_MODEL, check_generation, check_query
+from clara_model.components.checks import DEFAULT_MODEL, check_generation, check_query
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from clara_integrations.holder import LOAD_OPTIONS
 from clara_integrations.llama_index import ClaraEmbedding, ClaraLLM, ClaraRerank, ClaraRetriever
 from clara_integrations.llama_index.component import ClaraComponent, Loading
 from clara_model.checkpoint.options import NAMES
+from clara_model.components.holder import LOAD_OPTIONS
 from haystack_integrations.components.embedders.clara import ClaraDocumentEmbedder, ClaraTextEmbedder
 from haystack_integrations.components.generators.clara import ClaraGenerator
 from haystack_integrations.components.rankers.clara import ClaraRanker

@@ -15,8 +15,8 @@ from haystack import Document, default_from_dict, default_to_dict
 from haystack.core.serialization import generate_qualified_class_name
 from haystack.utils import ComponentDevice, Secret
 
-from clara_integrations.holder import ModelHolder
-from clara_integrations.shared import check_top
+from clara_model.components.checks import check_top
+from clara_model.components.holder import ModelHolder
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara

@@ -10,7 +10,8 @@ from haystack import Document, component
 from haystack.utils import ComponentDevice, Secret
 from tqdm import tqdm
 
-from clara_integrations.shared import DEFAULT_DIMENSIONS, DEFAULT_MODEL, check_top, in_batches
+from clara_model.components.checks import DEFAULT_DIMENSIONS, DEFAULT_MODEL, check_top
+from clara_model.components.items import in_batches
 from haystack_integrations.common.clara.component import TOKEN, ClaraComponent, check_documents, text_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from haystack import component
 from haystack.utils import ComponentDevice, Secret
 
-from clara_integrations.shared import DEFAULT_DIMENSIONS, DEFAULT_MODEL, check_top
+from clara_model.components.checks import DEFAULT_DIMENSIONS, DEFAULT_MODEL, check_top
 from haystack_integrations.common.clara.component import TOKEN, ClaraComponent
 
 if TYPE_CHECKING:

@@ -17,14 +17,9 @@ from haystack.dataclasses import (
 )
 from haystack.utils import ComponentDevice, Secret, deserialize_callable, serialize_callable
 
-from clara_integrations.shared import (
-    DEFAULT_MODEL,
-    best_copies,
-    check_generation,
-    check_query,
-    check_top,
-)
-from clara_integrations.streams import read_stream
+from clara_model.components.checks import DEFAULT_MODEL, check_generation, check_query, check_top
+from clara_model.components.items import best_copies
+from clara_model.components.streams import read_stream
 from haystack_integrations.common.clara.component import TOKEN, ClaraComponent, check_documents, text_of
 
 if TYPE_CHECKING:

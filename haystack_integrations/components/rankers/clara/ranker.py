@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from haystack import Document, component
 from haystack.utils import ComponentDevice, Secret
 
-from clara_integrations.shared import DEFAULT_MODEL, DEFAULT_TOP_K, best_copies, check_query, check_top
+from clara_model.components.checks import DEFAULT_MODEL, DEFAULT_TOP_K, check_query, check_top
+from clara_model.components.items import best_copies
 from haystack_integrations.common.clara.component import TOKEN, ClaraComponent, check_documents, text_of
 
 if TYPE_CHECKING:

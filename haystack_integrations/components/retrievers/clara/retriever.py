@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from haystack import Document, component
 from haystack.utils import ComponentDevice, Secret
 
-from clara_integrations.shared import DEFAULT_MODEL, DEFAULT_TOP_K, check_query, check_top, passage_text
+from clara_model.components.checks import DEFAULT_MODEL, DEFAULT_TOP_K, check_query, check_top
+from clara_model.components.items import passage_text
 from haystack_integrations.common.clara.component import TOKEN, ClaraComponent
 from haystack_integrations.components.retrievers.clara.filters import where_of
 

@@ -1,24 +1,15 @@
-"""What the components of both frameworks share: their defaults and their rules, the table of ``docs/edge-cases.md``.
+"""The components' defaults and the checks of what users pass to them: the table of ``docs/edge-cases.md``.
 
-Imports neither framework, nor torch. Leaves out the model that they hold (`clara_integrations.holder`) and all
-arithmetic: that is ``clara_model``'s.
+Imports neither framework, nor torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from clara_model import defaults
-from clara_model.errors import ClaraError
-
-if TYPE_CHECKING:
-    from clara_model.inference.results import Found
-
-Item = TypeVar("Item")
 
 DEFAULT_MODEL = defaults.DEFAULT_MODEL
 DEFAULT_TOP_K = 10
@@ -31,25 +22,6 @@ GENERATION = (
     *("early_stopping", "seed"),
 )
 """The arguments of `clara_model.Clara.answer` that say how to generate."""
-
-
-@contextmanager
-def naming_extra(framework: str, extra: str) -> Iterator[None]:
-    """Imports inside the block that fail because the framework is not installed say which extra brings it.
-
-    Raises:
-        ModuleNotFoundError: as it was, but for its text.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != framework:
-            raise
-        raise ModuleNotFoundError(
-            f"{error.name} is not installed; the extra {extra!r} brings it: pip install '.[{extra}]' in a checkout of "
-            "clara-integrations",
-            name=error.name,
-        ) from error
 
 
 def check_known(given: Collection[str], known: Collection[str], what: str, owner: str) -> None:
@@ -93,17 +65,6 @@ def check_query(query: object, owner: str) -> str:
     return query
 
 
-def passage_text(found: Found, owner: str) -> str:
-    """The text of a passage that a search has found.
-
-    Raises:
-        ClaraError: the store keeps none, so that nothing could be read from the passage in any other place.
-    """
-    if found.text is None:
-        raise ClaraError(f"{owner}: the store keeps no texts (it was made with --no-text); use one that keeps them")
-    return found.text
-
-
 def check_generation(options: Mapping[str, Any] | None, owner: str) -> dict[str, Any]:
     """Keyword arguments for `Clara.answer` by name; their values are checked there.
 
@@ -119,23 +80,3 @@ def check_generation(options: Mapping[str, Any] | None, owner: str) -> dict[str,
             )
     check_known(options or {}, GENERATION, "generation argument", owner)
     return dict(options or {})
-
-
-def best_copies(items: Iterable[Item], key: Callable[[Item], str], score: Callable[[Item], float | None]) -> list[Item]:
-    """One item of each key: the one with the best score, the first of equals, where the key came first."""
-    best: dict[str, Item] = {}
-    for item in items:
-        kept = best.get(key(item))
-        if kept is None or _number(score(item)) > _number(score(kept)):
-            best[key(item)] = item
-    return list(best.values())
-
-
-def _number(score: float | None) -> float:
-    return -inf if score is None else score
-
-
-def in_batches(items: list[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of at most ``size`` items, in order."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

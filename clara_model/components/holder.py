@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clara_integrations.shared import check_known
 from clara_model.checkpoint import options
+from clara_model.components.checks import check_known
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
