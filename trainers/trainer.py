@@ -1,7 +1,7 @@
 """`ClaraTrainer`: `transformers.Trainer` with CLaRa's losses, running means, and checkpoints of what trains alone.
 
 Gradient accumulation is exact: every loss is divided by the count of the whole step over all processes
-(`modeling.objectives.step_counts`). Leaves out where a stage starts (`trainers.stages`) and how a run is set up
+(`modeling.training_batch.step_counts`). Leaves out where a stage starts (`trainers.stages`) and how a run is set up
 (`trainers.run`).
 """
 
@@ -22,7 +22,8 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
-from clara_model.modeling.objectives import TrainingModel, step_counts
+from clara_model.modeling.objectives import TrainingModel
+from clara_model.modeling.training_batch import step_counts
 from trainers import checkpointing, deepspeed_utils, optimizer_state
 from trainers.data.rows import single_questions
 from trainers.data.sampling import TrainingOrder
