@@ -189,9 +189,13 @@ def _ask(args: argparse.Namespace) -> None:
         stores.ask(args)
         return
     documents = passages.read_documents(args.docs)  # before the model: what is wrong with the files shows at once
-    clara = stores.load_with_cache(args)
-    if args.model == DEFAULT_MODEL:
-        logging.getLogger(__name__).warning(_CAUTION)
+    with stores.load_with_cache(args) as clara:
+        if args.model == DEFAULT_MODEL:
+            logging.getLogger(__name__).warning(_CAUTION)
+        _ask_documents(args, clara, documents)
+
+
+def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[passages.Document]) -> None:
     with working("Splitting documents", args):
         split = passages.split_documents(documents, clara.count_tokens, clara.doc_max_length)
     there = stores.stored(clara, [passage.text for passage in split])

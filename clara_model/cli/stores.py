@@ -190,7 +190,7 @@ def _clear(folder: str) -> dict[str, Any]:
     freed = _stats(folder)["nbytes"]
     shutil.rmtree(place / "search", ignore_errors=True)
     for file in (*place.glob("latents.sqlite*"), *place.glob("data-*.bin")):  # nothing that is not the store's
-        file.unlink()
+        file.unlink(missing_ok=True)  # SQLite's own go with the last connection
     if not any(place.iterdir()):
         place.rmdir()
     return {"url": folder, "nbytes_freed": freed}
