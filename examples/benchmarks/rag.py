@@ -201,7 +201,7 @@ def draw(result: dict, path: Path) -> None:
     axes.barh(names, [median(found[name]["total"]) for name in names], color="#a9c4e4", label="whole answer")
     axes.barh(names, [median(found[name]["first"]) for name in names], color="#2b5d9b", label="first token")
     axes.set_xlabel("seconds (median)")
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=160)
 
