@@ -86,7 +86,8 @@ class Ways:
         self.clara.answer(self.question, self.texts, self.k, max_new_tokens=new, min_new_tokens=new)
 
     def stored(self, new: int) -> None:
-        with open_store(str(self.folder)) as store, Clara(self.model, store=store) as clara:
+        with open_store(str(self.folder)) as store:
+            clara = Clara(self.model, store=store)
             clara.answer(self.question, self.texts, self.k, max_new_tokens=new, min_new_tokens=new)
 
     def text(self, new: int) -> None:
