@@ -116,10 +116,23 @@ class ClaraModel(ClaraParts):
             positions = spread_positions(mask, memory) if spread else None
             states = self.hidden_states(self.memory(role, text), mask, positions)
         latents = states[:, -memory:]
-        if role in self.residuals.of:
-            own = mask[:, :-memory].bool() & ~torch.isin(ids[:, :-memory], self.tokens.frame_ids.to(ids.device))
-            latents = self.residuals.of[role](text, own, latents)
-        return latents, states
+        return (self._on_residual(role, ids, mask, latents) if role in self.residuals.of else latents), states
+
+    def _on_residual(self, role: str, ids_NT: Tensor, mask_NT: Tensor, states_NMD: Tensor) -> Tensor:
+        """What the role's residual makes of the states at the memory tokens, ``[N, M, D]``."""
+        ids, mask = ids_NT[:, : -states_NMD.shape[1]], mask_NT[:, : -states_NMD.shape[1]]
+        own = mask.bool() & ~torch.isin(ids, self.tokens.frame_ids.to(ids.device))
+        return cast(Tensor, self.residuals.of[role](ids, self.base.get_input_embeddings()(ids), own, states_NMD))
+
+    def _latents(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
+        """Latents without all states; the base model is not run where no state would enter them."""
+        if not self.residuals.at_rest(role):
+            return self.encode(role, ids_NT, mask_NT)[0]
+        ids, weight = ids_NT.to(self.device), self._embedding_weight()
+        states = torch.zeros(
+            len(ids), self.config.memory_tokens, weight.shape[1], dtype=weight.dtype, device=self.device
+        )
+        return self._on_residual(role, ids, mask_NT.to(self.device), states)
 
     @torch.no_grad()
     def encode_rows(self, role: str, rows: Sequence[list[int]], *, alone: bool = False) -> Tensor:
@@ -135,9 +148,9 @@ class ClaraModel(ClaraParts):
             alone: a pass for each text on a GPU too, as latents need that are kept.
         """
         if alone or self.device.type == "cpu":
-            passes = [self.encode(role, *self.tokens.pad([row]))[0] for row in rows]
+            passes = [self._latents(role, *self.tokens.pad([row])) for row in rows]
             return passes[0] if len(passes) == 1 else torch.cat(passes)
-        return self.encode(role, *self.tokens.pad(rows))[0]
+        return self._latents(role, *self.tokens.pad(rows))
 
     def compress(self, documents: Sequence[str]) -> Latents:
         """Compress documents, each read up to ``doc_max_length`` tokens: ``.vectors`` is ``[N, M, D]``."""
