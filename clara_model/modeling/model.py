@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
@@ -24,7 +25,7 @@ from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.errors import ClaraError
 from clara_model.latents import Latents
 from clara_model.modeling.adapters import BASE
-from clara_model.modeling.generated import Generated, read_generated
+from clara_model.modeling.generated import Generated, contiguous_inputs, read_generated
 from clara_model.modeling.parts import ClaraParts
 from clara_model.modeling.ranking import scores_in_parts
 from clara_model.modeling.residual import spread_positions
@@ -247,8 +248,8 @@ class ClaraModel(ClaraParts):
         ends = options["eos_token_id"]
         if stop:
             options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
-        generate = cast(Callable[..., Tensor], self.base.generate)
-        with torch.no_grad(), self.roles.acting_as(role):
+        generate, output = cast(Callable[..., Tensor], self.base.generate), self.base.get_output_embeddings()
+        with torch.no_grad(), self.roles.acting_as(role), self._merged(role), contiguous_inputs(output):
             new_ids = generate(
                 inputs_embeds=self.fill_slots(ids, blocks),
                 attention_mask=mask.to(self.device),
@@ -264,6 +265,9 @@ class ClaraModel(ClaraParts):
                 "an answer ran to position %d, the base model was made for %d; do not trust its end", longest, positions
             )
         return made
+
+    def _merged(self, role: str) -> AbstractContextManager[None]:
+        return self.merged.in_use() if role == "generator" else nullcontext()
 
     def _check_positions(self, prompts: Sequence[Sequence[int]]) -> int:
         """How many positions the base model was made for; a prompt beyond them is refused."""

@@ -21,6 +21,7 @@ from clara_model.errors import ClaraError
 from clara_model.modeling.adapters import Roles
 from clara_model.modeling.identity import Identity, Place
 from clara_model.modeling.memory import MemoryRows
+from clara_model.modeling.merged import Merged
 from clara_model.modeling.residual import Residuals
 from clara_model.modeling.tokens import Tokens
 
@@ -54,6 +55,7 @@ class ClaraParts(nn.Module):
         base.generation_config = only_tokens(base.generation_config)
         self.base = base
         self.roles = Roles(base, config)
+        self.merged = Merged(self.roles, "generator")
         added = self._embedding_weight()[self.tokens.memory_ids]
         self.memory = MemoryRows([role for role in config.roles if role in ENCODERS], added.float())
         self.residuals = Residuals()
