@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("clara_model", "trainers", "clara_integrations", "haystack_integrations")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {
+    "bs4": "beautifulsoup4",
+    "docx": "python-docx",
     "haystack": "haystack-ai",
     "llama_index": "llama-index-core",
     "pytrec_eval": "pytrec-eval-terrier",

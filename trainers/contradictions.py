@@ -63,6 +63,8 @@ def _check_ranges(config: Settings) -> None:
         raise ClaraError(f"lr_scheduler must be one of {', '.join(SCHEDULERS)}, got {config.lr_scheduler!r}")
     if config.ranking_loss not in ("", "labels", "likelihood"):
         raise ClaraError(f"ranking_loss must be labels or likelihood, or left out, got {config.ranking_loss!r}")
+    if config.bad_rows not in ("error", "skip"):
+        raise ClaraError(f"bad_rows must be error or skip, got {config.bad_rows!r}")
     if config.shuffle_documents > 1:
         raise ClaraError(f"shuffle_documents must be a share, 0 to 1, got {config.shuffle_documents}")
     if not 0 <= config.lr_warmup_ratio < 1:
@@ -133,8 +135,7 @@ def _needs(config: Settings) -> list[tuple[str, str, bool]]:
     given, unevaluated = config.given, not config.eval_dataset
     needs = [
         (
-            "new_learning_rate latent_cache "
-            "temperature_start ranking_warmup ranking_weight query_learning_rate shuffle_documents",
+            "new_learning_rate",
             "without load_checkpoint",
             config.new_learning_rate > 0 and not config.load_checkpoint,
         ),

@@ -29,13 +29,7 @@ class RankingSchedule(TrainerCallback):
         """Keep both."""
         self.training, self.config = training, config
 
-    def on_step_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The temperature falls evenly in its logarithm; in the warm-up the ranking alone is taught."""
         config = self.config
         share = min(1.0, state.global_step / max(1, state.max_steps - 1))
@@ -51,13 +45,7 @@ class RecallWatch(TrainerCallback):
         """Nothing is known of the run before its first lines."""
         self.warned = False
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Compare, from the whole history, so also after a resume."""
         recalls = [line["recall@1"] for line in state.log_history if "recall@1" in line]
         if self.warned or not state.is_world_process_zero or len(recalls) < 2 * WINDOW:

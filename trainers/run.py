@@ -23,17 +23,22 @@ from trainers.arguments import TrainConfig
 from trainers.callbacks import Progress, Record, reporters
 from trainers.contradictions import idle, no_checkpoints
 from trainers.data.collator import Collator
-from trainers.data.rows import Row, read_rows
+from trainers.data.fit import unfit
+from trainers.data.rows import Row, left_out_of, listed, read_rows
 from trainers.data.sampling import TrainingOrder, WithoutFillers
 from trainers.evaluation.evaluate import EvaluationConfig
 from trainers.frozen_latents import FrozenLatents
 from trainers.ranking import RankingSchedule, RecallWatch
 from trainers.record import NAME as RECORD
 from trainers.record import RunRecord
+from trainers.shared_folder import check_shared, check_writable
 from trainers.stages import on_cpu, starting_model
 from trainers.trainer import ClaraTrainer
 
 logger = logging.getLogger(__name__)
+
+BAD_ROWS = "bad_rows.txt"
+"""Lists what ``--bad_rows skip`` left out, in ``save_path``."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,13 @@ def train(config: TrainConfig) -> Path:
     """
     save_path = Path(config.save_path)
     _name_idle(config)
+    for folder in {save_path, config.checkpoints_path}:
+        check_writable(folder)
     resume = _resume_from(config, config.checkpoints_path)
     order = training_order(config)
     batches = split_batches(config, len(order))
     args = training_arguments(config, batches)
+    check_shared(config.checkpoints_path)
     with deepspeed_utils.not_split_at_load(args):
         model = starting_model(config, args.device)
     rate_change = _recorded(config, order, model, resume)
@@ -152,7 +160,29 @@ def collator(config: TrainConfig, tokens: Tokens) -> Collator:
 
 
 def _rows(config: TrainConfig, names: Sequence[str], split: str) -> list[Sequence[Row]]:
-    return [read_rows([name], prefer_gold=config.stage == "end_to_end", split=split) for name in names]
+    parts = [
+        read_rows(
+            [name],
+            prefer_gold=config.stage == "end_to_end",
+            split=split,
+            unfit=lambda row: unfit(row, config.objective_stage, config.generation_top_k),
+            skip_bad=config.bad_rows == "skip",
+        )
+        for name in names
+    ]
+    left_out = [one for part in parts for one in left_out_of(part)]
+    if left_out and os.environ.get("RANK", "0") == "0":
+        _list_left_out(left_out, Path(config.save_path) / BAD_ROWS)
+    return parts
+
+
+def _list_left_out(left_out: Sequence[tuple[str, str]], path: Path) -> None:
+    """Count bad rows in the log and list them all in a file; a data set that is read again adds nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = [f"{place}: {fault}" for place, fault in left_out]
+    path.write_text("".join(f"{line}\n" for line in dict.fromkeys([*known, *lines])), encoding="utf-8")
+    logger.warning("%d bad rows are left out (%s); %s lists them all", len(left_out), listed(left_out), path)
 
 
 def _resume_from(config: TrainConfig, folder: Path) -> Path | None:

@@ -79,7 +79,15 @@ class Settings:
     eval_dataset: tuple[str, ...] = _group("data", "evaluation files or folders", ())
     eval_split: str = _group("data", "split of evaluation sets on the hub", "train")
     max_samples: int = _group("data", "most rows to use, of each file in proportion", 1_000_000)
-    max_len: int = _group("data", "tokens of prompt and answer; longer answers are cut")
+    bad_rows: str = _group(
+        "data",
+        "error: refuse data with rows that the stage cannot learn from; skip: leave them out, counted in the log and "
+        "listed in bad_rows.txt",
+        "error",
+    )
+    max_len: int = _group(
+        "data", "tokens of prompt and answer; longer answers are cut, questions that leave them no room shortened"
+    )
     qa_loss: bool = _group(
         "data", "pretrain: learn all pairs of a row after one prompt; False: each answer after its question", True
     )

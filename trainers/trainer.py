@@ -1,7 +1,7 @@
 """`ClaraTrainer`: `transformers.Trainer` with CLaRa's losses, running means, and checkpoints of what trains alone.
 
 Gradient accumulation is exact: every loss is divided by the count of the whole step over all processes
-(`modeling.objectives.step_counts`). Leaves out where a stage starts (`trainers.stages`) and how a run is set up
+(`modeling.training_batch.step_counts`). Leaves out where a stage starts (`trainers.stages`) and how a run is set up
 (`trainers.run`).
 """
 
@@ -22,7 +22,8 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
-from clara_model.modeling.objectives import TrainingModel, step_counts
+from clara_model.modeling.objectives import TrainingModel
+from clara_model.modeling.training_batch import step_counts
 from trainers import checkpointing, deepspeed_utils, optimizer_state
 from trainers.data.rows import single_questions
 from trainers.data.sampling import TrainingOrder
@@ -48,6 +49,7 @@ class Means:
         self.losses = torch.zeros(len(LOSSES), device=self.device)
         self.recalls = torch.zeros(len(RECALL_AT) + 1, device=self.device)
         self.tokens = torch.zeros(1, device=self.device, dtype=torch.float64)
+        self.shortened = torch.zeros(1, device=self.device)
         self.started = time.perf_counter()
 
     def add(self, outputs: dict[str, Tensor], inputs: dict[str, Tensor]) -> None:
@@ -129,7 +131,7 @@ class ClaraTrainer(transformers.Trainer):
     ) -> Any:
         """The loss of one micro-batch as its part of the whole step; gradients are averaged over processes."""
         inputs = dict(inputs)
-        rows, filler = inputs.pop("rows"), inputs.pop("filler", None)
+        rows, filler, shortened = inputs.pop("rows"), inputs.pop("filler", None), inputs.pop("shortened", None)
         assert isinstance(num_items_in_batch, Tensor)
         inputs = self._with_latents(inputs)
         outputs = model(**inputs, totals=num_items_in_batch / self.accelerator.num_processes)
@@ -137,6 +139,8 @@ class ClaraTrainer(transformers.Trainer):
         if filler is None:
             self._check_finite(loss, rows)
             self.means.add(outputs, inputs)
+            if shortened is not None:
+                self.means.shortened += shortened
         return (loss, outputs) if return_outputs else loss
 
     def _with_latents(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,10 +180,13 @@ class ClaraTrainer(transformers.Trainer):
         losses = self.accelerator.reduce(means.losses, "mean").tolist()
         recalls = self.accelerator.reduce(means.recalls, "sum").tolist()
         tokens = self.accelerator.reduce(means.tokens, "sum").item()
+        shortened = int(self.accelerator.reduce(means.shortened, "sum").item())
         found = {name: value / steps for name, value in zip(LOSSES, losses, strict=True) if value != 0}
         if recalls[-1]:
             found |= {f"recall@{k}": recalls[place] / recalls[-1] for place, k in enumerate(RECALL_AT)}
         found |= self._read_signs()
+        if shortened:
+            found["questions_shortened"] = shortened
         found["tokens_per_second"] = round(tokens / (time.perf_counter() - means.started), 1)
         means.clear()
         return found
@@ -223,7 +230,7 @@ class ClaraTrainer(transformers.Trainer):
         for batch in self._mine([places[start : start + size] for start in range(0, len(places), size)]):
             collate: Any = self.data_collator
             inputs = self._prepare_inputs(collate([dataset[place] for place in batch]))
-            inputs.pop("rows")
+            inputs = {name: tensor for name, tensor in inputs.items() if name not in ("rows", "shortened")}
             inputs = self._with_latents(inputs)
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 outputs = model(**inputs)

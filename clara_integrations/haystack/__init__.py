@@ -1,4 +1,4 @@
-"""Haystack components: rank and answer from documents that are compressed once, in place of a ranker and a generator.
+"""Haystack components: find, rank and answer from documents that are compressed once, in place of stock parts.
 
 They live in ``haystack_integrations.components``, whose modules Haystack trusts when it loads a saved pipeline, and are
 the same classes under either name. The module paths are part of saved pipelines and stay as they are.
@@ -10,5 +10,6 @@ with naming_extra("haystack", "haystack"):
     from haystack_integrations.components.embedders.clara import ClaraDocumentEmbedder, ClaraTextEmbedder
     from haystack_integrations.components.generators.clara import ClaraGenerator
     from haystack_integrations.components.rankers.clara import ClaraRanker
+    from haystack_integrations.components.retrievers.clara import ClaraRetriever
 
-__all__ = ["ClaraDocumentEmbedder", "ClaraGenerator", "ClaraRanker", "ClaraTextEmbedder"]
+__all__ = ["ClaraDocumentEmbedder", "ClaraGenerator", "ClaraRanker", "ClaraRetriever", "ClaraTextEmbedder"]

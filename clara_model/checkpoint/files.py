@@ -28,6 +28,8 @@ from clara_model.errors import ClaraError, naming
 logger = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
+ABOUT = ["README.md", "LICENSE*"]
+"""What comes with a checkpoint for people: its card, which names the licence of the weights, and the licence."""
 
 
 def locate(name: str, subfolder: str | None = None, revision: str | None = None, token: str | None = None) -> Path:
@@ -56,6 +58,7 @@ def locate(name: str, subfolder: str | None = None, revision: str | None = None,
 def _download(name: str, subfolder: str | None, revision: str | None, token: str | None) -> Path:
     wanted = [CONFIG, "*.safetensors", "*.pth", "*.py", "*.json", "*.jinja", "*.model"]
     patterns = [f"{subfolder}/{pattern}" for pattern in wanted] if subfolder else wanted
+    patterns += ABOUT  # of the repository: a checkpoint in a subfolder has the licence that is named there
     try:
         # The configurations first: without subfolder= a repository of several checkpoints is gigabytes for a hint.
         configs = [CONFIG, f"*/{CONFIG}"]

@@ -21,7 +21,6 @@ from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, Clara, SearchResults
-    from clara_model.inference.results import Found
 
 CACHE_BYTES = 2 << 30
 """Of one checkpoint's latents in the user's cache folder; those put longest ago go first."""
@@ -65,7 +64,7 @@ def stored(clara: Clara, texts: Sequence[str]) -> int:
 
 def search(args: argparse.Namespace) -> None:
     """`clara search`."""
-    with load(args, existing(args.store)) as clara:
+    with load(args, _existing(args.store)) as clara:
         with working("Searching", args):
             results = clara.search(args.question, args.top_k, where=conditions(args.where))
     if args.json:
@@ -73,7 +72,7 @@ def search(args: argparse.Namespace) -> None:
                     "timings": asdict(results.timings)})  # fmt: skip
         return
     out = output()
-    out.print(report.ranking([(one.score, place(one), one.text or "", True) for one in results], out.width))
+    out.print(report.ranking([(one.score, one.citation, one.text or "", True) for one in results], out.width))
     if not args.quiet:
         out.print()
         out.print(Text(_times(results), style="dim"))
@@ -82,7 +81,7 @@ def search(args: argparse.Namespace) -> None:
 def ask(args: argparse.Namespace) -> None:
     """`clara ask --store`: one pass for the question, the search, one generation."""
     limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
-    with load(args, existing(args.store)) as clara:
+    with load(args, _existing(args.store)) as clara:
         with working("Searching", args):
             results = clara.search(args.question, args.top_k, where=conditions(args.where))
         if results.latents is None:
@@ -100,10 +99,10 @@ def ask(args: argparse.Namespace) -> None:
     if not args.stream:
         out.print(Text(report.visible(answer.text)))
     if args.quiet:
-        out.print(Text("Sources: " + "; ".join(report.visible(place(one)) for one in results)))
+        out.print(Text("Sources: " + "; ".join(report.visible(one.citation) for one in results)))
         return
     out.print()
-    out.print(report.ranking([(one.score, place(one), one.text or "", True) for one in results], out.width))
+    out.print(report.ranking([(one.score, one.citation, one.text or "", True) for one in results], out.width))
     out.print()
     out.print(Text(f"{_times(results)}, generate {report.seconds(answer.timings.generate)}", style="dim"))
 
@@ -122,19 +121,10 @@ def manage(args: argparse.Namespace) -> None:
         out.print(f"{cache()} holds no store yet.")
 
 
-def existing(name: str) -> str:
-    """The path of a store that is there.
+def _existing(name: str) -> str:
+    from clara_model.store.opening import existing_store  # not before it is known that there is something to do
 
-    Raises:
-        FileNotFoundError: there is nothing.
-        ClaraError: something else is there.
-    """
-    folder = Path(name).expanduser()
-    if not folder.exists():
-        raise FileNotFoundError(f"{name} does not exist; make it with: clara compress FILE_OR_FOLDER --store {name}")
-    if folder.is_dir() and not (folder / "latents.sqlite").is_file():
-        raise ClaraError(f"{name} is a folder without a store; make one with: clara compress FILE_OR_FOLDER --store ..")
-    return name
+    return existing_store(name)
 
 
 def conditions(words: Sequence[str]) -> Mapping[str, Any] | None:
@@ -154,11 +144,6 @@ def conditions(words: Sequence[str]) -> Mapping[str, Any] | None:
     return where or None
 
 
-def place(one: Found) -> str:
-    """Where something that was found stands."""
-    return "(no document)" if one.document is None else f"{one.document}, passage {one.window + 1}"
-
-
 def _times(results: SearchResults) -> str:
     timings = results.timings
     return f"nothing compressed: query {report.seconds(timings.query)}, search {report.seconds(timings.rank)}"
@@ -170,7 +155,7 @@ def _record(args: argparse.Namespace, results: SearchResults, answer: Answer) ->
         "answer": answer.text,
         "finish_reason": answer.finish_reason,
         "model": args.model,
-        "passages": [{"citation": place(one), **asdict(one)} for one in results],
+        "passages": [{"citation": one.citation, **asdict(one)} for one in results],
         "usage": asdict(answer.usage),
         "timings": {**asdict(answer.timings), "query": results.timings.query, "rank": results.timings.rank},
     }
@@ -179,14 +164,14 @@ def _record(args: argparse.Namespace, results: SearchResults, answer: Answer) ->
 def _stats(folder: str) -> dict[str, Any]:
     from clara_model.store import open_store
 
-    with open_store(existing(folder)) as store:
+    with open_store(_existing(folder)) as store:
         return asdict(store.stats())
 
 
 def _compact(folder: str) -> dict[str, Any]:
     from clara_model.store import open_store
 
-    with open_store(existing(folder)) as store:
+    with open_store(_existing(folder)) as store:
         before = store.stats().nbytes
         store.compact()
         return {"url": folder, "nbytes_before": before, "nbytes": store.stats().nbytes}
@@ -195,17 +180,17 @@ def _compact(folder: str) -> dict[str, Any]:
 def _verify(folder: str) -> dict[str, Any]:
     from clara_model.store import open_store
 
-    with open_store(existing(folder)) as store:
+    with open_store(_existing(folder)) as store:
         damages = store.verify()
     return {"url": folder, "damaged": len(damages), **{one.where: one.what for one in damages}}
 
 
 def _clear(folder: str) -> dict[str, Any]:
-    place = Path(existing(folder)).expanduser()
+    place = Path(_existing(folder)).expanduser()
     freed = _stats(folder)["nbytes"]
     shutil.rmtree(place / "search", ignore_errors=True)
     for file in (*place.glob("latents.sqlite*"), *place.glob("data-*.bin")):  # nothing that is not the store's
-        file.unlink()
+        file.unlink(missing_ok=True)  # SQLite's own go with the last connection
     if not any(place.iterdir()):
         place.rmdir()
     return {"url": folder, "nbytes_freed": freed}

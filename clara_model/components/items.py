@@ -1,10 +1,15 @@
-"""Lists of a framework's documents, whatever their type: copies of one text, batches."""
+"""Documents of a framework, whatever their type: copies of one text, batches, the text of what a search has found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from clara_model.errors import ClaraError
+
+if TYPE_CHECKING:
+    from clara_model.inference.results import Found
 
 Item = TypeVar("Item")
 
@@ -27,3 +32,14 @@ def in_batches(items: list[Item], size: int) -> Iterator[list[Item]]:
     """Lists of at most ``size`` items, in order."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def passage_text(found: Found, owner: str) -> str:
+    """The text of a passage that a search has found.
+
+    Raises:
+        ClaraError: the store keeps none, so that nothing could be read from the passage in any other place.
+    """
+    if found.text is None:
+        raise ClaraError(f"{owner}: the store keeps no texts (it was made with --no-text); use one that keeps them")
+    return found.text

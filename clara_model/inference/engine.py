@@ -162,15 +162,16 @@ class Call:
     def _made(self, fingerprint: str, texts: dict[str, str]) -> dict[str, Block | None]:
         """The block of each text by key, made here or by another thread; None where the other thread gave up."""
         underway = self._loaded.underway
-        claimed, others = underway.claim((fingerprint, key) for key in texts)
+        way = f"{fingerprint} alone" if self._limits.alone else fingerprint  # a store takes nothing out of a batch
+        claimed, others = underway.claim((way, key) for key in texts)
         mine = [key for _, key in claimed]
         try:
             # once more, because another thread may have kept some between the look at the store and the claim
             found = dict(zip(mine, self._store.get(fingerprint, mine), strict=True))
-            underway.settle({(fingerprint, key): block for key, block in found.items() if block is not None})
+            underway.settle({(way, key): block for key, block in found.items() if block is not None})
             for part in self._encoded({key: texts[key] for key in mine if found[key] is None}):
                 self._store.put(fingerprint, part)
-                underway.settle({(fingerprint, key): block for key, block in part.items()})
+                underway.settle({(way, key): block for key, block in part.items()})
                 found |= part
         finally:
             underway.release(claimed)

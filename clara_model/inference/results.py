@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -95,6 +96,16 @@ class Found:
     """Of the document."""
     length: int
     """Text tokens that its latents stand for."""
+
+    @property
+    def citation(self) -> str:
+        """Where it stands, in words: ``notes.txt, passage 3``."""
+        return "(no document)" if self.document is None else f"{self.document}, passage {self.window + 1}"
+
+    @property
+    def id(self) -> str:
+        """A name that no other passage of the store has, the same in every search."""
+        return self.citation if self.document is not None else hashlib.sha256((self.text or "").encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from clara_model.store.memory import Block
 
 Key = tuple[str, str]
-"""Fingerprint of the checkpoint, and content key of the text."""
+"""What makes it (the checkpoint's fingerprint, and whether alone), and content key of the text."""
 
 
 class Underway:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -37,6 +37,10 @@ READ_CHARS = 64
 """Characters read per token that can be kept; what lies beyond cannot reach the first ``doc_max_length`` tokens."""
 
 
+ANSWER_ROOM = 64
+"""Tokens of a training sequence that a long question leaves to the answer."""
+
+
 @dataclass(frozen=True)
 class Padded:
     """Left-padded ids and their mask, ``[N, T]`` int64, and how many text tokens each row holds."""
@@ -52,6 +56,8 @@ class Example:
 
     ids: list[int]
     labels: list[int]
+    shortened: bool = False
+    """Its question, or the text in the slots' place, was too long and lost its end."""
 
 
 def clean_text(text: object, what: str = "text") -> str:
@@ -224,32 +230,29 @@ class Tokens:
                 f"the slots of {documents} documents need a prompt of {least} tokens, {least - limit} more than "
                 f"max_prompt_length ({limit}); use a smaller top_k"
             )
-        ids, kept = self._shortened(prompt, documents, asked, wording, limit - least)
+        kept = self._fitting(asked, limit, lambda text: self._prompt(prompt, documents, text, wording), limit - least)
         logger.warning(
             "the question was shortened from %d to %d characters to fit a prompt of %d tokens with the slots of %d "
-            "documents", len(question or ""), kept, limit, documents
+            "documents", len(question or ""), len(kept), limit, documents
         )  # fmt: skip
-        return ids
+        return self._prompt(prompt, documents, kept, wording)
 
     def text_prompt_ids(self, prompt: Prompt, memory: str, question: str | None = None) -> list[int]:
         """Ids of the same prompt with plain text in the slots' place, for the base model reading text."""
         return self._prompt(prompt, 0, question, 0, text=memory)
 
-    def _shortened(
-        self, prompt: Prompt, documents: int, question: str, wording: int, room: int
-    ) -> tuple[list[int], int]:
-        """The prompt with the longest start of the question that fits, and that start's characters.
+    def _fitting(self, text: str, limit: int, prompt: Callable[[str], list[int]], room: int) -> str:
+        """The longest start of a text with which its prompt has at most ``limit`` ids; the empty one fits.
 
-        ``room`` is the number of the question's tokens where the search begins.
+        ``room`` is the number of the text's tokens where the search begins.
         """
-        encoding = self._plain.encode(question, add_special_tokens=False)
-        keep = min(room, len(encoding.ids))
+        offsets = self._plain.encode(text, add_special_tokens=False).offsets
+        keep = min(room, len(offsets))
         while True:
-            cut = encoding.offsets[keep - 1][1] if keep else 0
-            ids = self._prompt(prompt, documents, question[:cut], wording)
-            over = len(ids) - self.config.max_prompt_length
-            if over <= 0:
-                return ids, cut
+            kept = text[: offsets[keep - 1][1]] if keep else ""
+            over = len(prompt(kept)) - limit
+            if over <= 0 or not keep:
+                return kept
             keep = max(0, keep - over)
 
     def _prompt(
@@ -366,6 +369,9 @@ class Tokens:
     ) -> Example:
         """Prompt and answer as the template renders them; only what follows the prompt has labels.
 
+        A question too long for ``max_length`` is shortened, as in inference, so that the answer or `ANSWER_ROOM` tokens
+        of it fit; so is a text in the slots' place.
+
         Args:
             prompt: which prompt; ``wording`` picks the user's turn.
             documents: how many documents have slots.
@@ -379,18 +385,32 @@ class Tokens:
             ClaraError: ``max_length`` cuts into the slots.
         """
         answer = clean_text(answer, "answer")
-        question = None if question is None else clean_text(question, "question")
+        asked = None if question is None else clean_text(_clipped(question, max_length), "question")
+        shown = None if text is None else clean_text(_clipped(text, max_length))
         if not self._shows_answers:
             raise self._unfit("does not show an assistant's turn once, so there is no answer to learn from")
-        head = self._prompt(prompt, documents, question, wording, text=text)
-        ids = self._prompt(prompt, documents, question, wording, answer, text)
+
+        def head(asked: str | None, shown: str | None) -> list[int]:
+            return self._prompt(prompt, documents, asked, wording, text=shown)
+
+        ids, before = self._prompt(prompt, documents, asked, wording, answer, shown), len(head(asked, shown))
+        room = max_length - min(len(ids) - before, ANSWER_ROOM)
+        least = len(head(asked and "", shown and ""))
+        if before > room >= least:
+            if asked:
+                asked = self._fitting(asked, room, lambda part: head(part, shown and ""), room - least)
+            if shown:
+                rest = room - len(head(asked, ""))
+                shown = self._fitting(shown, room, lambda part: head(asked, part), rest)
+            ids, before = self._prompt(prompt, documents, asked, wording, answer, shown), len(head(asked, shown))
         if documents and self._id("<SEP>") in ids[max_length:]:
             raise ClaraError(
-                f"a training prompt with the slots of {documents} documents has {len(head)} tokens and loses slots "
+                f"a training prompt with the slots of {documents} documents has {before} tokens and loses slots "
                 f"when cut to {max_length}; use fewer documents or a longer maximum"
             )
-        labels = [-100] * min(len(head), len(ids)) + ids[len(head) :]
-        return Example(ids[:max_length], labels[:max_length])
+        labels = [-100] * min(before, len(ids)) + ids[before:]
+        shortened = len(asked or "") < len(question or "") or len(shown or "") < len(text or "")
+        return Example(ids[:max_length], labels[:max_length], shortened)
 
 
 def _filled(wording: str, question: str | None) -> str:

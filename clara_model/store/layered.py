@@ -12,7 +12,11 @@ from clara_model.store.protocol import Block, DurableStore, LatentStore
 
 
 class LayeredStore:
-    """Looks in the cache first; what the store finds goes into the cache, what is put goes into both."""
+    """Looks in the cache first; what the store finds goes into the cache, what is put goes into both.
+
+    In the cache, the blocks of a store stand apart from those that a model has made without it: on a GPU these come
+    from a batch, whose rounding does not belong in a store, and they have never been put there.
+    """
 
     def __init__(self, cache: LatentStore, durable: DurableStore) -> None:
         """Put ``cache`` in front of ``durable``."""
@@ -20,15 +24,18 @@ class LayeredStore:
         self.durable = durable
 
     def get(self, fingerprint: str, keys: Sequence[str]) -> list[Block | None]:
-        """The blocks of these keys, ``None`` where neither has one."""
-        found = self.cache.get(fingerprint, keys)
-        missing = list(dict.fromkeys(key for key, block in zip(keys, found, strict=True) if block is None))
-        if not missing:
-            return found
-        stored = zip(missing, self.durable.get(fingerprint, missing), strict=True)
-        read = {key: block for key, block in stored if block is not None}
-        self.cache.put(fingerprint, read)
-        return [read.get(key) if block is None else block for key, block in zip(keys, found, strict=True)]
+        """The blocks of these keys, ``None`` where neither has one; what was deleted from the store is put back."""
+        found = dict(zip(keys, self.cache.get(self._apart(fingerprint), keys), strict=True))
+        cached = {key: block for key, block in found.items() if block is not None}
+        there = self.durable.numbers(list(cached)) if cached else {}
+        self.durable.put(fingerprint, {key: block for key, block in cached.items() if key not in there})
+        missing = [key for key in found if key not in cached]
+        if missing:
+            stored = zip(missing, self.durable.get(fingerprint, missing), strict=True)
+            read = {key: block for key, block in stored if block is not None}
+            self.cache.put(self._apart(fingerprint), read)
+            found |= read
+        return [found[key] for key in keys]
 
     def put(self, fingerprint: str, blocks: Mapping[str, Block]) -> None:
         """Keep blocks in the store, then in the cache.
@@ -37,7 +44,11 @@ class LayeredStore:
             ClaraError: the store cannot be written; the cache has not taken them either.
         """
         self.durable.put(fingerprint, blocks)
-        self.cache.put(fingerprint, blocks)
+        self.cache.put(self._apart(fingerprint), blocks)
+
+    def _apart(self, fingerprint: str) -> str:
+        """What the cache knows this store's blocks of a checkpoint by."""
+        return f"{fingerprint} in {self.durable.identity}"
 
 
 def layered(store: str | Path | LatentStore | None, cache: LatentStore, fingerprint: str) -> LatentStore:

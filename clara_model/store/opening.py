@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from clara_model.errors import ClaraError
 from clara_model.store.protocol import DurableStore
-from clara_model.store.sqlite import SQLiteStore
+from clara_model.store.sqlite import FILE, SQLiteStore
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _COPIED_AT_ONCE = 256
@@ -38,6 +38,22 @@ def open_store(url: str | Path, *, encoding: str | None = None, keep_text: bool 
     if scheme:
         raise ClaraError(f"{name} has the unknown scheme {scheme[1]}://; a store is a folder")
     return SQLiteStore(name, encoding=encoding, keep_text=keep_text)
+
+
+def existing_store(url: str | Path) -> str:
+    """The path or URL of a store that is there; `open_store` would start one.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ClaraError: something else is there.
+    """
+    name = str(url)
+    folder = Path(name.removeprefix("file://")).expanduser()
+    if not folder.exists():
+        raise FileNotFoundError(f"{name} does not exist; make it with: clara compress FILE_OR_FOLDER --store {name}")
+    if folder.is_dir() and not (folder / FILE).is_file():
+        raise ClaraError(f"{name} is a folder without a store; make one with: clara compress FILE_OR_FOLDER --store ..")
+    return name
 
 
 def copy_store(source: DurableStore, target: DurableStore) -> int:

@@ -19,7 +19,7 @@ ENTRY_BYTES = 512
 """Counted for each block beside its vector and text: key, objects and their bookkeeping."""
 
 Where = Mapping[str, Any]
-"""A filter on metadata: each name must have the value, or one of the values of a list."""
+"""A filter on metadata: each name must have the value, or one of the values of a list; more in `store.filters`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from clara_model.errors import ClaraError
 from clara_model.store.checksum import checksum
+from clara_model.store.filters import condition
 from clara_model.store.protocol import Damage, Placed, StoredDocument, Where, Window
 from clara_model.store.sqlite_connection import Connections
 
@@ -84,12 +85,12 @@ class SQLiteDocuments:
 
         Args:
             document: its id.
-            where: metadata by name: a value, or a list of values of which one must fit.
+            where: see `clara_model.store.filters`.
         """
-        tests, values = condition(where or {})
+        test, values = condition(where or {})
         if document is not None:
-            tests, values = [*tests, "d.id = ?"], [*values, document]
-        query = f"{_PLACES}{' WHERE ' if tests else ''}{' AND '.join(tests)} ORDER BY w.document, w.number"
+            test, values = f"{test} AND d.id = ?", [*values, document]
+        query = f"{_PLACES} WHERE {test} ORDER BY w.document, w.number"
         with self._connections.reading() as connection:
             return [_placed(row) for row in connection.execute(query, values).fetchall()]
 
@@ -129,28 +130,6 @@ def dump_metadata(metadata: Mapping[str, Any]) -> str:
         return json.dumps(dict(metadata), allow_nan=False, sort_keys=True)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"metadata must be values that JSON can hold: {error}") from None
-
-
-def condition(where: Where) -> tuple[list[str], list[Any]]:
-    """SQL tests on a document's metadata, and their values.
-
-    Raises:
-        TypeError: a value that is not a string, number, boolean or None, or a list of them.
-    """
-    tests: list[str] = []
-    values: list[Any] = []
-    for name, wanted in where.items():
-        if not isinstance(name, str) or '"' in name:
-            raise TypeError(f"where takes names that are strings without quotation marks, got {name!r}")
-        allowed = wanted if isinstance(wanted, (list, tuple, set, frozenset)) else [wanted]
-        parts = []
-        for value in allowed:
-            if value is not None and not isinstance(value, (str, int, float, bool)):
-                raise TypeError(f"where[{name!r}] must be a string, a number, a list of them or None, got {value!r}")
-            parts.append("json_extract(d.metadata, ?) IS ?")
-            values += [f'$."{name}"', value]
-        tests.append(f"({' OR '.join(parts) or '0'})")
-    return tests, values
 
 
 def _placed(row: tuple[Any, ...]) -> Placed:

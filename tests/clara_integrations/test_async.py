@@ -10,6 +10,7 @@ from haystack_kit import LOADING as HAYSTACK_LOADING
 from haystack_kit import documents_of
 from llama_index_kit import LOADING, FixedRetriever, text_nodes
 from small_model import QUESTIONS, TEXTS
+from store_kit import filled
 
 from clara_integrations import haystack, llama_index
 from clara_model.inference.loader import ASYNC_THREADS
@@ -25,10 +26,13 @@ class Taken(ThreadPoolExecutor):
         raise AssertionError(f"{call} was given to the loop's default executor")
 
 
-def calls_of(folder):
+def calls_of(folder, store="nowhere"):
     """One async call of each kind, of components that have not loaded their model."""
     rerank, llm = llama_index.ClaraRerank(folder, **LOADING), llama_index.ClaraLLM(folder, **FEW, **LOADING)
     embedding = llama_index.ClaraEmbedding(folder, dimensions=8, **LOADING)
+    kept, found = (kind(folder, store=store, **given) for kind, given in (
+        (llama_index.ClaraRetriever, LOADING), (haystack.ClaraRetriever, HAYSTACK_LOADING)
+    ))  # fmt: skip
     retriever = FixedRetriever(text_nodes(TEXTS))
     engine = llama_index.ClaraQueryEngine.from_retriever(retriever, folder, **FEW, **LOADING)
     options = {"model": folder, **HAYSTACK_LOADING}
@@ -47,6 +51,8 @@ def calls_of(folder):
         "text vector": lambda: embedding.aget_text_embedding(TEXTS[0]),
         "text vectors": lambda: embedding.aget_text_embedding_batch(TEXTS),
         "engine": lambda: engine.aquery(QUESTION),
+        "nodes of a store": lambda: kept.aretrieve(QUESTION),
+        "documents of a store": lambda: found.run_async(QUESTION),
         "ranker": lambda: ranker.run_async(QUESTION, documents),
         "generator": lambda: generator.run_async(QUESTION, documents),
         "text embedder": lambda: text.run_async(QUESTION),
@@ -56,8 +62,8 @@ def calls_of(folder):
 
 
 @pytest.mark.parametrize("name", list(calls_of("nowhere")))
-def test_nothing_runs_in_the_loops_default_executor(name, clara, tiny_clara_folder):
-    call = calls_of(tiny_clara_folder)[name]
+def test_nothing_runs_in_the_loops_default_executor(name, clara, tiny_clara_folder, tmp_path):
+    call = calls_of(tiny_clara_folder, filled(tiny_clara_folder, tmp_path) if "store" in name else "nowhere")[name]
 
     async def ask():
         asyncio.get_running_loop().set_default_executor(Taken())

@@ -332,6 +332,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 import clara_integrations.haystack as package
 package.ClaraRanker(), package.ClaraGenerator(), package.ClaraTextEmbedder(), package.ClaraDocumentEmbedder()
+package.ClaraRetriever(store="kept")
 assert not {blocked!r} & set(sys.modules)
 """
 TIMED = """

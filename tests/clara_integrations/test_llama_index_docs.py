@@ -20,7 +20,7 @@ from clara_model.cli.demo import BUNDLED_SET
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "llama_index.md"
 SNIPPET = re.compile(r"```python(?: before)?\n(.*?)```", re.DOTALL)
-COMPONENTS = [ours.ClaraRerank, ours.ClaraSynthesizer, ours.ClaraEmbedding, ours.ClaraLLM, ours.ClaraQueryEngine]
+COMPONENTS = [getattr(ours, name) for name in ours.__all__ if name != "ClaraAnswerEvent"]
 
 
 @pytest.fixture
@@ -32,8 +32,9 @@ def clara_tiny(tiny_clara_folder, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def alone(monkeypatch):
-    """No language model or embedding of the framework is set, and none is left behind; nor are event handlers."""
+def alone(monkeypatch, tmp_path):
+    """A folder of its own; no language model or embedding of the framework is set, nor left behind, nor handlers."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Settings, "_llm", None)
     monkeypatch.setattr(Settings, "_embed_model", MockEmbedding(embed_dim=3))
     handlers = list(get_dispatcher().event_handlers)
@@ -59,7 +60,7 @@ def test_the_page(clara_tiny, alone, monkeypatch, capsys):
     for number, snippet in enumerate(snippets):
         monkeypatch.setattr(Settings, "_llm", MockLLM() if "SentenceTransformerRerank" in snippet else None)
         exec(compile(snippet, f"{PAGE.name}, snippet {number}", "exec"), names)
-    assert len(snippets) == 10
+    assert len(snippets) == 11
     assert Settings._llm is None
     clara = names["clara"]
     assert all(clara.count_tokens(node.text) <= clara.doc_max_length for node in names["nodes"])

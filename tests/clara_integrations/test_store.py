@@ -74,7 +74,9 @@ def test_what_one_process_and_framework_has_kept_no_other_compresses(tiny_clara_
     assert in_a_process(LLAMA_INDEX, tiny_clara_folder, tmp_path / "other") == [len(TEXTS), answer]
 
 
-@pytest.mark.parametrize("kind", [llama_index.ClaraRerank, llama_index.ClaraLLM, llama_index.ClaraEmbedding])
+@pytest.mark.parametrize(
+    "kind", [llama_index.ClaraRerank, llama_index.ClaraLLM, llama_index.ClaraEmbedding, llama_index.ClaraRetriever]
+)
 def test_a_llama_index_component_saves_its_stores_path(kind, tmp_path):
     saved = kind("nowhere", store=tmp_path / "kept").to_dict()
     assert saved["store"] == str(tmp_path / "kept")

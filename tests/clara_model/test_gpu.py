@@ -57,8 +57,12 @@ def stage3_gradients(model: ClaraModel, checkpointing: bool) -> dict[str, torch.
     ids, mask = model.tokens.pad([example.ids for example in examples])
     labels, _ = model.tokens.pad([example.labels for example in examples], -100)
     index = torch.arange(len(small_model.TEXTS)).expand(len(examples), -1)
-    tensors = [documents.ids, documents.mask, index, ids, mask, labels, questions.ids, questions.mask]
-    training(*[tensor.to(model.device) for tensor in tensors])["loss"].backward()
+    batch = {
+        **{"document_ids": documents.ids, "document_mask": documents.mask, "document_index": index},
+        **{"question_ids": questions.ids, "question_mask": questions.mask},
+        **{"prompt_ids": ids, "prompt_mask": mask, "labels": labels},
+    }
+    training(**{name: tensor.to(model.device) for name, tensor in batch.items()})["loss"].backward()
     return {name: p.grad.cpu() for name, p in training.named_parameters() if p.grad is not None}
 
 

@@ -286,7 +286,8 @@ class Run:
         self.model.zero_grad()
         embedding = self.model.base.get_input_embeddings().weight
         embedding.requires_grad_(self.model.base.config.tie_word_embeddings)
-        self.out = self.training(self.documents.ids, self.documents.mask, index, **batch)
+        documents = {"document_ids": self.documents.ids, "document_mask": self.documents.mask, "document_index": index}
+        self.out = self.training(**documents, **batch)
         self.out["loss"].backward()
         if embedding.grad is not None:
             self.tied_gradient = embedding.grad[self.model.tokens.memory_ids].clone()

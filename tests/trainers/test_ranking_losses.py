@@ -10,6 +10,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel
+from clara_model.modeling.training_batch import Sequences
 from trainers.data.collator import Collator
 from trainers.data.rows import parse_row
 from trainers.data.sampling import TrainingItem
@@ -68,9 +69,10 @@ def test_the_likelihoods_are_those_of_one_document_alone(model: ClaraModel):
     values = batch(model, singles=True)
     latents = model.encode("compressor", values["document_ids"], values["document_mask"])[0]
     candidates = latents[values["document_index"]]
-    singles = values["single_ids"], values["single_mask"], values["single_labels"]
-    found = training._likelihoods(candidates, *singles)
-    logits, targets = training.label_logits(candidates[2:3, 4], *(part[2:3] for part in singles))
+    singles = {"ids": values["single_ids"], "mask": values["single_mask"], "labels": values["single_labels"]}
+    found = training._likelihoods(candidates, Sequences(**singles))
+    third = Sequences(**{name: part[2:3] for name, part in singles.items()})
+    logits, targets = training.label_logits(candidates[2:3, 4], third)
     expected = torch.log_softmax(logits, -1)[range(len(targets)), targets].sum()
     assert found.shape == (4, 5) and found[2, 4].item() == pytest.approx(expected.item(), rel=1e-4)
 

@@ -256,3 +256,19 @@ def test_batches_are_split_over_processes():
 def test_the_steps_of_several_epochs():
     config = TrainConfig.for_stage("pretrain", pretrain="b", dataset="a", train_batch_size=8, max_epochs=2)
     assert split_batches(config, 2 * 21, 1).steps == 6
+
+
+def test_bad_rows_are_left_out_counted_and_listed(tmp_path: Path, request: pytest.FixtureRequest, caplog):
+    rows = training_rows.question_rows(8)
+    rows[3] = {"question": ["a", "b"], "answers": ["c", "d"], "docs": ["e"]}
+    rows[5]["question"] = "why " * 3_000
+    data = training_rows.write(tmp_path / "rows.jsonl", rows)
+    settings = {"dataset": data, "train_batch_size": 4, "max_epochs": 1}
+    with pytest.raises(ClaraError, match=r"1 bad of 8 rows: line 4: 2 questions.*--bad_rows skip"):
+        train(stage_config("end_to_end", tmp_path / "run", request, **settings))
+    with caplog.at_level("WARNING", logger="trainers"):
+        train(stage_config("end_to_end", tmp_path / "run", request, bad_rows="skip", **settings))
+    assert "1 bad rows are left out" in caplog.text
+    assert "rows.jsonl, line 4: 2 questions" in (tmp_path / "run" / "bad_rows.txt").read_text()
+    lines = history(tmp_path / "run")
+    assert sum(line.get("questions_shortened", 0) for line in lines) == 1 and lines[-1]["step"] == 2

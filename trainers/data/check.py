@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import statistics
 import zlib
 from array import array
@@ -19,7 +18,10 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from clara_model.errors import ClaraError
-from trainers.data.rows import Row, find_files, parse_row
+from trainers.data.jsonl import decode
+from trainers.data.row import Row, parse_row
+from trainers.data.rows import find_files
+from trainers.data.stage_check import StageCheck
 from trainers.data.token_counts import TokenCounter
 
 TEXTS = ("document", "question", "answer", "paraphrase")
@@ -69,6 +71,8 @@ class FileReport:
     """Documents longer than ``doc_max_length``."""
     cut_tokens: int = 0
     """Document tokens beyond it."""
+    shortened: int = 0
+    """Questions that lose their end at ``max_len``, where rows are held against a stage."""
     with_positives: int = 0
     """Rows of type ``question`` with at least one positive."""
     positives_out_of_range: int = 0
@@ -89,6 +93,7 @@ class FileReport:
             "tokens": {name: lengths.to_dict() for name, lengths in self.lengths.items() if lengths.counts},
             "cut_documents": self.cut_documents,
             "cut_tokens": self.cut_tokens,
+            "shortened_questions": self.shortened,
             "rows_with_positives": self.with_positives,
             "positives_out_of_range": self.positives_out_of_range,
             **{
@@ -101,16 +106,17 @@ class FileReport:
 class Checker:
     """Looks at files one after the other; rows and questions that come twice are found across files."""
 
-    def __init__(self, counter: TokenCounter, doc_max_length: int) -> None:
+    def __init__(self, counter: TokenCounter, doc_max_length: int, stage: StageCheck | None = None) -> None:
         """Nothing is read yet.
 
         Args:
             counter: counts tokens.
             doc_max_length: document tokens the model reads.
+            stage: that shall learn from the rows.
         """
         if doc_max_length < 1:
             raise ClaraError(f"doc_max_length must be at least 1, got {doc_max_length}")
-        self.counter, self.doc_max_length = counter, doc_max_length
+        self.counter, self.doc_max_length, self.stage = counter, doc_max_length, stage
         self._rows: dict[bytes, str] = {}
         self._questions: dict[bytes, str] = {}
 
@@ -123,7 +129,7 @@ class Checker:
         report = FileReport(path=str(path))
         good: list[Row] = []
         for place, line in _lines(path):
-            row = _row(line, place, report)
+            row = _row(line, place, report, self.stage)
             if row is not None:
                 self._look_at(row, report)
                 good.append(row)
@@ -168,13 +174,15 @@ class Checker:
                 report.cut_tokens += sum(over)
 
 
-def check_files(names: Sequence[str], counter: TokenCounter, doc_max_length: int) -> list[FileReport]:
+def check_files(
+    names: Sequence[str], counter: TokenCounter, doc_max_length: int, stage: StageCheck | None = None
+) -> list[FileReport]:
     """Look at files and folders.
 
     Raises:
         ClaraError: a name that does not exist, or a file that cannot be read.
     """
-    checker = Checker(counter, doc_max_length)
+    checker = Checker(counter, doc_max_length, stage)
     return [checker.check(path) for path in dict.fromkeys(path for name in names for path in find_files(name))]
 
 
@@ -189,19 +197,21 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
         raise ClaraError(f"{path} could not be read ({error})") from error
 
 
-def _row(line: bytes, place: str, report: FileReport) -> Row | None:
+def _row(line: bytes, place: str, report: FileReport, stage: StageCheck | None) -> Row | None:
     """The row of a line; a bad one goes into the report."""
+    values: object = None
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        report.bad.append(Problem(place=place, what=f"not valid JSON ({error})"))
-        return None
-    try:
-        return parse_row(values, place)
+        values = decode(line)
+        row = parse_row(values, place, prefer_gold=stage is not None and stage.prefer_gold)
     except ClaraError as error:
         report.bad.append(Problem(place=place, what=str(error)))
         report.positives_out_of_range += _out_of_range(values)
-    return None
+        return None
+    fault, shortened = stage.look_at(row) if stage is not None else ("", 0)
+    report.shortened += shortened
+    if fault:
+        report.bad.append(Problem(place=place, what=fault))
+    return None if fault else row
 
 
 def _out_of_range(values: object) -> bool:
@@ -214,11 +224,21 @@ def _out_of_range(values: object) -> bool:
 
 def _remarks(row: Row) -> Iterator[str]:
     for name, texts in (("document", row.documents), ("question", row.questions), ("answer", row.answers)):
+        if torn := sum(not _is_whole(text) for text in texts):
+            yield f"{torn} {name}{'s' if torn > 1 else ''} with half a character (a lone surrogate), read as U+FFFD"
         blank = sum(not text.strip() for text in texts)
         if blank:
             yield f"{blank} blank {name}{'s' if blank > 1 else ''}"
         if name != "answer" and (again := len(texts) - len(set(texts))):
             yield f"{again} {name}{'s' if again > 1 else ''} twice in the row"
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _digest(*parts: str) -> bytes:

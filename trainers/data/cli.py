@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from rich.text import Text
 
+from clara_model.errors import ClaraError
 from trainers.data import report as data_report
 from trainers.data.check import check_files
 from trainers.data.convert import NO_NEGATIVES, SETTINGS, SPLITS, ConvertConfig, Converter
@@ -24,8 +25,9 @@ from trainers.data.jsonl import check_output, write_rows
 from trainers.data.negatives import METHODS
 from trainers.data.qa_formats import FORMATS
 from trainers.data.report import show, show_error, show_json
+from trainers.data.stage_check import StageCheck
 from trainers.data.synthesis import cli as synthesis_cli
-from trainers.data.token_counts import token_counter
+from trainers.data.token_counts import DEFAULT_MODEL, TokenCounter, token_counter, tokens_of
 
 BAD_DATA, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -76,6 +78,10 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     add(
         "--doc-max-length", type=int, metavar="N", help="document tokens that are read (default: the model's, else 256)"
     )
+    add("--stage", metavar="STAGE", help="hold every row against a stage of clara-train: what it refuses, and whose "
+        "questions it shortens")  # fmt: skip
+    add("--max_len", "--max-len", type=int, default=0, metavar="N", help="clara-train's (default: the stage's)")
+    add("--generation_top_k", type=int, default=0, metavar="N", help="clara-train's (default: the stage's)")
     add("--all", action="store_true", help="show every repeated row and remark, not only the first few")
     add("--json", action="store_true", help="one JSON object instead of tables")
     parser.set_defaults(run=_check)
@@ -84,13 +90,22 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 def _check(args: argparse.Namespace) -> int:
     counter = token_counter(args.model)
     limit = counter.doc_max_length if args.doc_max_length is None else args.doc_max_length
-    reports = check_files(args.files, counter, limit)
+    if args.stage is None and (args.max_len or args.generation_top_k):
+        raise ClaraError("--max_len and --generation_top_k say something about a stage; pass --stage too")
+    reports = check_files(args.files, counter, limit, _stage(args, counter, limit) if args.stage else None)
     if args.json:
         files = [report.to_dict() for report in reports]
         show_json({"lengths_in": counter.unit, "doc_max_length": limit, "files": files})
     else:
         show(data_report.check_report(reports, counter.unit, limit, show_all=args.all))
     return BAD_DATA if any(report.bad for report in reports) else 0
+
+
+def _stage(args: argparse.Namespace, counter: TokenCounter, limit: int) -> StageCheck:
+    """Lengths are looked at where there is a tokenizer to count them."""
+    name = args.model or ("" if counter.unit == "words" else DEFAULT_MODEL)
+    tokens = tokens_of(name, limit) if name else None
+    return StageCheck(args.stage, tokens, max_len=args.max_len, documents=args.generation_top_k)
 
 
 # -- convert ----------------------------------------------------------------------------------------------------

@@ -21,12 +21,12 @@ from clara_model.errors import ClaraError
 from clara_model.modeling.objectives import Stage
 from clara_model.modeling.ranking import positives_mask
 from clara_model.modeling.tokens import Example, Tokens
-from trainers.data.rows import Row
+from trainers.data.fit import RANKED, unfit
+from trainers.data.row import Row
 from trainers.data.sampling import TrainingItem
 
 KEPT = 20_000
 """Tokenised texts kept for the next batch."""
-RANKED: tuple[Stage, ...] = ("end_to_end", "pretrain_retrieval")
 
 
 class _Recent(dict[str, list[int]]):
@@ -86,8 +86,14 @@ class Collator:
         self._ids = _Recent()
 
     def __call__(self, items: Sequence[TrainingItem]) -> dict[str, Tensor]:
-        """One batch; ``rows`` ``[B]`` beside the model's tensors says which rows are in it."""
-        rows = [self._cut(item.row) for item in items]
+        """One batch; ``rows`` ``[B]`` beside the model's tensors says which rows are in it.
+
+        Where questions were too long and lost their end, ``shortened`` ``[1]`` is their number.
+
+        Raises:
+            ClaraError: a row that the stage cannot learn from.
+        """
+        rows = [self._cut(self._fit(item.row)) for item in items]
         if self.stage == "instruct" and self.shuffled:
             rows = [self._reordered(item, row) for item, row in zip(items, rows, strict=True)]
         batch, place = self._documents_batch(rows)
@@ -108,15 +114,17 @@ class Collator:
 
     # -- rows ----------------------------------------------------------------------------------------------------
 
+    def _fit(self, row: Row) -> Row:
+        fault = unfit(row, self.stage, self.top_k)
+        if fault:
+            raise ClaraError(f"{row.source}: {fault}")
+        return row
+
     def _cut(self, row: Row) -> Row:
         """The row with the documents that are used in this stage."""
         limit = self.candidates if self.stage in RANKED else self.top_k
         if not limit or len(row.documents) <= limit:
             return row
-        if self.stage == "pretrain":
-            raise ClaraError(
-                f"{row.source} has {len(row.documents)} documents, but generation_top_k is {limit}; raise it"
-            )
         first = list(row.positives[:limit]) if self.stage in RANKED else []
         chosen = sorted([*first, *[i for i in range(len(row.documents)) if i not in first][: limit - len(first)]])
         return Row(
@@ -157,7 +165,7 @@ class Collator:
         if self.singles:
             prompts = self._prompts_batch([replace(part, documents=1) for part in sequences])
             names = {"prompt_ids": "single_ids", "prompt_mask": "single_mask", "labels": "single_labels"}
-            extras |= {names[name]: tensor for name, tensor in prompts.items()}
+            extras |= {names[name]: tensor for name, tensor in prompts.items() if name in names}
         return extras
 
     def _reordered(self, item: TrainingItem, row: Row) -> Row:
@@ -199,9 +207,6 @@ class Collator:
         return {"document_ids": ids, "document_mask": mask}, place
 
     def _questions_batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        for row in rows:
-            if len(row.questions) != 1:
-                raise ClaraError(f"{row.source} has {len(row.questions)} questions; stage 3 wants one in each row")
         ids, mask = self.tokens.pad(self._encoded([row.questions[0] for row in rows]))
         return {"question_ids": ids, "question_mask": mask}
 
@@ -209,7 +214,9 @@ class Collator:
         examples = [self._example(part) for part in sequences]
         ids, mask = self.tokens.pad([example.ids for example in examples])
         labels, _ = self.tokens.pad([example.labels for example in examples], -100)
-        return {"prompt_ids": ids, "prompt_mask": mask, "labels": labels}
+        shortened = sum(example.shortened for example in examples)
+        counted = {"shortened": torch.tensor([shortened])} if shortened else {}
+        return {"prompt_ids": ids, "prompt_mask": mask, "labels": labels, **counted}
 
     def _example(self, part: _Sequence) -> Example:
         text = "\n\n".join(part.row.documents) if self.stage == "read_text" else None

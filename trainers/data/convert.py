@@ -9,6 +9,7 @@ Leaves out answers written by a base model, which the paper's stage 2 learns.
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import unicodedata
@@ -23,12 +24,16 @@ from clara_model.errors import ClaraError
 from trainers.data.negatives import METHODS, Pool, Search, make_search
 from trainers.data.qa_formats import FORMATS, YES_NO, Question, read_passages, read_questions
 
+logger = logging.getLogger(__name__)
+
 SPLITS = ("train", "eval")
 SETTINGS = ("oracle", "normal")
 NO_NEGATIVES = "none"
 _DEPTH = 100
 """Passages looked at for each question (as in DPR's search for NQ's gold passages), or five times the candidates."""
 _AT_ONCE = 512
+NAMED = 5
+"""Repeated ids named in the warning."""
 _CHANCES = 20
 """Random passages looked at for each place that the search left open."""
 
@@ -85,15 +90,28 @@ class Converter:
         self.pool = Pool()
         self._search: Search | None = None
         self._questions: list[Question] = []
+        self._ids: Counter[str] = Counter()
         for path in files:
             for question in read_questions(path, config.form):
                 self._take(question)
         for path in corpus:
             for passage in read_passages(path):
                 self.pool.add(passage)
+        self._name_repeated_ids()
+
+    def _name_repeated_ids(self) -> None:
+        """Such questions all become rows: official files repeat ids, and what is learned from hangs on no id."""
+        repeated = [name for name, count in self._ids.items() if count > 1]
+        if repeated:
+            self.counts["ids that come more than once"] = len(repeated)
+            more = f" and {len(repeated) - NAMED} more" if len(repeated) > NAMED else ""
+            logger.warning(
+                "ids that come more than once: %s%s; every question becomes a row", ", ".join(repeated[:NAMED]), more
+            )
 
     def _take(self, question: Question) -> None:
         self.counts["questions read"] += 1
+        self._ids[question.id] += 1
         for text in (*question.golds, *question.others):
             self.pool.add(text)
         problem = self._problem(question)

@@ -1,4 +1,4 @@
-"""Writing JSON lines, plain or gzipped: the file appears whole or not at all."""
+"""JSON lines: decoding one, and writing them, plain or gzipped, so that the file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from clara_model.errors import ClaraError
+
+
+def decode(line: bytes | str) -> object:
+    """The JSON value of a line.
+
+    Raises:
+        ClaraError: there is none, or it is nested too deeply or holds a number with too many digits to be read.
+    """
+    try:
+        return json.loads(line)
+    except RecursionError as error:
+        raise ClaraError("not valid JSON (nested too deeply to be read)") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ClaraError(f"not valid JSON ({error})") from error
+    except ValueError as error:  # of `int`, which reads no more than `sys.get_int_max_str_digits` digits
+        raise ClaraError("not valid JSON (a whole number has too many digits to be read)") from error
 
 
 def check_output(path: Path, *, overwrite: bool = False) -> None:

@@ -10,13 +10,13 @@ decompositions, and 2WikiMultiHopQA's separate file of answer aliases.
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from clara_model.errors import ClaraError
+from trainers.data.jsonl import decode
 
 YES_NO = ("yes", "no", "noanswer")
 
@@ -148,9 +148,9 @@ def _json_list(path: Path) -> Iterator[tuple[str, object]]:
     """Items of a file that is one JSON list, named by their number from 1."""
     with _open(path) as file:
         try:
-            values = json.load(file)
-        except json.JSONDecodeError as error:
-            raise ClaraError(f"{path} must be one JSON list, but is not valid JSON ({error})") from error
+            values = decode(file.read())
+        except ClaraError as error:
+            raise ClaraError(f"{path} must be one JSON list, but is {error}") from error
     if not isinstance(values, list):
         raise ClaraError(f"{path} must be one JSON list, got {type(values).__name__}")
     for number, value in enumerate(values, start=1):
@@ -162,9 +162,10 @@ def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    yield f"{path}:{number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ClaraError(f"{path}:{number} is not valid JSON ({error})") from error
+                    value = decode(line)
+                except ClaraError as error:
+                    raise ClaraError(f"{path}:{number} is {error}") from error
+                yield f"{path}:{number}", value
 
 
 def _open(path: Path) -> IO[str]:

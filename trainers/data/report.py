@@ -34,6 +34,9 @@ def check_report(reports: Sequence[FileReport], unit: str, doc_max_length: int, 
     ):
         parts += _problems(title, style, [getattr(report, name) for report in reports], limit)
     verdict = f"{bad:,} bad line{'s' if bad > 1 else ''}: training refuses these files." if bad else "No bad line."
+    if shortened := sum(report.shortened for report in reports):
+        are = "questions are" if shortened > 1 else "question is"
+        parts += [Text(), Text(f"{shortened:,} {are} longer than max_len leaves room for; training shortens it.")]
     if unit == "words":
         parts += [Text(), Text("Counted in words; --model NAME counts a model's tokens.", style="dim")]
     return Group(*parts, Text(), Text(verdict, style="bold red" if bad else "bold green"))

@@ -1,15 +1,12 @@
-"""Training and evaluation rows from JSON lines files: read lazily, checked whole, bad lines named by file and number.
+"""Rows of JSON lines files and of data sets on the hub: read lazily, every one checked, bad ones named by their place.
 
-Formats, as published: stage 1 ``{"data_type": "qa" | "paraphrase", "question": [..], "answers": [..], "docs": [..]}``;
-stages 2 and 3 and evaluation ``{"question", "docs", "gold_answer" | "answer" | "answers" | "golden_answers",
-"pos_index"?}``. Leaves out tokens (`trainers.data.collator`).
+Leaves out what a row is (`trainers.data.row`) and tokens (`trainers.data.collator`).
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import mmap
 import os
 import re
@@ -17,130 +14,30 @@ import shutil
 import tempfile
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Literal, overload
+from typing import IO, Any, overload
 
 from clara_model.errors import ClaraError
+from trainers.data.jsonl import decode
+from trainers.data.row import Row, parse_row
 
-Kind = Literal["qa", "paraphrase"]
-DOCUMENTS = ("docs", "context", "content")
 SHOWN = 5
-"""Bad lines listed in an error."""
+"""Bad rows listed in an error or a warning."""
+Unfit = Callable[["Row"], str]
+"""Says why a row is of no use for what is read; empty where it is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One training or evaluation example."""
-
-    documents: tuple[str, ...]
-    """At least one; the candidates in stage 3."""
-    questions: tuple[str, ...]
-    """One in stages 2 and 3, any number in stage 1, none in a paraphrase row."""
-    answers: tuple[str, ...]
-    """What is learned: one answer per question, or the paraphrase."""
-    kind: Kind = "qa"
-    """``qa`` or ``paraphrase``."""
-    positives: tuple[int, ...] = ()
-    """Gold documents as indices of ``documents``, where known."""
-    references: tuple[str, ...] = ()
-    """Accepted answers of a single question, for evaluation."""
-    source: str = ""
-    """``file:line``."""
+def fits(row: Row) -> str:
+    """Every row is of use."""
+    return ""
 
 
-def parse_row(values: object, source: str = "", *, prefer_gold: bool = False) -> Row:
-    """Check and convert one decoded line.
-
-    Args:
-        values: the decoded JSON value.
-        source: ``file:line``, for messages.
-        prefer_gold: learn ``gold_answer`` where a row also has an ``answer`` written by a model (stage 3, evaluation).
-
-    Raises:
-        ClaraError: what is wrong with the row, in one sentence without its source.
-    """
-    if not isinstance(values, dict):
-        raise ClaraError(f"a row must be a JSON object, got {type(values).__name__}")
-    documents = _documents(values)
-    kind = values.get("data_type", "qa")
-    if kind not in ("qa", "paraphrase"):
-        raise ClaraError(f'"data_type" must be "qa" or "paraphrase", got {kind!r}')
-    answers = _answers(values, prefer_gold)
-    if kind == "paraphrase":
-        return Row(documents=documents, questions=(), answers=answers[:1], kind="paraphrase", source=source)
-    questions = _questions(values)
-    if isinstance(values["question"], list):
-        if len(questions) != len(answers):
-            raise ClaraError(f"{len(questions)} questions need as many answers, got {len(answers)}")
-        return Row(documents=documents, questions=questions, answers=answers, source=source)
-    return Row(
-        documents=documents,
-        questions=questions,
-        answers=answers[:1],
-        positives=_positives(values, len(documents)),
-        references=_references(values, answers),
-        source=source,
-    )
-
-
-def _documents(values: dict[str, Any]) -> tuple[str, ...]:
-    for name in DOCUMENTS:
-        if isinstance(values.get(name), list):
-            return _strings(values[name], name)
-    raise ClaraError(f'"docs" must be a list of strings, got {type(values.get("docs")).__name__}')
-
-
-def _questions(values: dict[str, Any]) -> tuple[str, ...]:
-    question = values.get("question")
-    if isinstance(question, str):
-        return (question,)
-    if isinstance(question, list):
-        return _strings(question, "question")
-    raise ClaraError(f'"question" must be a string or a list of strings, got {type(question).__name__}')
-
-
-def _answers(values: dict[str, Any], prefer_gold: bool) -> tuple[str, ...]:
-    names = ["answer", "answers", "golden_answers", "gold_answer"]
-    names.sort(key=lambda name: name != "gold_answer" if prefer_gold else False)
-    for name in names:
-        found = values.get(name)
-        if isinstance(found, str) and name in ("answer", "gold_answer"):
-            return (found,)
-        if isinstance(found, list) and name in ("answers", "golden_answers", "gold_answer"):
-            return _strings(found, name)
-    got = {name: type(values[name]).__name__ for name in names if name in values}
-    raise ClaraError(f'an "answer" string or an "answers" list is needed, got {got or "none"}')
-
-
-def _references(values: dict[str, Any], answers: tuple[str, ...]) -> tuple[str, ...]:
-    """Every accepted answer, the learned one first unless a model wrote it."""
-    found: list[str] = [] if "gold_answer" in values else list(answers)
-    for name in ("gold_answer", "golden_answers", "answers"):
-        value = values.get(name)
-        found += [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return tuple(dict.fromkeys(text for text in found if isinstance(text, str))) or answers
-
-
-def _positives(values: dict[str, Any], documents: int) -> tuple[int, ...]:
-    found = values.get("pos_index") or []
-    found = [found] if isinstance(found, int) and not isinstance(found, bool) else found
-    if not isinstance(found, list) or any(not isinstance(i, int) or isinstance(i, bool) for i in found):
-        raise ClaraError(f'"pos_index" must be a list of whole numbers, got {found!r}')
-    beyond = [i for i in found if i >= documents]
-    if beyond:
-        raise ClaraError(f'"pos_index" holds {beyond[0]}, but there are {documents} documents (counted from 0)')
-    return tuple(dict.fromkeys(i for i in found if i >= 0))
-
-
-def _strings(values: list[Any], name: str) -> tuple[str, ...]:
-    if not values:
-        raise ClaraError(f'"{name}" must hold at least one string, got an empty list')
-    wrong = [value for value in values if not isinstance(value, str)]
-    if wrong:
-        raise ClaraError(f'"{name}" must hold only strings, got {type(wrong[0]).__name__}')
-    return tuple(values)
+def listed(bad: Sequence[tuple[str, str]], name: str = "") -> str:
+    """The first bad rows and their faults, in one line; ``name`` is not said again in each."""
+    shown = "; ".join(f"{place.removeprefix(f'{name}, ')}: {fault}" for place, fault in bad[:SHOWN])
+    return shown + (f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
 
 
 class LazyRows(Sequence[Row]):
@@ -159,6 +56,44 @@ class LazyRows(Sequence[Row]):
         row = self.row(index)
         return sum(len(text) for texts in (row.documents, row.questions, row.answers) for text in texts)
 
+    left_out: Sequence[tuple[str, str]] = ()
+    """Place and fault of each bad row that was left out."""
+
+    def place(self, index: int) -> str:
+        """What a row is called in a list of bad ones."""
+        return f"row {index}"
+
+    def name(self) -> str:
+        """Of the file or data set."""
+        return type(self).__name__
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Only these rows from now on."""
+        raise NotImplementedError
+
+    def settled(self, unfit: Unfit, skip_bad: bool) -> list[tuple[str, str]]:
+        """Read every row once: refuse bad ones, or leave them out and return them.
+
+        Raises:
+            ClaraError: there are bad rows that may not be left out, or no others.
+        """
+        bad, good = list[tuple[str, str]](), array("Q")
+        for index in range(len(self)):
+            try:
+                fault = unfit(self.row(index))
+            except ClaraError as error:
+                fault = str(error)
+            if fault:
+                bad.append((f"{self.name()}, {self.place(index)}", fault))
+            else:
+                good.append(index)
+        if bad and skip_bad and good:
+            self.keep(good)
+        elif bad:
+            hint = "" if skip_bad else "; clara-train --bad_rows skip leaves them out"
+            raise ClaraError(f"{self.name()} has {len(bad)} bad of {len(self)} rows: {listed(bad, self.name())}{hint}")
+        return bad
+
     @overload
     def __getitem__(self, index: int) -> Row: ...
     @overload
@@ -175,24 +110,26 @@ class LazyRows(Sequence[Row]):
 class JsonlRows(LazyRows):
     """The rows of one ``.jsonl`` or ``.jsonl.gz`` file, parsed when asked for; a plain file stays on disk."""
 
-    def __init__(self, path: str | Path, *, prefer_gold: bool = False, check: bool = True) -> None:
-        """Find the lines and check every one.
+    def __init__(
+        self, path: str | Path, *, prefer_gold: bool = False, unfit: Unfit = fits, skip_bad: bool = False
+    ) -> None:
+        """Find the lines and check every one, so that a bad one is found before training and not in the middle of it.
 
         Args:
             path: the file.
             prefer_gold: as for `parse_row`.
-            check: parse every line now, so that a bad one is found before training and not in the middle of it.
+            unfit: what else is wrong with a row.
+            skip_bad: leave bad lines out and name them in ``left_out``.
 
         Raises:
             ClaraError: no file, no rows, or bad lines, with their numbers and what is wrong with them.
         """
         self.path, self.prefer_gold = Path(path), prefer_gold
         self._buffer = _open(self.path)
-        self._starts, self._numbers = _line_starts(self._buffer)
+        self._starts, self._ends, self._numbers = _line_places(self._buffer)
         if not self._starts:
             raise ClaraError(f"{self.path} holds no rows")
-        if check:
-            self._check()
+        self.left_out = self.settled(unfit, skip_bad)
 
     def __len__(self) -> int:
         """Rows; blank lines are none."""
@@ -204,36 +141,29 @@ class JsonlRows(LazyRows):
         return parse_row(self._values(index), f"{self.path}:{number}", prefer_gold=self.prefer_gold)
 
     def length(self, index: int) -> int:
-        """Bytes of its line, and of blank ones behind it."""
-        following = index + 1
-        return (self._starts[following] if following < len(self) else len(self._buffer)) - self._starts[index]
+        """Bytes of its line."""
+        return self._ends[index] - self._starts[index]
 
     def fingerprint(self) -> str:
         """Of the unpacked bytes."""
         return hashlib.sha256(self._buffer).hexdigest()[:16]
 
     def _values(self, index: int) -> object:
-        start = self._starts[index]
-        end = self._buffer.find(b"\n", start)
-        try:
-            return json.loads(self._buffer[start : end if end >= 0 else len(self._buffer)])
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ClaraError(f"not valid JSON ({error})") from error
+        return decode(self._buffer[self._starts[index] : self._ends[index]])
 
-    def problems(self) -> Iterator[tuple[int, str]]:
-        """Line number and what is wrong, of every bad line."""
-        for index, number in enumerate(self._numbers):
-            try:
-                self[index]
-            except ClaraError as error:
-                yield number, str(error)
+    def place(self, index: int) -> str:
+        """``line NUMBER``."""
+        return f"line {self._numbers[index]}"
 
-    def _check(self) -> None:
-        found = list(self.problems())
-        if found:
-            listed = "; ".join(f"line {number}: {problem}" for number, problem in found[:SHOWN])
-            more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-            raise ClaraError(f"{self.path} has {len(found)} bad of {len(self)} rows: {listed}{more}")
+    def name(self) -> str:
+        """The file's."""
+        return str(self.path)
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Only these rows from now on."""
+        self._starts, self._ends, self._numbers = (
+            array("Q", [column[index] for index in indices]) for column in (self._starts, self._ends, self._numbers)
+        )
 
 
 def _open(path: Path) -> mmap.mmap | bytes:
@@ -255,18 +185,19 @@ def _mapped(file: IO[bytes]) -> mmap.mmap | bytes:
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
 
 
-def _line_starts(buffer: mmap.mmap | bytes) -> tuple[array[int], array[int]]:
-    """Where each line that is not blank starts, and its number counted from 1."""
-    starts, numbers = array("Q"), array("Q")
+def _line_places(buffer: mmap.mmap | bytes) -> tuple[array[int], array[int], array[int]]:
+    """Where each line that is not blank starts and ends, and its number counted from 1."""
+    starts, ends, numbers = array("Q"), array("Q"), array("Q")
     start, number, size = 0, 1, len(buffer)
     while start < size:
         end = buffer.find(b"\n", start)
         end = size if end < 0 else end
         if buffer[start:end].strip():
             starts.append(start)
+            ends.append(end)
             numbers.append(number)
         start, number = end + 1, number + 1
-    return starts, numbers
+    return starts, ends, numbers
 
 
 class JoinedRows(LazyRows):
@@ -305,16 +236,26 @@ class JoinedRows(LazyRows):
 class HubRows(LazyRows):
     """The rows of a data set on the hub, kept on disk by `datasets` and mapped, so it may be larger than memory."""
 
-    def __init__(self, name: str, *, prefer_gold: bool = False, split: str = "train") -> None:
-        """Download it, or find it in the cache.
+    def __init__(
+        self,
+        name: str,
+        *,
+        prefer_gold: bool = False,
+        split: str = "train",
+        unfit: Unfit = fits,
+        skip_bad: bool = False,
+    ) -> None:
+        """Download it, or find it in the cache, and check every row.
 
         Args:
             name: ``owner/name``, or ``owner/name:split``.
             prefer_gold: as for `parse_row`.
             split: where the name has none.
+            unfit: what else is wrong with a row.
+            skip_bad: leave bad rows out and name them in ``left_out``.
 
         Raises:
-            ClaraError: `datasets` is not installed, or the data set cannot be read.
+            ClaraError: `datasets` is not installed, the data set cannot be read, or it has bad rows.
         """
         try:
             import datasets
@@ -322,7 +263,7 @@ class HubRows(LazyRows):
             raise ClaraError(
                 f"data set {name!r} is on the hub; install clara-integrations[train] to read it"
             ) from error
-        self.name, self.prefer_gold = name, prefer_gold
+        self._name, self.prefer_gold = name, prefer_gold
         repository, _, named = name.partition(":")
         try:
             self._table = datasets.load_dataset(repository, split=named or split)
@@ -331,23 +272,40 @@ class HubRows(LazyRows):
             raise ClaraError(
                 f"{repository!r} is neither a file, a folder nor a data set that can be read from the hub ({first})"
             ) from error
+        if not len(self._table):
+            raise ClaraError(f"{name} holds no rows")
+        self._rows: Sequence[int] = range(len(self._table))
+        self.left_out = self.settled(unfit, skip_bad)
 
     def __len__(self) -> int:
         """Rows of the split."""
-        return len(self._table)
+        return len(self._rows)
 
     def fingerprint(self) -> str:
         """Of the table, as `datasets` keeps it."""
         return str(self._table._fingerprint)[:16]
 
+    def place(self, index: int) -> str:
+        """``row NUMBER``, counted from 0."""
+        return f"row {self._rows[index]}"
+
+    def name(self) -> str:
+        """With the split, where it was given so."""
+        return self._name
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Only these rows from now on."""
+        self._rows = array("Q", [self._rows[index] for index in indices])
+
     def row(self, index: int) -> Row:
-        """Parse one row; a bad one is reported when it is reached."""
-        source = f"{self.name}:{index}"
-        values = {name: value for name, value in self._table[index].items() if value is not None}
+        """Parse one row."""
+        number = self._rows[index]
         try:
-            return parse_row(values, source, prefer_gold=self.prefer_gold)
-        except ClaraError as error:
-            raise ClaraError(f"{source}: {error}") from error
+            found = self._table[number]
+        except Exception as error:  # whatever a column's reader raises
+            raise ClaraError(f"it cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+        values = {name: value for name, value in found.items() if value is not None}
+        return parse_row(values, f"{self._name}:{number}", prefer_gold=self.prefer_gold)
 
 
 def fingerprint_of_rows(rows: Sequence[Row]) -> str:
@@ -365,6 +323,12 @@ def length_of(rows: Sequence[Row], index: int) -> int:
 def files_of(rows: Sequence[Row]) -> list[Sequence[Row]]:
     """The single files and data sets that rows are joined from, in their order."""
     return [file for part in rows.parts for file in files_of(part)] if isinstance(rows, JoinedRows) else [rows]
+
+
+def left_out_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Place and fault of every row that was left out."""
+    files = files_of(rows)
+    return [one for file in files if isinstance(file, LazyRows) for one in file.left_out]
 
 
 class _InMemory(LazyRows):
@@ -403,23 +367,33 @@ def find_files(name: str | Path) -> list[Path]:
     return [path]
 
 
-def read_rows(names: Sequence[str | Path], *, prefer_gold: bool = False, split: str = "train") -> Sequence[Row]:
-    """Rows of files, folders and data sets on the hub, in order; every line of a file is checked.
+def read_rows(
+    names: Sequence[str | Path],
+    *,
+    prefer_gold: bool = False,
+    split: str = "train",
+    unfit: Unfit = fits,
+    skip_bad: bool = False,
+) -> Sequence[Row]:
+    """Rows of files, folders and data sets on the hub, in order; every one is checked.
 
     Args:
         names: paths, or ``owner/name[:split]`` on the hub.
         prefer_gold: as for `parse_row`.
         split: of data sets on the hub whose name has none behind a colon.
+        unfit: what else is wrong with a row (`trainers.data.fit`).
+        skip_bad: leave bad rows out; `left_out_of` names them.
 
     Raises:
         ClaraError: a file is missing or holds bad lines, or a data set cannot be read.
     """
     parts: list[Sequence[Row]] = []
+    checks: dict[str, Any] = {"prefer_gold": prefer_gold, "unfit": unfit, "skip_bad": skip_bad}
     for name in names:
         if not Path(name).expanduser().exists() and is_hub_name(name):
-            parts.append(HubRows(str(name), prefer_gold=prefer_gold, split=split))
+            parts.append(HubRows(str(name), split=split, **checks))
         else:
-            parts += [JsonlRows(file, prefer_gold=prefer_gold) for file in find_files(name)]
+            parts += [JsonlRows(file, **checks) for file in find_files(name)]
     if not parts:
         raise ClaraError("no data files were given")
     return parts[0] if len(parts) == 1 else JoinedRows(parts)

@@ -1,19 +1,26 @@
 """How many tokens texts have: by the tokenizer of a CLaRa checkpoint or a base model, or by words where there is none.
 
 Special tokens are not counted, as `doc_max_length` does not count them. Only tokenizer files are read, never weights.
+A long text is counted piece by piece, which takes a time in proportion to its length and may add a token at each seam.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import clara_model
 from clara_model.errors import ClaraError
 
+if TYPE_CHECKING:
+    from clara_model.modeling.tokens import Tokens
+
 DEFAULT_MODEL = "clara-tiny"
 DOC_MAX_LENGTH = 256
+PIECE = 16_384
+"""Characters that are tokenised together."""
 _BUNDLED, _CONFIG = Path(clara_model.__file__).parent / "bundled", "config.json"
 
 
@@ -62,19 +69,66 @@ def _resolve(name: str) -> tuple[str, int]:
     return resolve_base(str(base), folder), int(values.get("doc_max_length", DOC_MAX_LENGTH))
 
 
-def _load(name: str) -> Callable[[Sequence[str]], list[int]]:
+def tokens_of(name: str, doc_max_length: int = DOC_MAX_LENGTH) -> Tokens:
+    """What a checkpoint, or a new one on a base model at the paper's rate of 32, makes of texts; no weights are read.
+
+    Args:
+        name: as for `token_counter`.
+        doc_max_length: of a new checkpoint.
+
+    Raises:
+        ClaraError: no tokenizer of that name can be loaded, or it has no chat template.
+    """
+    from clara_model.checkpoint.config import ClaraConfig, from_published, read_json
+    from clara_model.checkpoint.prompts import PromptSet
+    from clara_model.modeling.tokens import Tokens
+
+    base, _ = _resolve(name)
+    local = Path(name).expanduser()
+    folder = local if local.is_dir() else _BUNDLED / name
+    values = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
+    if "format" in values:
+        config = ClaraConfig.from_dict(values)
+    elif "compr_rate" in values:
+        config = from_published(values, ("compressor", "generator"), PromptSet())
+    else:
+        config = ClaraConfig(base_model=name, doc_max_length=doc_max_length, roles=("compressor", "generator"))
+    return Tokens(_tokenizer(base), config)
+
+
+def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ClaraError(f"no tokenizer can be loaded from {name!r} ({first}); give a folder or a hub name") from error
 
+
+def _load(name: str) -> Callable[[Sequence[str]], list[int]]:
+    from clara_model.modeling.tokens import clean_text
+
+    tokenizer = _tokenizer(name)
+
     def count(texts: Sequence[str]) -> list[int]:
-        if not texts:
-            return []
-        encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [len(ids) for ids in encoded["input_ids"]]
+        parts = [(place, part) for place, text in enumerate(texts) for part in pieces(clean_text(text))]
+        counts = [0] * len(texts)
+        if parts:
+            encoded = tokenizer([part for _, part in parts], add_special_tokens=False, verbose=False)
+            for (place, _), ids in zip(parts, encoded["input_ids"], strict=True):
+                counts[place] += len(ids)
+        return counts
 
     return count
+
+
+def pieces(text: str) -> Iterator[str]:
+    """A text in parts of at most `PIECE` characters, which end before a blank where there is one."""
+    start = 0
+    while len(text) - start > PIECE:
+        blank = text.rfind(" ", start + 1, start + PIECE)
+        end = blank if blank > 0 else start + PIECE
+        yield text[start:end]
+        start = end
+    yield text[start:]

@@ -50,6 +50,7 @@ class ClaraComponent:
     model: str | Clara
     device: ComponentDevice | None
     token: Secret | None
+    store: str | None
     model_kwargs: dict[str, Any]
 
     def __setattr__(self, name: str, value: Any) -> None:

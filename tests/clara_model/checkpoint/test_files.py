@@ -14,6 +14,7 @@ import pytest
 import recorded
 import small_model
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
@@ -540,7 +541,30 @@ def test_only_configurations_are_fetched_for_a_hint(
     assert asked == [["config.json", "*/config.json"]]
     asked.clear()
     load("some/repository", subfolder="compression-16")
-    assert len(asked) == 2 and all(pattern.startswith("compression-16/") for pattern in asked[1])
+    assert len(asked) == 2
+    assert all(pattern in files.ABOUT or pattern.startswith("compression-16/") for pattern in asked[1])
+
+
+@pytest.mark.parametrize("subfolder", [None, "compression-16"])
+def test_the_card_and_the_licence_of_the_repository_are_fetched(
+    published_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subfolder: str | None
+):
+    repository, fetched = tmp_path / "repository", tmp_path / "fetched"
+    shutil.copytree(published_folder, repository / (subfolder or "."))
+    (repository / "README.md").write_text("---\nlicense: apple-amlr\n---\n# A model\n")
+    (repository / "LICENSE").write_text("Read me.\n")
+    (repository / "picture.png").write_bytes(b"large")
+
+    def fetch(name: str, *, allow_patterns: list[str], **options: Any) -> str:
+        names = [str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()]
+        for wanted in filter_repo_objects(names, allow_patterns=allow_patterns):
+            (fetched / wanted).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(repository / wanted, fetched / wanted)
+        return str(fetched)
+
+    monkeypatch.setattr(files, "snapshot_download", fetch)
+    assert load("some/repository", subfolder=subfolder).config.licence == "apple-amlr"
+    assert (fetched / "LICENSE").is_file() and not (fetched / "picture.png").exists()
 
 
 # -- PISCO ------------------------------------------------------------------------------------------------------

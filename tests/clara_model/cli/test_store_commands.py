@@ -50,6 +50,14 @@ def test_compress_then_search_and_ask(docs: Path, tmp_path: Path, model: list[st
     assert "nothing compressed: query" in capsys.readouterr().out
 
 
+def test_a_store_is_filled_whatever_is_in_memory(docs: Path, tmp_path: Path, model: list[str], capsys):
+    """As where another test, or another user of the process, holds the same model and its cache of latents."""
+    with Clara.load(model[1], device="cpu", dtype="float32") as clara:
+        clara.compress(TEXTS)
+        done = record(capsys, "compress", str(docs), "--store", str(tmp_path / "store"), *model)
+    assert done["store"]["blocks"] == len(TEXTS)
+
+
 def test_the_second_question_to_a_folder_compresses_nothing_and_says_so(docs, model, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first = record(capsys, "ask", QUESTIONS[0], "--docs", str(docs), *model)

@@ -59,6 +59,31 @@ def test_the_cache_in_memory_stands_in_front(loaded: ClaraModel, tmp_path: Path,
         assert passes == []
 
 
+def test_a_store_gets_what_the_process_has_made_without_it(tiny_clara_folder: Path, tmp_path: Path):
+    how = {"device": "cpu", "dtype": "float32"}
+    with Clara.load(tiny_clara_folder, **how) as without, Clara.load(tiny_clara_folder, store=tmp_path, **how) as clara:
+        made = without.compress(TEXTS)
+        assert torch.equal(clara.compress(TEXTS).vectors, made.vectors)
+        assert clara.engine.loaded is without.engine.loaded
+    with open_store(tmp_path) as store:
+        assert store.stats().blocks == len(TEXTS)
+
+
+def test_a_store_does_not_wait_for_what_a_batch_without_it_makes(loaded: ClaraModel, tmp_path: Path):
+    with Clara(loaded, store=tmp_path) as clara:
+        underway = clara.engine.loaded.underway
+        claimed, _ = underway.claim([(clara.fingerprint, content_key(text)) for text in TEXTS])
+        try:
+            made = threading.Thread(target=clara.compress, args=(TEXTS,), daemon=True)
+            made.start()
+            made.join(60)
+            assert not made.is_alive()
+        finally:
+            underway.release(claimed)
+    with open_store(tmp_path) as store:
+        assert store.stats().blocks == len(TEXTS)
+
+
 def test_a_store_that_was_handed_over_stays_open(loaded: ClaraModel, tmp_path: Path):
     with open_store(tmp_path) as store:
         with Clara(loaded, store=store) as clara:

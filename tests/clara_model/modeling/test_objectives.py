@@ -10,8 +10,9 @@ from test_adapters import batch
 
 from clara_model import ClaraModel
 from clara_model.errors import ClaraError
-from clara_model.modeling.objectives import TRAINED_ROLES, Objective, TrainingModel, alignment_losses, step_counts
+from clara_model.modeling.objectives import TRAINED_ROLES, Objective, TrainingModel, alignment_losses
 from clara_model.modeling.ranking import cosine_scores
+from clara_model.modeling.training_batch import step_counts
 
 STAGES = ["pretrain", "instruct", "end_to_end", "pretrain_retrieval"]
 
@@ -57,7 +58,7 @@ def test_a_batch_of_another_stage(mutable: ClaraModel, stage: str):
     training = TrainingModel(mutable, Objective(stage=stage))
     values = batch(mutable, stage)
     with pytest.raises(ClaraError, match="the batch lacks tensors that this stage needs"):
-        training(values["document_ids"], values["document_mask"], values["document_index"])
+        training(**{name: values[name] for name in ("document_ids", "document_mask", "document_index")})
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1, 2.0])

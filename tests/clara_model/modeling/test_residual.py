@@ -115,7 +115,8 @@ def test_every_part_trains_with_its_role(base: Path):
     ids, mask = model.tokens.pad([e.ids for e in examples])
     labels, _ = model.tokens.pad([e.labels for e in examples], -100)
     index = torch.tensor([[0], [1]])
-    training(documents.ids, documents.mask, index, ids, mask, labels)["loss"].backward()
+    read = {"document_ids": documents.ids, "document_mask": documents.mask, "document_index": index}
+    training(**read, prompt_ids=ids, prompt_mask=mask, labels=labels)["loss"].backward()
     for name, parameter in model.residuals.of["compressor"].named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
     assert all(not p.requires_grad for p in model.residuals.of["query_reasoner"].parameters())

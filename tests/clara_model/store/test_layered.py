@@ -27,3 +27,23 @@ def test_what_the_cache_has_no_room_for_is_in_the_store(tmp_path: Path):
         store = LayeredStore(LatentCache(0), durable)
         store.put(FINGERPRINT, blocks(range(10)))
         assert all(same(one, block(i)) for i, one in enumerate(store.get(FINGERPRINT, [key(i) for i in range(10)])))
+
+
+def test_what_the_model_made_without_the_store_is_not_taken_for_the_stores(tmp_path: Path):
+    cache = LatentCache()
+    cache.put(FINGERPRINT, blocks([1]))
+    with open_store(tmp_path / "a") as one, open_store(tmp_path / "b") as other:
+        first, second = LayeredStore(cache, one), LayeredStore(cache, other)
+        assert first.get(FINGERPRINT, [key(1)]) == [None]
+        first.put(FINGERPRINT, blocks([1]))
+        assert second.get(FINGERPRINT, [key(1)]) == [None]
+        assert (one.stats().blocks, other.stats().blocks) == (1, 0)
+
+
+def test_what_is_asked_for_is_in_the_store_again_after_it_was_deleted_from_it(tmp_path: Path):
+    with open_store(tmp_path) as durable:
+        store = LayeredStore(LatentCache(), durable)
+        store.put(FINGERPRINT, blocks([1, 2]))
+        durable.delete([key(1)])
+        assert all(same(block(i), found) for i, found in enumerate(store.get(FINGERPRINT, [key(1), key(2)]), start=1))
+        assert set(durable.numbers([key(1), key(2)])) == {key(1), key(2)}

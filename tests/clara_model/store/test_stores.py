@@ -126,7 +126,48 @@ def test_documents_are_found_by_id_and_metadata(store: DurableStore):
     assert [one.id for one in store.documents()] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("where", [{"a": {}}, {"a": [[]]}, {1: "a"}, {'a"b': 1}])
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"year": {"$gt": 1960}}, "b c"),
+        ({"year": {"$gte": 1960, "$lt": 1970.5}}, "a b"),
+        ({"year": {"$lt": "1970"}}, "d"),
+        ({"year": {"$ne": 1960}}, "b c d e"),
+        ({"year": {"$eq": None}}, "e"),
+        ({"year": {"$in": [1960, "1944"]}}, "a d"),
+        ({"year": {"$nin": [1960, "1944", None]}}, "b c"),
+        ({"tags": {"$contains": "x"}}, "a c"),
+        ({"tags": {"$contains": "y"}}, "c"),
+        ({"$or": [{"year": 1960}, {"tags": {"$contains": "y"}}]}, "a c"),
+        ({"$and": [{"year": {"$gt": 1900}}, {"$not": {"tags": {"$contains": "x"}}}]}, "b"),
+        ({"$not": {"$or": [{"year": 1960}, {"year": 1970}]}}, "c d e"),
+        ({"$and": []}, "a b c d e"),
+        ({"$or": []}, ""),
+    ],
+)
+def test_filters(store: DurableStore, where: dict, expected: str):
+    store.put(FINGERPRINT, blocks(range(5)))
+    years: list = [1960, 1970, 2001.5, "1944", None]
+    tags: list = [["x"], "x", ["y", "x"], None, None]
+    store.record([document(one, [i], year=years[i], tags=tags[i]) for i, one in enumerate("abcde")])
+    assert " ".join(one.document for one in store.find(where=where)) == expected
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        *(
+            {"a": {}},
+            {"a": [[]]},
+            {1: "a"},
+            {'a"b': 1},
+            {"a": {"$gt": None}},
+            {"a": {"$gt": True}},
+            {"a": {"$like": 1}},
+        ),
+        *({"a": {"$in": 1}}, {"$or": {}}, {"$not": 3}, {"$and": ["a"]}, {"a": {"$contains": []}}),
+    ],
+)
 def test_filters_that_make_no_sense(store: DurableStore, where: dict):
     store.put(FINGERPRINT, blocks([1]))
     with pytest.raises(TypeError, match="where"):

@@ -7,7 +7,8 @@ import pytest
 
 from clara_model.errors import ClaraError
 from trainers.data.check import Checker, check_files
-from trainers.data.token_counts import TokenCounter, token_counter
+from trainers.data.stage_check import StageCheck
+from trainers.data.token_counts import PIECE, TokenCounter, pieces, token_counter, tokens_of
 
 WORDS = TokenCounter(count=lambda texts: [len(text.split()) for text in texts], unit="words")
 PAIRS = {
@@ -147,3 +148,37 @@ def test_words_are_counted_where_there_is_no_model(monkeypatch, tmp_path):
     monkeypatch.setattr("trainers.data.token_counts._BUNDLED", tmp_path)
     counter = token_counter()
     assert (counter.unit, counter.count(["one two"])) == ("words", [2])
+
+
+def test_rows_are_held_against_a_stage(tmp_path, tiny_clara_folder):
+    file = tmp_path / "rows.jsonl"
+    long = {**QUESTION, "question": "who " * 900}
+    lines = [QUESTION, {**PAIRS, "docs": ["a", "b"]}, PARAPHRASE, long]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tokens = tokens_of(str(tiny_clara_folder))
+    third = Checker(WORDS, 256, StageCheck("stage2", tokens, max_len=200)).check(file)
+    assert [place for place, _ in places(third.bad)] == [2, 3]
+    assert "2 questions, but stage 3 wants one" in third.bad[0].what
+    assert third.shortened == 1 and third.rows == {"question": 2}
+    first = Checker(WORDS, 256, StageCheck("pretrain")).check(file)
+    assert [place for place, _ in places(first.bad)] == [1, 2, 4], "more than one document"
+    with pytest.raises(ClaraError, match=r"stage must be one of pretrain, .*, got 'four'"):
+        StageCheck("four")
+
+
+def test_lone_surrogates_are_counted_and_remarked(tmp_path, tiny_clara_folder):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({**QUESTION, "docs": ["a \ud800 b", "c d"]}) + "\n")
+    report = Checker(token_counter(str(tiny_clara_folder)), 256).check(file)
+    assert not report.bad and "half a character" in report.remarks[0].what
+    assert len(report.lengths["document"].counts) == 2
+
+
+def test_a_long_text_is_counted_in_pieces(tiny_clara_folder):
+    text = "Ada came to Osmere in 1840. " * 4_000
+    parts = list(pieces(text))
+    assert "".join(parts) == text and max(map(len, parts)) <= PIECE and all(part[0] == " " for part in parts[1:])
+    assert "".join(pieces("x" * 40_000)) == "x" * 40_000
+    counter = token_counter(str(tiny_clara_folder))
+    whole = sum(counter.count(["Ada came to Osmere in 1840. "] * 4_000))
+    assert counter.count([text, "one"])[0] == pytest.approx(whole, rel=0.01)

@@ -159,13 +159,34 @@ def test_long_answers_lose_their_end(tokens: Tokens):
             {"max_length": 99},
             r"rows:1: .*max_len \(99",
         ),
-        ("pretrain", {"question": ["q"], "docs": ["d", "e"], "answers": ["a"]}, {"top_k": 1}, "rows:1 has 2 documents"),
-        ("end_to_end", {"question": ["q", "r"], "docs": ["d"], "answers": ["a", "b"]}, {}, "rows:1 has 2 questions"),
+        ("pretrain", {"question": ["q"], "docs": ["d", "e"], "answers": ["a"]}, {"top_k": 1}, "rows:1: 2 documents"),
+        ("end_to_end", {"question": ["q", "r"], "docs": ["d"], "answers": ["a", "b"]}, {}, "rows:1: 2 questions"),
     ],
 )
 def test_unusable_rows_are_named(tokens: Tokens, stage, row, settings, message):
     with pytest.raises(ClaraError, match=message):
         Collator(tokens, stage, **settings)(items([row]))
+
+
+@pytest.mark.parametrize("stage", ["instruct", "end_to_end"])
+def test_a_long_question_leaves_the_answer_its_room_and_is_counted(tokens: Tokens, stage: str):
+    rows = [
+        {"question": f"{'why ' * n}?", "docs": ["d", "e"], "answer": "by the sea", "pos_index": [0]} for n in (3, 900)
+    ]
+    collate = Collator(tokens, stage, max_length=200)
+    both, short = collate(items(rows)), collate(items(rows[:1]))
+    assert both["shortened"].tolist() == [1] and "shortened" not in short
+    assert both["prompt_ids"].shape[1] <= 200
+    learned = [[i for i in row if i != -100] for row in both["labels"].tolist()]
+    assert learned[0] == learned[1] == [i for i in short["labels"][0].tolist() if i != -100]
+
+
+def test_the_text_readers_long_document_loses_its_end(tokens: Tokens):
+    rows = [{"question": ["Who?"], "docs": ["a cat sat " * 300], "answers": ["the cat"]}]
+    batch = Collator(tokens, "read_text", max_length=150, joined_pairs=False)(items(rows))
+    assert batch["shortened"].tolist() == [1] and batch["prompt_ids"].shape[1] <= 150
+    text = tokens.tokenizer.decode(batch["prompt_ids"][0])
+    assert "a cat sat" in text and "Who?" in text and "the cat" in text
 
 
 @pytest.mark.parametrize(("stage", "name", "k"), [("stage1_2", "instruct", 9), ("stage2", "end_to_end", 2)])

@@ -8,7 +8,9 @@ import pytest
 import training_rows
 
 from clara_model.errors import ClaraError
-from trainers.data.rows import JoinedRows, JsonlRows, is_hub_name, parse_row, read_rows, single_questions
+from trainers.data.fit import unfit
+from trainers.data.row import parse_row
+from trainers.data.rows import JoinedRows, JsonlRows, is_hub_name, left_out_of, read_rows, single_questions
 
 
 def test_recorded_rows_are_read_the_same(goldens: Path):
@@ -125,3 +127,45 @@ def test_rows_with_several_questions_are_split():
 def test_the_shared_data_is_read_whole(shared_data: Path):
     assert len(read_rows([shared_data / "scp"])) == 1000
     assert len(read_rows([shared_data / "eval" / "nq.jsonl"])) == 300
+
+
+@pytest.mark.parametrize(("line", "fault"), [("[" * 100_000, "nested too deeply"), ("9" * 5_000, "too many digits")])
+def test_json_that_cannot_be_held_is_a_bad_line(tmp_path: Path, line: str, fault: str):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps(training_rows.question_rows(1)[0]) + f"\n{line}\n", encoding="utf-8")
+    with pytest.raises(ClaraError, match=rf"1 bad of 2 rows: line 2: not valid JSON \(.*{fault}"):
+        read_rows([path])
+
+
+def test_bad_rows_are_left_out_and_named_where_asked(tmp_path: Path):
+    good = [json.dumps(row) for row in training_rows.question_rows(3)]
+    path = tmp_path / "some.jsonl"
+    path.write_text("\n".join([good[0], "not json", good[1], "{}", good[2]]) + "\n", encoding="utf-8")
+    rows = read_rows([path], skip_bad=True)
+    assert [row.source for row in rows] == [f"{path}:1", f"{path}:3", f"{path}:5"]
+    assert [place for place, _ in left_out_of(rows)] == [f"{path}, line 2", f"{path}, line 4"]
+    path.write_text("not json\n", encoding="utf-8")
+    with pytest.raises(ClaraError, match="has 1 bad of 1 rows"):
+        read_rows([path], skip_bad=True)
+
+
+def test_what_the_stage_cannot_take_is_a_bad_row(tmp_path: Path):
+    rows = training_rows.stage1_rows(3)
+    path = training_rows.write(tmp_path / "rows.jsonl", [rows[0], {**rows[0], "docs": ["d", "e"]}, rows[1]])
+    with pytest.raises(ClaraError, match=r"1 bad of 3 rows: line 2: 2 documents, but stage 1 .* generation_top_k is 1"):
+        read_rows([path], unfit=lambda row: unfit(row, "pretrain", 1))
+    with pytest.raises(ClaraError, match=r"3 bad of 3 rows: line 1: 2 questions, but stage 3 .*; line 3: a paraphrase"):
+        read_rows([path], unfit=lambda row: unfit(row, "end_to_end", 5))
+
+
+def test_rows_of_a_hub_data_set_are_checked_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The data set is real and on disk; only where it comes from is not the hub."""
+    datasets = pytest.importorskip("datasets")
+    rows = [{"question": q, "docs": ["d"], "answer": "a", "pos_index": [i]} for i, q in ((0, "q"), (7, "r"), (0, "s"))]
+    table = datasets.Dataset.from_list(rows)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: table)
+    with pytest.raises(ClaraError, match=r"owner/name has 1 bad of 3 rows: row 1: .*holds 7"):
+        read_rows(["owner/name"])
+    kept = read_rows(["owner/name"], skip_bad=True)
+    assert [row.source for row in kept] == ["owner/name:0", "owner/name:2"]
+    assert left_out_of(kept)[0][0] == "owner/name, row 1"
