@@ -27,7 +27,6 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 FRAMEWORKS = {"haystack": "haystack", "components": "haystack", "common": "haystack", "llama_index": "llama-index"}
-NOT_IMPORTED = {"accelerate"}  # transformers wants it for training and for quantized weights
 
 
 def declared(requirements: list[str]) -> set[str]:
@@ -76,7 +75,7 @@ def test_what_a_module_imports_is_declared(path: Path):
 
 def test_what_is_declared_for_everyone_is_imported():
     imported = {distribution for path in modules() for distribution, _ in imports(path)}
-    assert ALWAYS - imported == NOT_IMPORTED
+    assert ALWAYS - imported == set()
 
 
 def test_all_is_every_extra_that_needs_no_gpu():

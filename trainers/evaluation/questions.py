@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from clara_model.errors import ClaraError
-from trainers.data.rows import DOCUMENTS, Row, find_files, parse_row, read_rows
+from trainers.data.row import DOCUMENTS, Row, parse_row
+from trainers.data.rows import find_files, read_rows
 
 Setting = Literal["normal", "oracle"]
 SETTINGS = ("normal", "oracle")
