@@ -382,8 +382,15 @@ def _create(url: str, encoding: str, keep_text: bool) -> None:
 
     about = {"format": str(FORMAT), "identity": uuid.uuid4().hex, "encoding": encoding, "keep_text": str(keep_text)}
     types = [pa.string(), pa.int64(), pa.int32(), pa.int32(), pa.string(), pa.string(), pa.binary(), pa.string()]
-    blocks = pa.schema(list(zip(_BLOCK, [*types, pa.large_binary()], strict=True)), metadata=about)
-    names = [("id", pa.string()), ("digest", pa.string()), ("metadata", pa.string()), ("checksum", pa.binary())]
+    once = {"lance-schema:unenforced-primary-key": "true"}  # two calls that bring the same key at once see each other
+    columns = list(zip(_BLOCK, [*types, pa.large_binary()], strict=True))[1:]
+    blocks = pa.schema([pa.field("key", pa.string(), nullable=False, metadata=once), *columns], metadata=about)
+    names = [
+        pa.field("id", pa.string(), nullable=False, metadata=once),
+        ("digest", pa.string()),
+        ("metadata", pa.string()),
+        ("checksum", pa.binary()),
+    ]
     whole = pa.list_(pa.int64())
     documents = pa.schema([*names, ("keys", pa.list_(pa.string())), ("starts", whole), ("ends", whole)])
     for name, schema in (("blocks", blocks), ("documents", documents)):
