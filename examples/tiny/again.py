@@ -2,9 +2,9 @@
 
     python examples/tiny/again.py [--only data|stage2|stage3|measure]
 
-The settings are those for the next bundle; `train.py` and its YAML files are what the bundled one was made with. Stage 2
-goes on from the bundled compressor and generator: pools of mixed kinds, half of the rows in random order. Stage
-3 starts its query reasoner as that compressor. Everything goes to ``~/.cache/clara-tiny/again``; a run that was stopped
+The settings are those for the next bundle; `train.py` and its YAML files are what the bundled one was made with. Stage
+2 goes on from the bundled compressor and generator: pools of mixed kinds, half of the rows in random order. Stage 3
+starts its query reasoner as that compressor. Everything goes to ``~/.cache/clara-tiny/again``; a run that was stopped
 goes on when the command is given again. The last step measures the result as the card does and says of each figure
 whether it is better; nothing is bundled (`package.py` does that).
 """
