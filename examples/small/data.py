@@ -6,7 +6,7 @@ Held out: eight articles each of SQuAD and the newer Wikipedia set, and whatever
 a question with the gold passages of the NQ evaluation rows. A passage is cut at sentence ends into windows of at most
 so many tokens; a question goes to the window that holds its answer and most of its words. Written: ``short.jsonl`` (the
 text reader), ``long.jsonl`` (stage 1), ``several.jsonl`` (stage 2, five windows), ``candidates.jsonl`` (stage 3, ten
-windows, negatives by BM25), ``heldout.jsonl``. All but ``short.jsonl`` leave out the sources whose answers are sentences.
+windows, negatives by BM25), ``heldout.jsonl``. All but ``short.jsonl`` leave out sources whose answers are sentences.
 """
 
 from __future__ import annotations

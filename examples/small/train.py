@@ -1,4 +1,4 @@
-"""Make clara-small in one command: data, text reader, compressed reader, several documents, candidates. A stopped run goes on.
+"""Make clara-small in one command: data, text reader, stage 1, several documents, candidates. A stopped run goes on.
 
     python examples/small/train.py ../shared/data
 
