@@ -30,6 +30,8 @@ PART = 65_536
 """Rows of one part of the files."""
 _AT_ONCE = 4096
 """Blocks that are taken in together; the first of them say in which directions blocks differ."""
+_ROTATED_AT_ONCE = 1 << 21
+"""Numbers of latents that are rotated together: few enough to stay in a CPU's cache."""
 _LEARN_AGAIN = 4
 """Where the directions were learned from fewer, they are learned anew when there are so many times as many."""
 
@@ -161,10 +163,11 @@ class CoarseIndex:
 
 
 def _of_one_shape(rows: list[Row]) -> Iterator[list[torch.Tensor]]:
-    """The vectors in groups that can be stacked."""
+    """The vectors in groups that can be stacked, and are small enough to be rotated in one step."""
     group: list[torch.Tensor] = []
     for row in rows:
-        if group and group[0].shape != row.block.vector.shape:
+        full = group and (len(group) + 1) * row.block.vector.numel() > _ROTATED_AT_ONCE
+        if full or (group and group[0].shape != row.block.vector.shape):
             yield group
             group = []
         group.append(row.block.vector)

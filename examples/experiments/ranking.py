@@ -34,7 +34,7 @@ from clara_model.checkpoint import files
 from clara_model.inference import pipeline
 from trainers.arguments import TrainConfig, read_yaml
 from trainers.checkpointing import step_of, whole_checkpoints
-from trainers.data.rows import Row
+from trainers.data.row import Row
 from trainers.evaluation.evaluate import EvaluationConfig, evaluate
 from trainers.evaluation.metrics import ranking_means
 from trainers.run import train

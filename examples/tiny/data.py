@@ -68,9 +68,9 @@ def _paraphrase_row(world: World, entity: Entity, questions: float) -> dict:
     return {"data_type": "paraphrase", "question": "", "answers": [again], "docs": [text]}
 
 
-def stage2_rows(world: World, count: int) -> Iterator[dict]:
+def stage2_rows(world: World, count: int, alike: float = ALIKE) -> Iterator[dict]:
     """A question with its document among others of its pool, or alone; and many paraphrases, half of questions."""
-    for pool, texts, gold in _asked(world, count, alike=ALIKE):
+    for pool, texts, gold in _asked(world, count, alike=alike):
         if world.rng.random() < STAGE2_PARAPHRASES:
             yield _paraphrase_row(world, pool[gold], STAGE2_QUESTIONS)
         else:
