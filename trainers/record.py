@@ -59,8 +59,9 @@ class RunRecord:
     @classmethod
     def of(cls, config: TrainConfig, parts: Sequence[Sequence[Row]], model: ClaraModel) -> Self:
         """The record of a run that is about to start."""
+        settings = config.to_dict() | {"use_wandb": "given" if config.use_wandb else ""}  # it may be a key
         return cls(
-            config.to_dict(),
+            settings,
             [fingerprint_of_rows(part) for part in parts],
             _start(config, model),
             versions(),

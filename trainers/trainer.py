@@ -372,7 +372,7 @@ class ClaraTrainer(transformers.Trainer):
             folder = Path(resume_from_checkpoint)
             self._optimizer_state().set(optimizer_state.read(folder))
             scheduler: Any = self.lr_scheduler
-            scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
+            scheduler.load_state_dict(optimizer_state.load(folder / "scheduler.pt"))
             if self.rate_change != 1.0:
                 optimizer_state.scale_rates(self.optimizer, scheduler, self.rate_change)
         return prepared

@@ -79,6 +79,7 @@ class CoarseIndex:
                 _start(connection, generation)
         self._maps: dict[tuple[int, str], Array] = {}
         self._learned: tuple[int, Directions] | None = None
+        self._checked = False
 
     def reach(self) -> Reach:
         """How far it goes now."""
@@ -86,8 +87,15 @@ class CoarseIndex:
             return _reach(connection)
 
     def update(self, store: DurableStore) -> Reach:
-        """Take in the blocks that the store has got since; a few thousand at a time, each kept when it is done."""
+        """Take in the blocks that the store has got since; a few thousand at a time, each kept when it is done.
+
+        Whether it should be built anew is asked when it is first brought up to date and when something has come: the
+        store counts its blocks for that, which a question should not wait for.
+        """
         reach = self.reach()
+        if self._checked and next(store.iterate(reach.last), None) is None:
+            return reach
+        self._checked = True
         blocks = store.stats().blocks
         if reach.count > 2 * blocks + _AT_ONCE or (
             0 < reach.learned < _AT_ONCE and blocks >= _LEARN_AGAIN * reach.learned

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tiny"))
+from again import start
 from data import READ, stage2_rows, write
 from measure import unranked
-from ranking import load, questions, start
+from ranking import load, questions
 from rich.console import Console
 from rich.table import Table
 from world import World
@@ -74,7 +75,7 @@ def run(name: str, folder: Path, steps: int) -> Path:
     if not data.is_file():
         write(data, stage2_rows(World(1002), steps * 96, alike=setting.alike))
     settings = read_yaml(RECIPE) | {
-        "pretrain_checkpoint": str(start(folder)),
+        "pretrain_checkpoint": str(start(folder / "start")),
         "dataset": str(data),
         "save_path": str(target),
         "shuffle_documents": setting.shuffled,
@@ -99,7 +100,7 @@ def main() -> None:
     found = json.loads(path.read_text()) if path.is_file() else {}
     for name in ["before", *args.only]:
         if name not in found:
-            model = load(start(args.folder) if name == "before" else run(name, args.folder, args.steps))
+            model = load(start(args.folder / "start") if name == "before" else run(name, args.folder, args.steps))
             found[name] = [*by_place(model, rows), alone(model, rows)]
             path.write_text(json.dumps(found, indent=1))
         table = Table("stage 2", *[f"place {place}" for place in range(1, READ + 1)], "alone")

@@ -16,7 +16,6 @@ import itertools
 import json
 import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tiny"))
+from again import start
 from data import stage3_rows, write
 from measure import held_out
 from world import World
 
 from clara_model import ClaraModel
-from clara_model.checkpoint import files
 from clara_model.inference import pipeline
 from trainers.arguments import TrainConfig, read_yaml
 from trainers.checkpointing import step_of, whole_checkpoints
@@ -55,19 +54,6 @@ SEED, POOLS, OF_EACH = 20_100, 20, 24
 EVERY = 10
 """Steps between two measurements of recall."""
 ANSWERED = 240
-
-
-def start(folder: Path) -> Path:
-    """The bundled checkpoint without its query reasoner, its base beside it."""
-    target = folder / "start"
-    if not (target / "config.json").is_file():
-        state = files.read(files.BUNDLED / "clara-tiny")
-        roles = ("compressor", "generator")
-        state.config = replace(state.config, roles=roles, base_model=str(files.BUNDLED / "clara-tiny" / "base"))
-        state.adapters = {role: state.adapters[role] for role in roles}
-        state.memory = {role: rows for role, rows in state.memory.items() if role in roles}
-        files.write(state, target)
-    return target
 
 
 def questions() -> list[Row]:
@@ -96,7 +82,7 @@ def run(name: str, folder: Path, steps: int, rows: list[Row], candidates: list[p
     steps, every = round(steps * share), max(1, round(EVERY * share))
     target = folder / name.replace(" ", "-")
     settings |= {
-        "pretrain_checkpoint": str(start(folder)),
+        "pretrain_checkpoint": str(start(folder / "start")),
         "dataset": str(folder / "stage3.jsonl"),
         "save_path": str(target),
         "max_steps": steps,
@@ -146,7 +132,7 @@ def main() -> None:
     if not (args.folder / "stage3.jsonl").is_file():
         write(args.folder / "stage3.jsonl", stage3_rows(World(1003), args.steps * 96))
     rows = questions()
-    first = load(start(args.folder))
+    first = load(start(args.folder / "start"))
     candidates = pipeline.compress(first, [row.documents for row in rows])
     found, before = {}, recall(first, rows, candidates)
     for name in args.only:
