@@ -248,7 +248,11 @@ class Evaluation:
         if pool.shared:  # at the rate of those that were compressed now
             return compressed.seconds * len(pool.passages) / compressed.passages if compressed.passages else None
         spent = [one.seconds.get("compress", 0.0) for one in records.get("clara", []) if not one.failed]
-        return sum(spent) / len(spent) if spent and not compressed.kept else None
+        if not spent or compressed.kept:
+            return None
+        distinct = len({text for question in questions for text in question.pool.passages})
+        offered = sum(len(question.pool.passages) for question in questions) / len(questions)
+        return sum(spent) / distinct * offered  # questions may share documents, which are compressed once
 
 
 def _content(questions: Sequence[Question]) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 from clara_model.errors import ClaraError
 from trainers.evaluation import tables
 
+KEPT = ("setting", "stage", "top_k", "rate", "slots", "dtype", "max_new_tokens", "batch_size", "fingerprint")
+"""What a page's figures keep of what was asked for; names of files are kept without their folders."""
 MARKED = re.compile(r"(<!-- clara-eval: (?P<name>[\w.-]+) -->\n)(?P<table>.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -60,10 +62,16 @@ def write(page: Path, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name in marked:
         file = figures(page, name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found[name], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(_figures(found[name]), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     text = MARKED.sub(lambda one: _replaced(page, one, marked), page.read_text(encoding="utf-8"))
     page.write_text(text, encoding="utf-8")
     return marked
+
+
+def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
+    asked = summary["asked"]
+    named = {name: Path(asked[name]).name for name in ("model", "dataset")}
+    return {**summary, "asked": named | {name: asked[name] for name in KEPT}}
 
 
 def _replaced(page: Path, found: re.Match[str], marked: list[str]) -> str:

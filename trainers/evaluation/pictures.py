@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clara_model.cli.report import shortened
 from trainers.evaluation.meter import PHASES
 from trainers.evaluation.summary import NOT_READ
 
@@ -248,9 +249,8 @@ def _model(summary: Summary) -> str:
 
 
 def _short(name: str) -> str:
-    """A system's name without the path of its model; a dollar sign would begin a formula."""
-    kind, colon, model = name.partition(":")
-    return (kind + colon + model.replace("\\", "/").rstrip("/").rpartition("/")[2]).replace("$", r"\$")
+    """A system's name, not too long; a dollar sign would begin a formula."""
+    return shortened(name, 36).replace("$", r"\$")
 
 
 def panels(count: int, height: float, columns: int = 2) -> tuple[Figure, list[Axes]]:

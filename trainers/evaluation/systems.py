@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clara_model.errors import ClaraError
@@ -39,6 +40,12 @@ class System:
     ranker: Ranker | None
     """None where nothing is read."""
     reader: Reader
+
+
+def label(name: str) -> str:
+    """The name under which a system is recorded: a model's folder is named by its last two parts."""
+    kind, colon, model = name.partition(":")
+    return kind + colon + "/".join(Path(model).parts[-2:]) if model and Path(model).is_dir() else name
 
 
 def check_names(names: Sequence[str]) -> list[str]:
@@ -92,15 +99,16 @@ class Systems:
     def make(self, name: str) -> System:
         """The system of a name that `check_names` has let through."""
         kind, _, model = name.partition(":")
+        shown = label(name)
         clara, budget, reader = self._clara, self._budget, self._reader
         if kind == "clara":
-            return System(name, self._own, FromLatents(clara, budget))
+            return System(shown, self._own, FromLatents(clara, budget))
         if kind == "closed":
-            return System(name, None, FromText(clara, budget, reader, closed=True))
+            return System(shown, None, FromText(clara, budget, reader, closed=True))
         if kind == "llmlingua":
-            return System(name, self._own, FromShortenedText(clara, budget, reader, model or LLMLINGUA))
+            return System(shown, self._own, FromShortenedText(clara, budget, reader, model or LLMLINGUA))
         rankers = {"text": self._own, "first": self._as_retrieved}
-        return System(name, rankers.get(kind) or self._baseline(kind, model), FromText(clara, budget, reader))
+        return System(shown, rankers.get(kind) or self._baseline(kind, model), FromText(clara, budget, reader))
 
     def _baseline(self, kind: str, model: str) -> Ranker:
         if kind == "bi":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -39,7 +40,8 @@ def caption(summary: Summary) -> str:
     asked = summary["asked"]
     offered = "oracle" if asked["setting"] == "oracle" else "normal"
     return (
-        f"{asked['model']} on {asked['dataset']} ({offered}, {asked['stage']}): {summary['questions']} questions, "
+        f"{Path(asked['model']).name} on {Path(asked['dataset']).name.removesuffix('.jsonl')} ({offered}, "
+        f"{asked['stage']}): {summary['questions']} questions, "
         f"best {asked['top_k']} passages, rate {asked['rate']}"
     )
 

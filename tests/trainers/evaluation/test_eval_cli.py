@@ -77,6 +77,18 @@ def test_figures_are_means_over_the_records(measured: Path):
     assert "| bm25 |" in (folder / "table.md").read_text()
 
 
+def test_the_break_even_is_of_documents_that_are_compressed_once(tmp_path: Path, tiny_clara_folder: Path):
+    rows = [dict(row, docs=training_rows.documents(5)) for row in training_rows.question_rows(4)]
+    file = training_rows.write(tmp_path / "rows.jsonl", rows)
+    rest = ("--systems", "clara,text", "--batch_size", "2")
+    assert measure(tmp_path, tiny_clara_folder, file, *rest) == 0
+    records = list(read_records(run_folder(tmp_path) / "clara.jsonl"))
+    even = json.loads((run_folder(tmp_path) / "summary.json").read_text())["break_even"]
+    assert even["once"] == pytest.approx(sum(one.seconds["compress"] for one in records))  # of five documents, not 20
+    warm = sum(one.seconds[phase] for one in records for phase in ("query", "rank", "generate")) / 4
+    assert even["warm"] == pytest.approx(warm)
+
+
 def test_it_goes_on_where_it_stopped(measured: Path, tiny_clara_folder: Path, monkeypatch, capsys):
     folder = run_folder(measured)
     before = (folder / "text.jsonl").read_text()
@@ -120,11 +132,11 @@ def test_a_question_that_fails_is_counted_and_named(tmp_path: Path, tiny_clara_f
 
 
 def test_passages_that_do_not_fit_the_budget_are_left_out(tmp_path: Path, tiny_clara_folder: Path):
-    rest = ("--systems", "first,clara", "--prompt_tokens", "200", "--generation_top_k", "5")
+    rest = ("--systems", "first,clara", "--prompt_tokens", "135", "--generation_top_k", "5")
     assert measure(tmp_path, tiny_clara_folder, eval_rows.questions(tmp_path, 2), *rest) == 0
     for name in ("first", "clara"):
         for one in read_records(run_folder(tmp_path) / f"{name}.jsonl"):
-            assert one.prompt_tokens <= 200 and len(one.read) + one.left_out == 5
+            assert one.prompt_tokens <= 135 and len(one.read) + one.left_out == 5
             assert one.left_out > 0
 
 
