@@ -1,6 +1,6 @@
 """Does the generator read every place? Stage 2 of `clara-tiny` with documents in random order, from one start and seed.
 
-Every run goes on from the bundled compressor and generator. Measured on 480 held-out questions from 20 pools with five
+Every run goes on from the bundled compressor and generator. Measured on 240 held-out questions from 10 pools with five
 documents that nobody ranked, the right one at each place equally often (`measure.unranked`); of the same kind as the
 pools of `data.py`, which are mixed.
 
