@@ -31,7 +31,7 @@ def test_the_python_snippet_prints_the_answer_that_it_states(capsys):
 @pytest.mark.skipif(models.default_model() != models.SMALL, reason="clara-small's base model is not installed")
 def test_the_snippet_with_real_text_prints_what_it_states(capsys):
     (snippet,) = [s for s in PYTHON if "clara-small" in s]
-    exec(compile(snippet, "README.md", "exec"), {})
+    exec(compile("from clara_model import Clara\n" + snippet, "README.md", "exec"), {})
     (answer,) = capsys.readouterr().out.splitlines()
     assert f"print(answer.text)  # {answer}\n" in snippet
 
