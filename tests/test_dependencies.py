@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("clara_model", "trainers", "clara_integrations", "haystack_integrations")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {"yaml": "pyyaml", "haystack": "haystack-ai", "llama_index": "llama-index-core"}
+DISTRIBUTIONS |= {"bs4": "beautifulsoup4", "docx": "python-docx"}
 FRAMEWORKS = {"haystack": "haystack", "components": "haystack", "common": "haystack", "llama_index": "llama-index"}
 NOT_IMPORTED = {"accelerate"}  # transformers wants it for training and for quantized weights
 

@@ -58,7 +58,7 @@ class Settings:
     )
     lora_dropout: float = _group("compression and LoRA", "dropout on the adapters' input", 0.1)
     residual: str = _group(
-        "compression and LoRA", "what latents begin as: none, or blocks of the text's embeddings", "none", fresh=True
+        "compression and LoRA", "what latents begin as: none, blocks or anchors (docs/training.md)", "none", fresh=True
     )
     memory_positions: str = _group(
         "compression and LoRA",

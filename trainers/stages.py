@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -22,8 +23,9 @@ from clara_model.errors import ClaraError
 from clara_model.inference.published import ClaraModel
 from trainers.arguments import TrainConfig
 from trainers.contradictions import check_slots
-from trainers.data.rows import read_rows
+from trainers.data.rows import Row, read_rows
 from trainers.residual import at_rate, center_residuals
+from trainers.token_weights import weigh_residuals
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ PROMPT_ROOM = 512
 """Prompt tokens beside the slots in a new checkpoint's ``max_prompt_length``."""
 CENTERED_ROWS = 2_000
 """Rows whose documents give a new residual its centre."""
+WEIGHED_ROWS = 20_000
+"""Rows that give a new residual's tokens their weights."""
 
 
 def starting_model(config: TrainConfig, device: torch.device | str | None = None) -> ClaraModel:
@@ -92,10 +96,16 @@ def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraM
     )
     torch.manual_seed(config.seed)
     model = ClaraModel(base, tokenizer, values).to_float(torch.float32)
-    if config.residual == "blocks":
-        rows = itertools.chain.from_iterable(read_rows([name]) for name in config.dataset)
-        center_residuals(model, (text for row in itertools.islice(rows, CENTERED_ROWS) for text in row.documents))
+    if config.residual != "none":
+        texts = (text for row in itertools.islice(_rows(config), CENTERED_ROWS) for text in row.documents)
+        center_residuals(model, texts)
+    if config.residual == "anchors":
+        weigh_residuals(model, itertools.islice(_rows(config), WEIGHED_ROWS))
     return model
+
+
+def _rows(config: TrainConfig) -> Iterator[Row]:
+    return itertools.chain.from_iterable(read_rows([name]) for name in config.dataset)
 
 
 def _from_checkpoint(config: TrainConfig, device: torch.device | str | None) -> ClaraModel:
@@ -107,7 +117,7 @@ def _from_checkpoint(config: TrainConfig, device: torch.device | str | None) -> 
         device=device,
         attn_implementation=_attention(config),
     )
-    if model.config.residual == "blocks" and config.stage == "pretrain" and "compress_rate" in config.given:
+    if model.config.residual != "none" and config.stage == "pretrain" and "compress_rate" in config.given:
         model = at_rate(model, config.compress_rate, _load_options(config, device))
     found = {
         "compress_rate": model.config.compression_rate,

@@ -18,7 +18,7 @@ FORMAT = "clara-1"
 ROLES = ("compressor", "query_reasoner", "generator")
 PUBLISHED_STAGES = {"stage1": "pretrain", "stage1_2": "instruct", "stage2": "end_to_end"}
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-RESIDUALS, POSITIONS = ("none", "blocks"), ("appended", "spread")
+RESIDUALS, POSITIONS = ("none", "blocks", "anchors"), ("appended", "spread")
 MAX_NEW_TOKENS = 128
 """Tokens of an answer at most, where a caller does not say."""
 LARGEST = 2**20
@@ -43,7 +43,8 @@ class ClaraConfig:
     compression_rate: int = 16
     """Document tokens per memory token; ``memory_tokens = doc_max_length // compression_rate``."""
     residual: str = "none"
-    """``blocks``: latents are sums of the text's own embeddings plus gated states (`modeling.residual`); ``none``."""
+    """``blocks`` or ``anchors``: latents are sums of the text's own embeddings plus gated states (`modeling.residual`,
+    `modeling.anchors`); ``none``."""
     memory_positions: str = "appended"
     """Position ids of the memory tokens: ``appended`` to the text's, or ``spread`` evenly over them."""
     roles: tuple[str, ...] = ROLES

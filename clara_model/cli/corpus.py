@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import logging
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from clara_model.cli import report
 from clara_model.cli.terminal import load, output, print_json, progress
 
+if TYPE_CHECKING:
+    from clara_model.documents.corpus import CorpusReport
+
 logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace) -> None:
     """The command."""
-    from clara_model.documents.corpus import CorpusReport, compress_corpus
+    from clara_model.documents.corpus import compress_corpus
     from clara_model.store import open_store
 
     with open_store(args.store, encoding=args.encoding, keep_text=False if args.no_text else None) as store:
@@ -24,15 +28,14 @@ def run(args: argparse.Namespace) -> None:
             task = bar.add_task("Compressing", total=None)
 
             def show(done: CorpusReport) -> None:
-                rate = done.tokens / done.seconds if done.seconds else 0
-                megabytes = done.nbytes / 1e6 / done.seconds if done.seconds else 0
                 bar.update(
                     task,
-                    description=f"{done.documents:,} documents, {done.compressed:,} passages compressed, "
-                    f"{rate:,.0f} tokens/s, {megabytes:.2f} MB/s",
+                    completed=done.source_bytes,
+                    total=done.all_bytes,
+                    description=f"{done.documents:,} documents, {done.compressed:,} passages made, {_rates(done)}",
                 )
 
-            done = compress_corpus(clara, store, args.inputs, sync=args.sync, progress=show)
+            done = compress_corpus(clara, store, args.inputs, sync=args.sync, text_key=args.text_key, progress=show)
         stats = store.stats()
     if args.json:
         print_json({**asdict(done), "store": asdict(stats)})
@@ -45,12 +48,17 @@ def run(args: argparse.Namespace) -> None:
     out.print(Text(f"{stats.url}: {held}"))
 
 
-def _summary(done: object) -> str:
+def _rates(done: CorpusReport) -> str:
+    seconds = done.seconds or 1e-9
+    return f"{done.tokens / seconds:,.0f} tokens/s, {done.nbytes / 1e6 / seconds:.2f} MB/s"
+
+
+def _summary(done: CorpusReport) -> str:
     values = vars(done)
     if not values["compressed"] and not values["removed"] and values["unchanged"] == values["documents"]:
         return f"All {values['documents']:,} documents are in the store as they are: nothing was compressed."
     seconds = report.seconds(values["seconds"])
     return (
         f"{values['documents']:,} documents ({values['unchanged']:,} unchanged, {values['removed']:,} removed): "
-        f"{values['compressed']:,} passages compressed in {seconds}, {values['tokens']:,} tokens"
+        f"{values['compressed']:,} passages compressed in {seconds}, {values['tokens']:,} tokens ({_rates(done)})"
     )

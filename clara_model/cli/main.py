@@ -106,8 +106,10 @@ def _parser() -> argparse.ArgumentParser:
         "--docs",
         nargs="+",
         metavar="FILE_OR_FOLDER",
-        help="what to read: .txt, .md, .jsonl (with text, contents or docs), folders, or - for standard input",
+        help="what to read: .txt, .md, .html, .pdf, .docx, .jsonl, .jsonl.gz, .parquet, folders, "
+        "hf://datasets/OWNER/NAME, or - for standard input",
     )
+    _add_text_key(ask)
     ask.add_argument("--store", metavar="FOLDER", help="answer from a store (see compress) instead of --docs")
     ask.add_argument("--no-store", action="store_true", help="keep no latents of --docs in the user's cache folder")
     _add_where(ask)
@@ -146,10 +148,17 @@ def _add_where(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_text_key(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--text-key", metavar="NAME", help="key or column with the text of a row (default: text, contents or docs)"
+    )
+
+
 def _add_store_commands(commands: Any, model: _Parser, quiet: _Parser) -> None:
     """`compress`, `search` and `store`."""
     compress = commands.add_parser("compress", parents=[model, quiet], help="files and folders into a store, once")
-    compress.add_argument("inputs", nargs="+", metavar="INPUT", help="files and folders: .txt, .md, .jsonl")
+    compress.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, hf://datasets/OWNER/NAME")
+    _add_text_key(compress)
     compress.add_argument("--store", required=True, metavar="FOLDER", help="where the latents go")
     compress.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
     compress.add_argument("--sync", action="store_true", help="remove documents that are not among the inputs any more")
@@ -188,7 +197,9 @@ def _ask(args: argparse.Namespace) -> None:
     if args.store:
         stores.ask(args)
         return
-    documents = passages.read_documents(args.docs)  # before the model: what is wrong with the files shows at once
+    documents = passages.read_documents(
+        args.docs, text_key=args.text_key
+    )  # before the model: what is wrong with the files shows at once
     with stores.load_with_cache(args) as clara:
         if args.model == DEFAULT_MODEL:
             logging.getLogger(__name__).warning(_CAUTION)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +33,11 @@ def load(args: argparse.Namespace, store: str | DurableStore | None = None) -> C
     """
     on_disk = args.model == DEFAULT_MODEL or Path(args.model).exists()
     with working(f"Loading {args.model}", args) if on_disk else nullcontext():
-        from huggingface_hub.utils import disable_progress_bars
-        from transformers.utils import logging as transformers_logging
+        with _without_collecting():
+            from huggingface_hub.utils import disable_progress_bars
+            from transformers.utils import logging as transformers_logging
 
-        from clara_model.inference.clara import Clara
+            from clara_model.inference.clara import Clara
 
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()  # of reading weights; downloads keep theirs
@@ -42,6 +45,17 @@ def load(args: argparse.Namespace, store: str | DurableStore | None = None) -> C
             disable_progress_bars()
         keywords: dict[str, Any] = {name: getattr(args, name, None) for name in options.NAMES}
         return Clara.load(args.model, store=store, **keywords)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Imports make a million objects that stay; looking for garbage among them takes a seventh of a start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def output() -> Console:

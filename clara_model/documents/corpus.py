@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clara_model.documents.passages import Document, files_of, read_file
+from clara_model.documents.document import Document
+from clara_model.documents.passages import read_source, sources_of
 from clara_model.errors import ClaraError
 from clara_model.store.protocol import DurableStore, StoredDocument, Window, content_key
 
@@ -42,6 +43,10 @@ class CorpusReport:
     """Text tokens of the windows that were compressed."""
     nbytes: int = 0
     """UTF-8 bytes of the documents that were read."""
+    source_bytes: int = 0
+    """Of the files that have been read, and a part of the one that is being read."""
+    all_bytes: int | None = None
+    """Of all files; None where a data set of the hub is among them, whose size is not known."""
     seconds: float = 0.0
     bad: list[tuple[str, str]] = field(default_factory=list)
     """Files that could not be read, and why."""
@@ -53,6 +58,7 @@ def compress_corpus(
     names: Sequence[str],
     *,
     sync: bool = False,
+    text_key: str | None = None,
     progress: Callable[[CorpusReport], None] = lambda report: None,
 ) -> CorpusReport:
     """Compress the documents of files and folders into a store.
@@ -60,7 +66,8 @@ def compress_corpus(
     Args:
         clara: loaded with this store.
         store: where they go.
-        names: files and folders.
+        names: files, folders and data sets of the hub (``hf://datasets/..``).
+        text_key: key or column that holds the text of a row (default: text, contents or docs).
         sync: delete the store's documents that are not among them.
         progress: called after each step.
 
@@ -72,10 +79,12 @@ def compress_corpus(
         ClaraError: the store cannot be written.
     """
     start, report = time.perf_counter(), CorpusReport()
-    files = files_of(names)
+    sources = sources_of(names)
+    paths = [source for source in sources if isinstance(source, Path)]
+    report.all_bytes = sum(path.stat().st_size for path in paths) if len(paths) == len(sources) else None
     known = store.digests()
     seen: set[str] = set()
-    for batch in _batches(clara, _new(_documents(files, report), known, seen, report)):
+    for batch in _batches(clara, _new(_documents(sources, text_key, report), known, seen, report)):
         _compress(clara, store, batch, report)
         report.seconds = time.perf_counter() - start
         progress(report)
@@ -85,13 +94,18 @@ def compress_corpus(
     return report
 
 
-def _documents(files: Iterable[Path], report: CorpusReport) -> Iterator[Document]:
-    """The documents of all files that can be read."""
-    for file in files:
+def _documents(sources: Iterable[Path | str], text_key: str | None, report: CorpusReport) -> Iterator[Document]:
+    """The documents of all files that can be read; says in the report how far it is."""
+    for source in sources:
+        before, size = report.source_bytes, source.stat().st_size if isinstance(source, Path) else 0
         try:
-            yield from read_file(file)
+            for document in read_source(source, text_key):
+                read = len(document.text.encode("utf-8", "replace"))
+                report.source_bytes = min(before + size, report.source_bytes + read)
+                yield document
         except (ClaraError, OSError) as error:
-            report.bad.append((str(file), str(error)))
+            report.bad.append((str(source), str(error)))
+        report.source_bytes = before + size
 
 
 def _new(

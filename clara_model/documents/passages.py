@@ -1,42 +1,42 @@
-"""From files to passages: read .txt, .md, .jsonl, folders and standard input; long texts are split (`windows`).
+"""From files to passages: read files, folders, data sets and standard input; long texts are split (`windows`).
 
 A *passage* is what one set of memory tokens stands for: an exact stretch of its document that fits the model's
-document length. It knows its file and its number, so an answer can be cited. Left out: other file types (convert them
-to text first) and overlapping windows (a sentence is never in two passages).
+document length. It knows its file and its number, so an answer can be cited. Left out: what each file type is
+(`documents.formats`) and overlapping windows (a sentence is never in two passages).
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
-import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from clara_model.documents import formats
+from clara_model.documents.document import Document, Unreadable, decoded, of_json_line
+from clara_model.documents.hub import is_hub_name, read_data_set
 from clara_model.errors import ClaraError
 from clara_model.windows import split_text
 
 logger = logging.getLogger(__name__)
 
 STDIN = "-"
-TEXT_KEYS = ("text", "contents", "docs")
-SUFFIXES = (".txt", ".md", ".jsonl")
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Document:
-    """One document as read: a whole text file, or one text of a JSONL line."""
-
-    text: str
-    file: str
-    """The file as it was named or found, or `standard input`."""
-    line: int | None = None
-    """Line number in a JSONL file, from 1; None for plain text."""
+TEXTS: dict[str, Callable[[bytes, str], str]] = {
+    ".txt": decoded,
+    ".md": decoded,
+    ".html": formats.html,
+    ".htm": formats.html,
+    ".pdf": formats.pdf,
+    ".docx": formats.docx,
+}
+"""Files that are one document each."""
+JSON_LINES, ZIPPED, PARQUET = ".jsonl", ".jsonl.gz", ".parquet"
+SUFFIXES = (*TEXTS, JSON_LINES, ZIPPED, PARQUET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +56,18 @@ class Passage:
         return f"{place}, passage {self.number}"
 
 
-def read_documents(names: Sequence[str], *, stdin: BinaryIO | None = None) -> list[Document]:
-    """Read the documents of files and folders; `-` is standard input.
+def read_documents(
+    names: Sequence[str], *, text_key: str | None = None, stdin: BinaryIO | None = None
+) -> list[Document]:
+    """Read the documents of files, folders and data sets of the hub; `-` is standard input.
 
-    Folders are read recursively: their .txt, .md and .jsonl files in the order of their names, without hidden and
+    Folders are read recursively: their files of the types in `SUFFIXES` in the order of their names, without hidden and
     empty ones. A file that is named twice is read once. Texts must be UTF-8; lone surrogates become U+FFFD. A file of
-    a folder that is not UTF-8 is left out, with a warning that counts them.
+    a folder that cannot be read as what it is called is left out, with a warning that counts them.
 
     Args:
-        names: files, folders or `-`.
+        names: files, folders, ``hf://datasets/..`` or `-`.
+        text_key: key or column that holds the text of a row (default: text, contents or docs).
         stdin: the byte stream that `-` reads (default: the process's standard input).
 
     Returns:
@@ -72,7 +75,7 @@ def read_documents(names: Sequence[str], *, stdin: BinaryIO | None = None) -> li
 
     Raises:
         FileNotFoundError: a name that does not exist.
-        ClaraError: a file without text, of another type, not UTF-8, or with a bad JSON line (named as file:line).
+        ClaraError: a file without text, of another type, not readable, or with a bad JSON line (named as file:line).
     """
     documents: list[Document] = []
     seen: set[Path] = set()
@@ -82,40 +85,50 @@ def read_documents(names: Sequence[str], *, stdin: BinaryIO | None = None) -> li
             raise ClaraError(f"{name!r} names no file or folder; use . for the current folder.")
         if name == STDIN:
             data = (stdin if stdin is not None else sys.stdin.buffer).read()
-            documents += _parse(data, "standard input", json_lines=_looks_like_json_lines(data), empty_ok=False)
+            lines = _looks_like_json_lines(data)
+            found = _json_lines(data, "standard input", text_key) if lines else [_whole(data, "standard input")]
+            documents += _with_text(found, "standard input", empty_ok=False)
+            continue
+        if is_hub_name(name):
+            documents += _with_text(read_data_set(name, text_key), name, empty_ok=False)
             continue
         path = Path(name)
         for file in _files(path):
             if file.resolve() not in seen:
                 seen.add(file.resolve())
-                data, lines = file.read_bytes(), file.suffix.lower() == ".jsonl"
-                if path.is_dir() and not _is_utf8(data):
-                    unreadable.append(str(file))
-                    continue
-                documents += _parse(data, str(file), json_lines=lines, empty_ok=path.is_dir())
+                try:
+                    documents += list(_with_text(_documents(file, text_key), str(file), empty_ok=path.is_dir()))
+                except Unreadable as error:
+                    if not path.is_dir():
+                        raise
+                    unreadable.append(str(error))
     if unreadable:
-        more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
-        logger.warning("%s%s: not UTF-8 text, left out; convert to UTF-8 first.", unreadable[0], more)
+        more = f", and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+        logger.warning("left out: %s%s", unreadable[0].rstrip("."), more)
     if not documents:
-        what = "no file is UTF-8 text" if unreadable else "every file is empty"
+        what = "no file can be read" if unreadable else "every file is empty"
         raise ClaraError(f"{', '.join(names)}: {what}." if names else "No documents were named.")
     return documents
 
 
-def files_of(names: Sequence[str]) -> list[Path]:
-    """The files that names of files and folders stand for, each once, in order.
+def sources_of(names: Sequence[str]) -> list[Path | str]:
+    """The files that names of files and folders stand for, each once, in order; names of data sets as they are.
 
     Raises:
         FileNotFoundError: a name that does not exist.
         ClaraError: a file of another type, or a folder without any.
     """
-    found = [file for name in names for file in _files(Path(name))]
-    return list({file.resolve(): file for file in found}.values())
+    sources: dict[Path | str, None] = {}
+    for name in names:
+        found = [name] if is_hub_name(name) else [file.resolve() for file in _files(Path(name))]
+        sources.update(dict.fromkeys(found))
+    return list(sources)
 
 
-def read_file(file: Path) -> list[Document]:
-    """The documents of one file, as for `read_documents`; none where it is empty."""
-    return _parse(file.read_bytes(), str(file), json_lines=file.suffix.lower() == ".jsonl", empty_ok=True)
+def read_source(source: Path | str, text_key: str | None = None) -> Iterator[Document]:
+    """The documents of one file or data set, as for `read_documents`; none where it is empty."""
+    found = read_data_set(source, text_key) if isinstance(source, str) else _documents(source, text_key)
+    return _with_text(found, str(source), empty_ok=True)
 
 
 def split_documents(
@@ -142,73 +155,62 @@ def _files(path: Path) -> list[Path]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist.")
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        found = sorted(file for file in path.rglob("*") if _suffix(file) in SUFFIXES and file.is_file())
         found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
         if not found:
             raise ClaraError(f"{path} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file.")
         return found
     if not path.is_file():  # a pipe or a device may never end
         raise ClaraError(f"{path} is no regular file; read a pipe as - (standard input).")
-    if path.suffix.lower() not in SUFFIXES:
+    if _suffix(path) not in SUFFIXES:
         raise ClaraError(f"{path} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file.")
     return [path]
 
 
-def _parse(data: bytes, name: str, *, json_lines: bool, empty_ok: bool) -> list[Document]:
-    """The documents of one file's bytes; none (with a warning) or an error where it has no text."""
-    text = _decode(data, name)
-    if json_lines:
-        documents = [
-            Document(text=part, file=name, line=number)
-            for number, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
-            for part in _texts_of_line(line, f"{name}:{number}")
-        ]
-    else:
-        documents = [Document(text=text, file=name)]
-    documents = [document for document in documents if document.text.strip()]
-    if not documents:
-        if not empty_ok:
-            raise ClaraError(f"{name} is empty: it holds no text.")
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return ZIPPED if name.endswith(ZIPPED) else path.suffix.lower()
+
+
+def _documents(file: Path, text_key: str | None) -> Iterable[Document]:
+    """What a file holds, blank texts included."""
+    name, suffix = str(file), _suffix(file)
+    if suffix == PARQUET:
+        return formats.parquet(file, text_key)
+    if suffix in (JSON_LINES, ZIPPED):
+        return _json_lines(_unzipped(file) if suffix == ZIPPED else file.read_bytes(), name, text_key)
+    return [Document(text=TEXTS[suffix](file.read_bytes(), name), file=name)]
+
+
+def _unzipped(file: Path) -> bytes:
+    try:
+        return gzip.decompress(file.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise Unreadable(f"{file} cannot be unzipped: {error}") from error
+
+
+def _whole(data: bytes, name: str) -> Document:
+    return Document(text=decoded(data, name), file=name)
+
+
+def _json_lines(data: bytes, name: str, text_key: str | None) -> Iterator[Document]:
+    for number, line in enumerate(decoded(data, name).split("\n"), start=1):
+        if line.strip():
+            for text in of_json_line(line, f"{name}:{number}", text_key):
+                yield Document(text=text, file=name, line=number)
+
+
+def _with_text(documents: Iterable[Document], name: str, *, empty_ok: bool) -> Iterator[Document]:
+    """Those that are not blank; a warning or an error where there are none."""
+    none = True
+    for document in documents:
+        if document.text.strip():
+            none = False
+            yield document
+    if none and not empty_ok:
+        raise ClaraError(f"{name} is empty: it holds no text.")
+    if none:
         logger.warning("%s is empty and left out.", name)
-    return documents
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _decode(data: bytes, name: str) -> str:
-    """UTF-8 with or without a byte order mark; line ends as newlines."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ClaraError(
-            f"{name}:{line} is not UTF-8 text (byte 0x{data[error.start]:02x}); convert the file to UTF-8 first."
-        ) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _texts_of_line(line: str, place: str) -> list[str]:
-    """The texts of one JSON line: `{"text"|"contents"|"docs": a string or a list of strings}`."""
-    try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ClaraError(f"{place} is not valid JSON: {getattr(error, 'msg', 'nested too deeply')}.") from None
-    key = next((key for key in TEXT_KEYS if key in record), None) if isinstance(record, dict) else None
-    if key is None:
-        wanted = ", ".join(f'"{key}"' for key in TEXT_KEYS)
-        raise ClaraError(f"{place} must be a JSON object with one of the keys {wanted}.")
-    value = record[key]
-    texts = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        raise ClaraError(f'{place}: "{key}" must be a string or a list of strings.')
-    return [_LONE_SURROGATE.sub("\ufffd", text) for text in texts]
 
 
 def _looks_like_json_lines(data: bytes) -> bool:

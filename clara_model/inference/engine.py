@@ -7,6 +7,7 @@ store nor the tokenizer is asked under it. Leaves out the checks (`clara_model.v
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from functools import cached_property
 import torch
 
 from clara_model.inference import pipeline
+from clara_model.inference.gathering import Job, may_gather
 from clara_model.inference.loader import Loaded
 from clara_model.inference.pipeline import Candidates, Encoded, Limits, Written
 from clara_model.inference.published import ClaraModel
@@ -150,12 +152,50 @@ class Call:
 
     def answer(self, questions: Sequence[str], selected: Sequence[Encoded], how: Generation) -> list[Written]:
         """Answer each question from its selected latents."""
-        return pipeline.answer(self.model, questions, selected, how, self._limits, self.turn, self._feed)
+        return self.write(pipeline.answer_prompts(self.model, questions, selected), selected, how)
 
     def write(self, prompts: Sequence[list[int]], selected: Sequence[Encoded] | None, how: Generation) -> list[Written]:
         """Generate for each prompt; without latents by the base model alone."""
         blocks = None if selected is None else [part.vectors for part in selected]
+        job = Job(prompts, blocks, how)
+        small = job.positions() * len(prompts) <= pipeline.GENERATE_TOKENS
+        if self._feed is None and small and may_gather(self.model, how):
+            return self._gathered(job)
         return pipeline.write(self.model, prompts, blocks, how, self._limits, self.turn, self._feed)
+
+    def _gathered(self, job: Job) -> list[Written]:
+        """Wait for the model together with others; whoever gets it first writes for all."""
+        gathering = self._loaded.gathering
+        gathering.wait(job)
+        group: list[Job] = []
+        try:
+            while job.written is None:
+                with self.turn("generate"):
+                    group = gathering.take(job, pipeline.GENERATE_TOKENS, self._limits.items)
+                    if group:
+                        self._write_for(group)
+        finally:
+            gathering.leave(job)
+        if not group:  # another caller's turn
+            self._seconds["generate"] += job.seconds
+        return job.written
+
+    def _write_for(self, group: list[Job]) -> None:
+        """One batch for several jobs, the caller's own first."""
+        own, start = group[0], time.perf_counter()
+        prompts = [prompt for job in group for prompt in job.prompts]
+        blocks = None if own.blocks is None else [block for job in group for block in job.blocks or ()]
+        try:
+            written = pipeline.write(self.model, prompts, blocks, own.how, self._limits)
+        except BaseException as error:
+            self._loaded.gathering.give_back(group[1:])
+            if len(group) == 1 or not isinstance(error, Exception):
+                raise
+            self._loaded.gathering.give_back(group[:1])
+            return
+        seconds, rest = time.perf_counter() - start, iter(written)
+        for job in group:
+            job.seconds, job.written = seconds, list(itertools.islice(rest, len(job.prompts)))
 
     # -- making blocks -----------------------------------------------------------------------------------------
 

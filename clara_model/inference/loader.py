@@ -18,6 +18,7 @@ from clara_model.checkpoint.config import read_json
 from clara_model.checkpoint.contents import CONFIG
 from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError
+from clara_model.inference.gathering import Gathering
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.underway import Underway
 from clara_model.store.memory import CACHE_BYTES, LatentCache
@@ -38,6 +39,8 @@ class Loaded:
     lock: threading.RLock
     """Held by each pass."""
     underway: Underway
+    gathering: Gathering
+    """Who waits for the model to write."""
     name: str | None = None
     """What it was loaded as; None for a model that was handed over."""
     cache: LatentCache | None = None
@@ -47,7 +50,9 @@ class Loaded:
 
 
 _loaded: weakref.WeakValueDictionary[Hashable, Loaded] = weakref.WeakValueDictionary()
-_shared: weakref.WeakKeyDictionary[ClaraModel, tuple[threading.RLock, Underway]] = weakref.WeakKeyDictionary()
+_shared: weakref.WeakKeyDictionary[ClaraModel, tuple[threading.RLock, Underway, Gathering]] = (
+    weakref.WeakKeyDictionary()
+)
 _wrapped: weakref.WeakSet[Loaded] = weakref.WeakSet()
 _loading = threading.RLock()
 
@@ -55,7 +60,7 @@ _loading = threading.RLock()
 def wrap(model: ClaraModel) -> Loaded:
     """A model that is already in memory; every wrapper of one model takes the same lock."""
     with _loading:
-        loaded = Loaded(model, *_shared.setdefault(model, (threading.RLock(), Underway())))
+        loaded = Loaded(model, *_shared.setdefault(model, (threading.RLock(), Underway(), Gathering())))
         _wrapped.add(loaded)
         return loaded
 
@@ -119,11 +124,11 @@ def _after_fork() -> None:
     """In a forked child: no thread of the parent's is here to give back what it held."""
     global _loading
     _loading = threading.RLock()
-    for model, (_, underway) in list(_shared.items()):
+    for model, (_, underway, _) in list(_shared.items()):
         underway.after_fork()
-        _shared[model] = threading.RLock(), underway
+        _shared[model] = threading.RLock(), underway, Gathering()
     for loaded in list(_wrapped):
-        loaded.lock, loaded.underway = _shared[loaded.model]
+        loaded.lock, loaded.underway, loaded.gathering = _shared[loaded.model]
         loaded.threads = _threads()
 
 

@@ -277,11 +277,20 @@ def answer(
     Raises:
         ClaraError: slots that do not fit the prompt.
     """
+    prompts = answer_prompts(model, questions, selected)
+    return write(model, prompts, [part.vectors for part in selected], how, limits, turn, streamer)
+
+
+def answer_prompts(model: ClaraModel, questions: Sequence[str], selected: Sequence[Encoded]) -> list[list[int]]:
+    """The ids of each question's prompt, with slots for its latents.
+
+    Raises:
+        ClaraError: slots that do not fit the prompt.
+    """
     prompt = model.config.prompts.answer
-    prompts = [
+    return [
         model.tokens.prompt_ids(prompt, len(part), question) for question, part in zip(questions, selected, strict=True)
     ]
-    return write(model, prompts, [part.vectors for part in selected], how, limits, turn, streamer)
 
 
 def write(

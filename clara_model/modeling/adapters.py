@@ -17,6 +17,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from clara_model.checkpoint.config import LORA_TARGETS, ClaraConfig
 from clara_model.errors import ClaraError
@@ -34,8 +35,13 @@ class RoleLinear(Linear):
     `Roles.add` makes PEFT's layers into this class.
     """
 
+    merged_weight: Tensor | None = None
+    """The weight with an adapter's product added, while passes take it (`modeling.merged`)."""
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``W x + scale * B A x`` as the active role; as PEFT computes it where this class's way does not apply."""
+        if self.merged_weight is not None:
+            return functional.linear(x, self.merged_weight, cast(Tensor | None, self.base_layer.bias))
         role = self._active_adapter[0]
         if (torch.is_grad_enabled() or self.training) and role in self.lora_A and not args and not kwargs:
             return self._in_training(x, role)

@@ -5,10 +5,11 @@ Shapes: ``B`` prompts, ``T`` new ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 
@@ -47,3 +48,17 @@ def read_generated(
         counts.append(end)
         reasons.append("stop" if ended else "length")
     return Generated(texts, new_ids, prompt_tokens, counts, reasons)
+
+
+@contextmanager
+def contiguous_inputs(layer: nn.Module) -> Iterator[None]:
+    """Have a layer's input copied together inside the block.
+
+    The last position of several prompts is a view with gaps, for which torch multiplies batch by batch with a frozen
+    weight: the output layer then reads its large matrix several times.
+    """
+    hook = layer.register_forward_pre_hook(lambda _, args: tuple(tensor.contiguous() for tensor in args))
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack, cast
@@ -24,7 +25,7 @@ from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.errors import ClaraError
 from clara_model.latents import Latents
 from clara_model.modeling.adapters import BASE
-from clara_model.modeling.generated import Generated, read_generated
+from clara_model.modeling.generated import Generated, contiguous_inputs, read_generated
 from clara_model.modeling.parts import ClaraParts
 from clara_model.modeling.ranking import scores_in_parts
 from clara_model.modeling.residual import spread_positions
@@ -116,10 +117,23 @@ class ClaraModel(ClaraParts):
             positions = spread_positions(mask, memory) if spread else None
             states = self.hidden_states(self.memory(role, text), mask, positions)
         latents = states[:, -memory:]
-        if role in self.residuals.of:
-            own = mask[:, :-memory].bool() & ~torch.isin(ids[:, :-memory], self.tokens.frame_ids.to(ids.device))
-            latents = self.residuals.of[role](text, own, latents)
-        return latents, states
+        return (self._on_residual(role, ids, mask, latents) if role in self.residuals.of else latents), states
+
+    def _on_residual(self, role: str, ids_NT: Tensor, mask_NT: Tensor, states_NMD: Tensor) -> Tensor:
+        """What the role's residual makes of the states at the memory tokens, ``[N, M, D]``."""
+        ids, mask = ids_NT[:, : -states_NMD.shape[1]], mask_NT[:, : -states_NMD.shape[1]]
+        own = mask.bool() & ~torch.isin(ids, self.tokens.frame_ids.to(ids.device))
+        return cast(Tensor, self.residuals.of[role](ids, self.base.get_input_embeddings()(ids), own, states_NMD))
+
+    def _latents(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
+        """Latents without all states; the base model is not run where no state would enter them."""
+        if not self.residuals.at_rest(role):
+            return self.encode(role, ids_NT, mask_NT)[0]
+        ids, weight = ids_NT.to(self.device), self._embedding_weight()
+        states = torch.zeros(
+            len(ids), self.config.memory_tokens, weight.shape[1], dtype=weight.dtype, device=self.device
+        )
+        return self._on_residual(role, ids, mask_NT.to(self.device), states)
 
     @torch.no_grad()
     def encode_rows(self, role: str, rows: Sequence[list[int]], *, alone: bool = False) -> Tensor:
@@ -135,9 +149,9 @@ class ClaraModel(ClaraParts):
             alone: a pass for each text on a GPU too, as latents need that are kept.
         """
         if alone or self.device.type == "cpu":
-            passes = [self.encode(role, *self.tokens.pad([row]))[0] for row in rows]
+            passes = [self._latents(role, *self.tokens.pad([row])) for row in rows]
             return passes[0] if len(passes) == 1 else torch.cat(passes)
-        return self.encode(role, *self.tokens.pad(rows))[0]
+        return self._latents(role, *self.tokens.pad(rows))
 
     def compress(self, documents: Sequence[str]) -> Latents:
         """Compress documents, each read up to ``doc_max_length`` tokens: ``.vectors`` is ``[N, M, D]``."""
@@ -234,8 +248,8 @@ class ClaraModel(ClaraParts):
         ends = options["eos_token_id"]
         if stop:
             options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
-        generate = cast(Callable[..., Tensor], self.base.generate)
-        with torch.no_grad(), self.roles.acting_as(role):
+        generate, output = cast(Callable[..., Tensor], self.base.generate), self.base.get_output_embeddings()
+        with torch.no_grad(), self.roles.acting_as(role), self._merged(role), contiguous_inputs(output):
             new_ids = generate(
                 inputs_embeds=self.fill_slots(ids, blocks),
                 attention_mask=mask.to(self.device),
@@ -251,6 +265,9 @@ class ClaraModel(ClaraParts):
                 "an answer ran to position %d, the base model was made for %d; do not trust its end", longest, positions
             )
         return made
+
+    def _merged(self, role: str) -> AbstractContextManager[None]:
+        return self.merged.in_use() if role == "generator" else nullcontext()
 
     def _check_positions(self, prompts: Sequence[Sequence[int]]) -> int:
         """How many positions the base model was made for; a prompt beyond them is refused."""

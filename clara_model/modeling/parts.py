@@ -21,6 +21,7 @@ from clara_model.errors import ClaraError
 from clara_model.modeling.adapters import Roles
 from clara_model.modeling.identity import Identity, Place
 from clara_model.modeling.memory import MemoryRows
+from clara_model.modeling.merged import Merged
 from clara_model.modeling.residual import Residuals
 from clara_model.modeling.tokens import Tokens
 
@@ -54,13 +55,14 @@ class ClaraParts(nn.Module):
         base.generation_config = only_tokens(base.generation_config)
         self.base = base
         self.roles = Roles(base, config)
+        self.merged = Merged(self.roles, "generator")
         added = self._embedding_weight()[self.tokens.memory_ids]
         self.memory = MemoryRows([role for role in config.roles if role in ENCODERS], added.float())
         self.residuals = Residuals()
-        if config.residual == "blocks":
+        if config.residual != "none":
             for role in self.memory.rows:
                 center = self._embedding_weight().detach().float().mean(dim=0)
-                self.residuals.add(role, center, config.memory_tokens, config.compression_rate)
+                self.residuals.add(role, config, center, self.tokens.added_ids[0])
         self.embeddings_changed = False
         self.identity = Identity(base, self.tokens)
         self.set_trainable(())
@@ -209,7 +211,8 @@ class ClaraParts(nn.Module):
             has_rows = copy_of is not None and copy_of in self.memory.rows
             rows = self.memory.of(cast(str, copy_of)) if has_rows else self._embedding_weight()[self.tokens.memory_ids]
             self.memory.rows[role] = nn.Parameter(rows.detach().clone().to(example.dtype), requires_grad=False)
-            self.residuals.start_from(copy_of, role)
+            if copy_of is not None:
+                self.residuals.start_from(copy_of, role, self.config, self.tokens.added_ids[0])
         self.config = config
         self.train(self.training)  # the new role's dropout follows the others
 

@@ -18,7 +18,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from clara_model.checkpoint.config import ClaraConfig
 from clara_model.errors import ClaraError
+from clara_model.modeling.anchors import AnchorResidual, WeighedQuestion
 
 
 class BlockResidual(nn.Module):
@@ -40,11 +42,12 @@ class BlockResidual(nn.Module):
         self.projection = nn.Parameter(eye.repeat(projections, 1, 1))
         self.gate = nn.Parameter(torch.zeros_like(self.center))
 
-    def forward(self, embeds_NTD: Tensor, text_NT: Tensor, states_NMD: Tensor) -> Tensor:
+    def forward(self, ids_NT: Tensor, embeds_NTD: Tensor, text_NT: Tensor, states_NMD: Tensor) -> Tensor:
         """The latents.
 
         Args:
-            embeds_NTD: input embeddings of the encoder ids without the memory tokens.
+            ids_NT: encoder ids without the memory tokens, which are not looked at here.
+            embeds_NTD: their input embeddings.
             text_NT: True at the text's own tokens.
             states_NMD: last hidden states at the memory tokens.
 
@@ -96,21 +99,39 @@ class Residuals(nn.Module):
         super().__init__()
         self.of = nn.ModuleDict()
 
-    def add(self, role: str, center_D: Tensor, memory_tokens: int, rate: int) -> None:
-        """Give a role its residual: blocks for the compressor, the whole question for the query reasoner."""
-        if role == "compressor":
-            self.of[role] = BlockResidual(center_D, memory_tokens, projections=max(rate - 1, 1), first=1)
+    def add(self, role: str, config: ClaraConfig, center_D: Tensor, vocabulary: int) -> None:
+        """Give a role the residual that the config names; a question is one block whatever the kind.
+
+        Args:
+            role: ``compressor`` or ``query_reasoner``.
+            config: names the kind and the sizes; ``residual`` is not ``none``.
+            center_D: the residual's centre.
+            vocabulary: tokens of the base model without added ones.
+        """
+        encodes = role == "compressor"
+        if config.residual == "anchors":
+            self.of[role] = (
+                AnchorResidual(center_D, config.memory_tokens, vocabulary) if encodes
+                else WeighedQuestion(center_D, vocabulary)
+            )  # fmt: skip
+        elif encodes:
+            places = max(config.compression_rate - 1, 1)
+            self.of[role] = BlockResidual(center_D, config.memory_tokens, projections=places, first=1)
         else:
             self.of[role] = BlockResidual(center_D, blocks=1, projections=1, first=0)
 
-    def start_from(self, source: str | None, role: str) -> None:
-        """Give the query reasoner a residual with the centre and gate of ``source``, where ``source`` has one."""
-        if source is None or source not in self.of:
+    def start_from(self, source: str, role: str, config: ClaraConfig, vocabulary: int) -> None:
+        """Give the query reasoner a residual with what ``source``'s has besides projections, where it has one."""
+        if source not in self.of:
             return
-        before = cast(BlockResidual, self.of[source])
-        self.add(role, before.center, memory_tokens=1, rate=1)
-        self.of[role].load_state_dict({"center": before.center, "gate": before.gate}, strict=False)
+        kept = {name: p for name, p in self.of[source].named_parameters() if name != "projection"}
+        self.add(role, config, kept["center"], vocabulary)
+        self.of[role].load_state_dict(kept, strict=False)
         self.of[role].requires_grad_(False)
+
+    def at_rest(self, role: str) -> bool:
+        """Whether a role's latents are its residual alone: there is one, and its gate lets no state through."""
+        return role in self.of and not cast(nn.Parameter, self.of[role].gate).any()
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -138,6 +138,11 @@ class Tokens:
         """The text tokenised with no special token recognised in it."""
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
+    def placed_ids(self, text: str) -> list[tuple[int, int, int]]:
+        """`plain_ids` with where each begins and ends in the text, in characters."""
+        found = self._plain.encode(text, add_special_tokens=False)
+        return [(token, start, end) for token, (start, end) in zip(found.ids, found.offsets, strict=True)]
+
     def _frame_ids(self, text: str) -> list[int]:
         return list(self._live.encode(text, add_special_tokens=False).ids)
 

@@ -11,7 +11,6 @@ best of each counts. Leaves out quality, and every cost of reading weights from 
 
 import argparse
 import json
-import random
 import resource
 import sys
 import time
@@ -19,23 +18,15 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from random_model import PRESETS, add_sizes, build, count, documents, take_sizes
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from clara_model import ClaraModel
-from clara_model.checkpoint.config import ClaraConfig
 from clara_model.inference.batching import plan_batches
 from clara_model.inference.clara import Clara
 from clara_model.store.memory import LatentCache
 
-PRESETS = {
-    "58m": {"hidden": 512, "layers": 8, "intermediate": 1376, "heads": 8, "kv_heads": 8, "words": 180},
-    "7b": {"hidden": 4096, "layers": 32, "intermediate": 14336, "heads": 32, "kv_heads": 8, "words": 256},
-}
-CHAT = "{{ bos_token }}{% for m in messages %} [{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
-VOCABULARY, MAX_LENGTH, ADDED = 32000, 256, 3
 MIB = 1 << 20
 
 
@@ -53,25 +44,12 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", choices=PRESETS, default="58m")
-    for name in PRESETS["58m"]:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the preset's")
-    parser.add_argument("--documents", type=int, default=20)
+    add_sizes(parser)
     parser.add_argument("--rates", type=int, nargs="+", default=[16], help="document tokens per memory token")
-    parser.add_argument("--top-k", type=int, default=5)
-    parser.add_argument("--new-tokens", type=int, default=16)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--attn", default="sdpa", choices=("sdpa", "eager", "flash_attention_2"))
-    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (default: %(default)s)")
     parser.add_argument("--batch-tokens", type=int, help="positions in one encoder batch")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the numbers here")
-    args = parser.parse_args()
-    for name, value in PRESETS[args.preset].items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    return args
+    return take_sizes(parser)
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------
@@ -162,51 +140,6 @@ def phases(timings: list) -> dict[str, float]:
     """The best of each phase."""
     names = ("compress", "query", "rank", "generate", "total")
     return {name: min(getattr(timing, name) for timing in timings) for name in names}
-
-
-# -- the model and its documents --------------------------------------------------------------------------------------
-
-
-def build(args: argparse.Namespace, rate: int) -> ClaraModel:
-    """A random Llama with roles; its vocabulary has room for the added tokens, so nothing is resized."""
-    words = ["<s>", "</s>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 3 - MAX_LENGTH // rate - ADDED))]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=CHAT
-    )
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=args.hidden,
-        intermediate_size=args.intermediate,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.heads,
-        num_key_value_heads=args.kv_heads,
-        max_position_embeddings=4096,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    dtype = getattr(torch, args.dtype)
-    with torch.device(args.device):
-        base = LlamaForCausalLM._from_config(config, attn_implementation=args.attn, dtype=dtype)
-    prompt_length = 2 * args.top_k * MAX_LENGTH // rate + 512
-    shape = ClaraConfig(
-        base_model="random", doc_max_length=MAX_LENGTH, compression_rate=rate, max_prompt_length=prompt_length
-    )
-    return ClaraModel(base, tokenizer, shape).to(args.device).to_float(dtype)
-
-
-def documents(args: argparse.Namespace) -> list[str]:
-    """Texts of about ``words`` tokens; exactly so many where that is the most a document can have."""
-    draw = random.Random(0)
-    spread = min(args.words // 6, MAX_LENGTH - args.words)
-    lengths = [args.words + draw.randint(-spread, spread) for _ in range(args.documents)]
-    return [" ".join(f"w{draw.randrange(VOCABULARY - 400)}" for _ in range(length)) for length in lengths]
-
-
-def count(model: ClaraModel) -> int:
-    """Parameters of the base model, adapters left out."""
-    return sum(p.numel() for name, p in model.base.named_parameters() if ".lora_" not in name)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

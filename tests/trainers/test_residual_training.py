@@ -1,16 +1,20 @@
 """Training with a residual: its centre, another rate, and the text reader that the curriculum starts from."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+import small_model
 import torch
 import training_rows
 
 from clara_model import ClaraModel
 from clara_model.errors import ClaraError
+from trainers.data.rows import Row
 from trainers.run import train
 from trainers.stages import starting_model
+from trainers.token_weights import token_weights
 
 
 def settings(folder: Path, rows: Path, **values: object) -> dict[str, object]:
@@ -70,3 +74,47 @@ def test_another_rate_keeps_adapters_and_what_fits_of_the_residual(reader: Path,
 def test_read_text_needs_single_answers(base_folder: Path, tmp_path: Path):
     with pytest.raises(ClaraError, match="read_text learns each answer after its own question"):
         training_rows.config("pretrain", tmp_path, dataset="x", pretrain=base_folder, read_text=True)
+
+
+def test_tokens_of_answers_and_questions_weigh_more(base_folder: Path):
+    model = small_model.build_model(base_folder)
+    ids = {word: model.tokens.plain_ids(f" {word}") for word in ("tide", "clock", "was")}
+    row = Row(documents=("the tide was was clock",), questions=("who saw the tide",), answers=("Clock",))
+    weights = token_weights(model.tokens, [row], model.tokens.added_ids[0])
+    answer, asked, plain = (weights[ids[word]].mean() for word in ("clock", "tide", "was"))
+    assert answer > asked > plain
+    alone = token_weights(model.tokens, [Row(documents=row.documents, questions=(), answers=(), kind="paraphrase")],
+                          model.tokens.added_ids[0])  # fmt: skip
+    seen = [i for i in model.tokens.plain_ids(row.documents[0]) if i == ids["was"][-1]]
+    total = len(model.tokens.plain_ids(row.documents[0])) + 0.5 * len(alone)
+    assert alone[ids["was"][-1]].item() == pytest.approx(-math.log((len(seen) + 0.5) / total) / 9.0, rel=1e-5)
+
+
+def test_anchors_start_from_weights_of_the_rows_and_go_through_both_stages(
+    base_folder: Path, rows: Path, tmp_path: Path
+):
+    values = {"dataset": rows, "residual": "anchors", "qa_loss": False}
+    reader = training_rows.config(
+        "pretrain", tmp_path / "reader", pretrain=base_folder, compress_rate=1, read_text=True, **values
+    )
+    first = train(reader)
+    model = ClaraModel.from_pretrained(first, dtype=torch.float32, device="cpu")
+    compressor = model.residuals.of["compressor"]
+    texts = [Row(documents=(json.loads(line)["docs"][0],), questions=tuple(json.loads(line)["question"]),
+                 answers=tuple(json.loads(line)["answers"])) for line in rows.read_text().splitlines()]  # fmt: skip
+    expected = token_weights(model.tokens, texts, model.tokens.added_ids[0]).bfloat16().float()
+    torch.testing.assert_close(compressor.weight.data, expected)
+    config = training_rows.config(
+        "pretrain",
+        tmp_path / "rate4",
+        dataset=rows,
+        pretrain_checkpoint=first,
+        compress_rate=4,
+        qa_loss=False,
+        max_epochs=3,
+    )
+    start = starting_model(config, "cpu")
+    assert torch.equal(start.residuals.of["compressor"].weight, compressor.weight)
+    assert start.residuals.of["compressor"].memory_tokens == 8
+    trained = ClaraModel.from_pretrained(train(config), dtype=torch.float32, device="cpu")
+    assert not torch.equal(trained.residuals.of["compressor"].projection, compressor.projection)

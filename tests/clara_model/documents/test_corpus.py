@@ -92,6 +92,29 @@ def test_bad_files_are_listed_and_do_not_end_the_run(loaded: ClaraModel, files: 
     assert (len(documents), done.removed) == (6, 0)  # what cannot be read has not vanished
 
 
+def test_it_says_how_far_it_is(loaded: ClaraModel, files: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(corpus, "WINDOWS_AT_ONCE", 1)
+    shares = []
+    with open_store(files.parent / "store") as store, Clara(loaded, store=store) as clara:
+
+        def show(done: corpus.CorpusReport) -> None:
+            shares.append((done.source_bytes, done.all_bytes))
+
+        done = compress_corpus(clara, store, [str(files)], progress=show)
+    whole = sum(file.stat().st_size for file in files.iterdir())
+    assert [share for share, _ in shares] == sorted({share for share, _ in shares})
+    assert {every for _, every in shares} == {whole}
+    assert 0 < shares[0][0] < whole == done.source_bytes
+
+
+def test_rows_of_another_key(loaded: ClaraModel, tmp_path: Path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"passage": TEXTS[0]}))
+    with open_store(tmp_path / "store") as store, Clara(loaded, store=store) as clara:
+        assert len(compress_corpus(clara, store, [str(file)]).bad) == 1
+        assert compress_corpus(clara, store, [str(file)], text_key="passage").compressed == 1
+
+
 def test_what_was_compressed_is_found(loaded: ClaraModel, files: Path):
     run(loaded, files)
     with Clara(loaded, store=files.parent / "store") as clara:

@@ -83,7 +83,7 @@ def test_lone_surrogates_are_replaced_and_line_separators_do_not_end_a_json_line
         ("a.jsonl", b'{"text": 3}', 'a.jsonl:1: "text" must be a string or a list of strings'),
         ("a.jsonl", b'{"docs": ["x", null]}', 'a.jsonl:1: "docs" must be a string or a list of strings'),
         ("a.jsonl", b"[" * 100_000, "a.jsonl:1 is not valid JSON: nested too deeply"),
-        ("a.pdf", b"%PDF", "a.pdf is not a .txt, .md or .jsonl file"),
+        ("a.odt", b"PK", r"a.odt is not a \.txt, \.md, .* or \.parquet file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_in_one_sentence(tmp_path, name, data, message):
@@ -99,7 +99,7 @@ def test_a_name_that_does_not_exist(tmp_path):
 
 
 def test_a_folder_with_nothing_to_read_is_an_error_and_an_empty_file_in_a_folder_is_left_out(tmp_path, caplog):
-    with pytest.raises(ClaraError, match=r"holds no \.txt, \.md or \.jsonl file"):
+    with pytest.raises(ClaraError, match=r"holds no \.txt, \.md, .* or \.parquet file"):
         read_documents([str(tmp_path)])
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ClaraError, match="every file is empty"):
@@ -233,9 +233,10 @@ def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_and_counted(tmp_path, c
     for name in ("b.txt", "c.md"):
         (tmp_path / name).write_bytes("caf\xe9".encode("latin-1"))
     assert [document.text for document in read_documents([str(tmp_path)])] == ["Good text."]
-    assert f"{tmp_path}/b.txt and 1 more: not UTF-8 text, left out" in caplog.text
+    assert f"left out: {tmp_path}/b.txt:1 is not UTF-8 text" in caplog.text
+    assert "convert the file to UTF-8 first, and 1 more" in caplog.text
     (tmp_path / "a.txt").unlink()
-    with pytest.raises(ClaraError, match="no file is UTF-8 text"):
+    with pytest.raises(ClaraError, match="no file can be read"):
         read_documents([str(tmp_path)])
 
 

@@ -55,7 +55,7 @@ def test_latent_is_centre_plus_scaled_sum_plus_gated_state():
     center, (second,), gate = residual.center, residual.projection, residual.gate
     a, b, c = embeds[0, 1:4] - center
     expected = torch.stack([center + (a + second @ b) / math.sqrt(2), center + c]) + gate * states[0]
-    same(residual(embeds, text, states)[0], expected)
+    same(residual(torch.zeros(1, 5, dtype=torch.long), embeds, text, states)[0], expected)
 
 
 def test_untrained_residual_at_one_token_a_block_is_the_text_itself(base: Path):

@@ -25,6 +25,7 @@ from trainers.data.synthesis import report
 from trainers.data.synthesis.client import NO_KEY, Endpoint, EndpointConfig
 from trainers.data.synthesis.journal import Journal, Outcome, Spent
 from trainers.data.synthesis.run import (
+    Unfinished,
     estimate,
     finished_rows,
     passage_key,
@@ -92,6 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="retries of a request on 429, 5xx, no connection (default: 6)",
     )
+    add(
+        "--failures",
+        type=_at_least_one,
+        default=3,
+        metavar="N",
+        help="runs in which a passage may fail before it is skipped (default: 3)",
+    )
     add("--timeout", type=float, default=300.0, metavar="SECONDS", help="timeout of one HTTP request (default: 300)")
     add("--extra-body", type=_json_object, default={}, metavar="JSON", help="fields added to every request; null takes "
         'one out, e.g. \'{"temperature": null}\'')  # fmt: skip
@@ -144,15 +152,14 @@ def _run_synthesis(
     args: argparse.Namespace, texts: list[str], config: SynthesisConfig, endpoint: EndpointConfig, journal: Journal
 ) -> int:
     """Ask, then write what is finished, also where the asking ended early."""
-    spent = Spent()
-    refused = 0
+    spent, unfinished = Spent(), Unfinished()
 
     async def ask() -> None:
-        nonlocal spent, refused
+        nonlocal spent, unfinished
         async with Endpoint(endpoint, journal) as opened:
             spent = opened.spent
             with _Progress(len(texts), opened, args) as progress:
-                refused = await synthesize(texts, opened, config, progress.passage)
+                unfinished = await synthesize(texts, opened, config, progress.passage, failures=args.failures)
 
     try:
         asyncio.run(ask())
@@ -161,9 +168,11 @@ def _run_synthesis(
         outcomes = (journal.outcome(key) for key in map(passage_key, texts) if journal.is_finished(key))
         prices = args.price_in, args.price_out
         facts = report.synthesis_facts(len(texts), outcomes, spent, journal.spent, *prices)
-        facts |= {"refused by the endpoint": refused} if refused else {}
+        facts |= report.unfinished_facts(unfinished, journal.unanswered)
         if journal.spent.requests:
             show_json({"out": str(args.out), **facts}) if args.json else show(facts_table(facts))
+    if unfinished.failed:
+        show_error(f"{len(unfinished.failed)} passages failed; run again to try them once more")
     if not rows:
         show_error(f"no row came out of {len(texts)} passages; the reasons are listed under dropped")
         return BAD_DATA

@@ -1,8 +1,10 @@
 """Asking a chat model behind an OpenAI-compatible endpoint: limited, retried, counted, never twice for the same thing.
 
 The ``openai`` client makes the requests and repeats those that fail with 408, 409, 429 or 5xx or do not connect,
-waiting as the endpoint says. Every HTTP request, a repeated one too, waits for its turn under the rate limit. Replies
-come from the journal where it has them. The client is an optional dependency, imported when an endpoint is opened.
+waiting as the endpoint says; a completion without a choice is asked for again here. Every HTTP request, a repeated one
+too, waits for its turn under the rate limit. Replies come from the journal where it has them; what is asked stands
+there before it is sent, and the request carries its key (``Idempotency-Key``), so an endpoint that heeds it is not paid
+twice. The client is an optional dependency, imported when an endpoint is opened.
 """
 
 from __future__ import annotations
@@ -24,8 +26,24 @@ NO_KEY = "none"
 """Sent where no key is given: servers on one's own machine take any."""
 
 
-class RequestRefusedError(ClaraError):
+MALFORMED_PAUSE = 0.5
+"""Seconds before a completion without a choice is asked for again, doubled each time up to 8."""
+
+
+class PassageFailedError(ClaraError):
+    """This one request failed on an endpoint that has answered others; the next passage may do better."""
+
+
+class RequestRefusedError(PassageFailedError):
     """The endpoint refused this one request (400, 413, 422), e.g. because of its length or its content."""
+
+
+class StoppedError(ClaraError):
+    """The run is ending; nothing new is asked."""
+
+
+class _MalformedCompletionError(ClaraError):
+    """The endpoint answered with 200 and something that is no completion, e.g. no choices or an error body."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +118,8 @@ class Endpoint:
         """What this run asked; the journal has the sum over all runs."""
         self.http_requests = 0
         """With repeated ones."""
+        self.closing = False
+        """Ask nothing new; what is under way may end."""
         self._openai = openai
         self._pace = Pace(config.requests_per_minute)
         self._free = asyncio.Semaphore(config.concurrency)
@@ -130,8 +150,9 @@ class Endpoint:
             attempt: counts requests with the same words whose reply was of no use, from 1.
 
         Raises:
-            RequestRefusedError: the endpoint takes requests, but not this one.
-            ClaraError: the endpoint cannot be reached, does not know the model or the key, or keeps failing.
+            PassageFailedError: the endpoint has answered requests, but does not answer this one.
+            StoppedError: the run is ending.
+            ClaraError: the endpoint cannot be reached, does not know the model or the key, or answers nothing.
         """
         body = {"messages": messages, "temperature": temperature, "max_tokens": max_tokens, **self.config.extra_body}
         body = {"model": self.config.model, **{name: value for name, value in body.items() if value is not None}}
@@ -139,7 +160,10 @@ class Endpoint:
         if (known := self.journal.reply(passage, key)) is not None:
             return known
         async with self._free:
-            reply = await self._send(body)
+            if self.closing:
+                raise StoppedError("the run is ending")
+            self.journal.add_question(passage, key)
+            reply = await self._answered(body, key)
         self.journal.add_reply(passage, key, reply)
         self.spent.add(reply)
         return reply
@@ -148,18 +172,38 @@ class Endpoint:
         await self._pace.turn()
         self.http_requests += 1
 
-    async def _send(self, body: Mapping[str, Any]) -> Reply:
+    async def _answered(self, body: Mapping[str, Any], key: str) -> Reply:
+        """The reply, asked for again where what comes back is no completion."""
+        for attempt in range(self.config.retries + 1):
+            try:
+                return await self._send(body, key)
+            except _MalformedCompletionError as error:
+                if attempt == self.config.retries:
+                    raise self._of_this_passage(error) from error
+            await asyncio.sleep(min(8.0, MALFORMED_PAUSE * 2**attempt))
+        raise AssertionError("a request is sent at least once")
+
+    def _of_this_passage(self, error: ClaraError) -> ClaraError:
+        """A failure that is this passage's alone, where the endpoint has answered anything."""
+        return PassageFailedError(str(error)) if self.journal.spent.requests else error
+
+    async def _send(self, body: Mapping[str, Any], key: str) -> Reply:
         options = {name: value for name, value in body.items() if name not in ("model", "messages")}
         try:
             completion = await self._client.chat.completions.create(
-                model=body["model"], messages=body["messages"], extra_body=options
+                model=body["model"],
+                messages=body["messages"],
+                extra_body=options,
+                extra_headers={"Idempotency-Key": key},
             )
         except self._openai.APIStatusError as error:
             raise self._explained(error) from error
         except self._openai.APITimeoutError as error:
-            raise ClaraError(
-                f"{self.config.base_url} did not reply within {self.config.timeout:g} s; give a longer --timeout, then "
-                "run again to go on"
+            raise self._of_this_passage(
+                ClaraError(
+                    f"{self.config.base_url} did not reply within {self.config.timeout:g} s; give a longer --timeout, "
+                    "then run again to go on"
+                )
             ) from error
         except self._openai.APIConnectionError as error:
             cause = error.__cause__ or error
@@ -167,7 +211,7 @@ class Endpoint:
                 f"{self.config.base_url} cannot be reached ({cause}); check --base-url and run again to go on"
             ) from error
         except (self._openai.OpenAIError, ValueError) as error:
-            raise ClaraError(
+            raise _MalformedCompletionError(
                 f"{self.config.base_url} does not answer in the form of a chat completion ({error})"
             ) from error
         return _reply(completion, self.config.base_url)
@@ -181,7 +225,8 @@ class Endpoint:
             403: "check the key",
             404: "check --base-url (it often ends in /v1) and --model",
         }.get(error.status_code, "run again to go on" if error.status_code >= 429 else "see --extra-body")
-        return ClaraError(f"{self.config.base_url} answered with {error.status_code}: {said}; {hint}")
+        failure = ClaraError(f"{self.config.base_url} answered with {error.status_code}: {said}; {hint}")
+        return self._of_this_passage(failure) if error.status_code >= 500 else failure
 
 
 def request_key(body: Mapping[str, Any], attempt: int) -> str:
@@ -194,7 +239,11 @@ def _reply(completion: Any, base_url: str) -> Reply:
     """The parts that matter of a chat completion; some servers leave out the usage, or answer with something else."""
     choices = getattr(completion, "choices", None)
     if not choices or getattr(choices[0], "message", None) is None:
-        raise ClaraError(f"{base_url} does not answer with chat completions; check --base-url (it often ends in /v1)")
+        said = getattr(completion, "error", None)
+        raise _MalformedCompletionError(
+            f"{base_url} does not answer with chat completions{f' ({said})'[:200] if said else ''}; check --base-url "
+            "(it often ends in /v1)"
+        )
     usage = getattr(completion, "usage", None)
     return Reply(
         text=choices[0].message.content or "",

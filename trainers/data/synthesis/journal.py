@@ -1,4 +1,4 @@
-"""The journal of a synthesis run: every reply and every finished passage, one JSON line each, appended, never changed.
+"""The journal of a synthesis run: every question, reply, failure and finished passage, a line each, never changed.
 
 A run that is killed at any moment goes on from its journal: a reply that is there is not asked for again, a passage
 that is finished is not looked at again. Lines are written with one system call, so a killed process leaves at most one
@@ -84,6 +84,8 @@ class Journal:
         self.spent = Spent()
         self._replies: dict[str, dict[str, Reply]] = {}
         self._finished: dict[str, int] = {}
+        self._failures: dict[str, list[str]] = {}
+        self._unanswered: set[str] = set()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             self._lock()
@@ -103,11 +105,31 @@ class Journal:
         """The reply to a request that has been asked before."""
         return self._replies.get(passage, {}).get(key)
 
+    def add_question(self, passage: str, key: str) -> None:
+        """Keep that a request is about to be sent: one that a kill leaves without a reply may be paid for."""
+        self._append({"asked": key, "passage": passage})
+        self._unanswered.add(key)
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that were sent and have no reply."""
+        return len(self._unanswered)
+
+    def add_failure(self, passage: str, why: str) -> None:
+        """Keep that a passage failed."""
+        self._append({"failed": passage, "why": why})
+        self._failures.setdefault(passage, []).append(why)
+
+    def failures(self, passage: str) -> list[str]:
+        """Why a passage failed, each time."""
+        return self._failures.get(passage, [])
+
     def add_reply(self, passage: str, key: str, reply: Reply) -> None:
         """Keep a reply for good."""
         tokens = [reply.prompt_tokens, reply.completion_tokens]
         self._append({"passage": passage, "key": key, "reply": reply.text, "cut_off": reply.cut_off, "tokens": tokens})
         self._replies.setdefault(passage, {})[key] = reply
+        self._unanswered.discard(key)
         self.spent.add(reply)
 
     def is_finished(self, passage: str) -> bool:
@@ -183,6 +205,10 @@ class Journal:
             if values["settings"] == self.settings:
                 self._finished[values["finished"]] = start
                 self._replies.pop(values["finished"], None)
+        elif "failed" in values:
+            self._failures.setdefault(values["failed"], []).append(values["why"])
+        elif "asked" in values:
+            self._unanswered.add(values["asked"])
         else:
             prompt_tokens, completion_tokens = values["tokens"]
             reply = Reply(
@@ -192,4 +218,5 @@ class Journal:
                 completion_tokens=completion_tokens,
             )
             self.spent.add(reply)
+            self._unanswered.discard(values["key"])
             self._replies.setdefault(values["passage"], {})[values["key"]] = reply

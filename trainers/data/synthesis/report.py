@@ -14,6 +14,11 @@ from rich.text import Text
 from clara_model.cli.report import visible
 from trainers.data.synthesis.journal import Outcome, Spent
 from trainers.data.synthesis.prompts import Messages
+from trainers.data.synthesis.run import Unfinished
+
+
+FIRST_WORDS = 60
+"""Characters of a passage that it is named by."""
 
 
 def prompts_report(requests: Iterable[tuple[str, Messages]]) -> RenderableType:
@@ -50,6 +55,17 @@ def synthesis_facts(
         "this run": _spent(run, price_in, price_out),
         "all runs": _spent(all_runs, price_in, price_out),
     }
+
+
+def unfinished_facts(unfinished: Unfinished, unanswered: int) -> dict[str, object]:
+    """Passages without an outcome, by their first words, with the reason; requests whose reply never came."""
+    found: dict[str, object] = {}
+    for name, passages in (("failed", unfinished.failed), ("skipped for good", unfinished.skipped)):
+        if passages:
+            found[name] = {" ".join(text.split())[:FIRST_WORDS]: why for text, why in passages.items()}
+    if unanswered:
+        found["requests without a reply, which may cost too"] = unanswered
+    return found
 
 
 def _spent(spent: Spent, price_in: float, price_out: float) -> dict[str, object]:

@@ -11,16 +11,19 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from clara_model.errors import ClaraError
 from trainers.data.synthesis import prompts
-from trainers.data.synthesis.client import Endpoint, RequestRefusedError
+from trainers.data.synthesis.client import Endpoint, PassageFailedError, RequestRefusedError
 from trainers.data.synthesis.journal import Journal, Outcome, Reply
 from trainers.data.synthesis.parsing import Pair
 from trainers.data.synthesis.prompts import Messages
 from trainers.data.synthesis.writer import PassageWriter, SynthesisConfig
 
+GIVE_UP = 8
+"""Passages that fail one after the other, with no reply between, before the endpoint is taken to be gone."""
 PAIRS_PER_PASSAGE = {"simple": 7.8, "complex": 4.6}
 """As published (paper, 2M passages); only `estimate` uses them."""
 
@@ -42,12 +45,24 @@ def settings_digest(config: SynthesisConfig, model: str) -> str:
     return hashlib.sha256(values.encode()).hexdigest()[:16]
 
 
+@dataclass(kw_only=True)
+class Unfinished:
+    """Passages that have no outcome yet, and why."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    """By text: failed in this run; another run tries them again."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """By text: failed too often; not asked about again."""
+
+
 async def synthesize(
     documents: Sequence[str],
     endpoint: Endpoint,
     config: SynthesisConfig,
     on_passage: Callable[[Outcome], None] = lambda outcome: None,
-) -> int:
+    *,
+    failures: int = 3,
+) -> Unfinished:
     """Write everything about many passages, several at a time; what comes out is in the endpoint's journal.
 
     Args:
@@ -55,33 +70,63 @@ async def synthesize(
         endpoint: open, with its open journal.
         config: what is asked for.
         on_passage: called with each outcome as it comes, also of passages that were finished before.
+        failures: a passage that failed in so many runs is skipped.
 
     Returns:
-        How many passages the endpoint refused. They are not journalled as finished, so another run tries them again.
+        The passages that failed, which are not journalled as finished, and those that were skipped.
 
     Raises:
-        ClaraError: the endpoint cannot be used; what has been done by then is in the journal.
+        ClaraError: the endpoint cannot be used, or `GIVE_UP` passages failed one after the other with no reply between;
+            what has been done by then is in the journal, also the replies to what was under way.
     """
+    run = _Run(endpoint, config, on_passage, failures)
     waiting = iter(dict.fromkeys(documents))
-    refused = 0
-
-    async def work() -> None:
-        nonlocal refused
-        for document in waiting:
-            try:
-                on_passage(await _outcome(document, endpoint, config))
-            except RequestRefusedError as error:
-                refused += 1
-                on_passage(Outcome(dropped={"passage": str(error)}))
-
-    workers = [asyncio.create_task(work()) for _ in range(endpoint.config.concurrency)]
+    workers = [asyncio.create_task(run.work(waiting)) for _ in range(endpoint.config.concurrency)]
     try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
+        ended, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+        for worker in ended:
+            worker.result()
+    finally:  # also where the run is interrupted: a second interruption ends it at once
+        endpoint.closing = True
         await asyncio.gather(*workers, return_exceptions=True)
-    return refused
+    return run.unfinished
+
+
+class _Run:
+    """Passages one after the other, by several workers; failures are counted."""
+
+    def __init__(
+        self, endpoint: Endpoint, config: SynthesisConfig, on_passage: Callable[[Outcome], None], failures: int
+    ) -> None:
+        self.endpoint, self.config, self.on_passage, self.failures = endpoint, config, on_passage, failures
+        self.unfinished = Unfinished()
+        self._in_a_row, self._answered = 0, endpoint.spent.requests
+
+    async def work(self, waiting: Iterator[str]) -> None:
+        """Take passages until there are none."""
+        journal = self.endpoint.journal
+        for document in waiting:
+            passage = passage_key(document)
+            before = journal.failures(passage)
+            if len(before) >= self.failures and not journal.is_finished(passage):
+                self.unfinished.skipped[document] = before[-1]
+                self.on_passage(Outcome(dropped={"passage": f"skipped after {len(before)} failures"}))
+                continue
+            try:
+                self.on_passage(await _outcome(document, self.endpoint, self.config))
+            except PassageFailedError as error:
+                self._failed(document, error)
+
+    def _failed(self, document: str, error: PassageFailedError) -> None:
+        """Note it and go on, unless the endpoint answers nothing any more."""
+        self.endpoint.journal.add_failure(passage_key(document), str(error))
+        self.unfinished.failed[document] = str(error)
+        self.on_passage(Outcome(dropped={"passage": str(error)}))
+        answered = self.endpoint.spent.requests
+        self._in_a_row = self._in_a_row + 1 if answered == self._answered else 1
+        self._answered = answered
+        if self._in_a_row >= GIVE_UP and not isinstance(error, RequestRefusedError):
+            raise ClaraError(f"{self._in_a_row} passages failed one after the other, the last one so: {error}")
 
 
 async def _outcome(document: str, endpoint: Endpoint, config: SynthesisConfig) -> Outcome:

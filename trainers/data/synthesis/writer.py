@@ -9,7 +9,7 @@ Rows as published: ``{"data_type": "qa" | "paraphrase", "question": [..], "answe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -129,7 +129,7 @@ class PassageWriter:
         new = _without(found, [*kept, *refused])
         self.outcome.count("pairs written", len(found))
         self.outcome.count("pairs repeated", len(found) - len(new))
-        verdicts = await asyncio.gather(*(self._approved(prompts.judge_pair(self.document, pair)) for pair in new))
+        verdicts = await _all(self._approved(prompts.judge_pair(self.document, pair)) for pair in new)
         good = [pair for pair, verdict in zip(new, verdicts, strict=True) if verdict]
         bad = [pair for pair, verdict in zip(new, verdicts, strict=True) if not verdict]
         self.outcome.count("pairs refused", len(bad))
@@ -175,6 +175,15 @@ class PassageWriter:
                 request = prompts.again(messages, problem)
         times = f"{self.config.attempts} times" if self.config.attempts > 1 else "once"
         raise DroppedError(f"reply could not be read, {times}: {problem}")
+
+
+async def _all(waiting: Iterable[Awaitable[_T]]) -> list[_T]:
+    """All results; where one fails, the others are waited for first, so that no reply is lost."""
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in found if not isinstance(one, BaseException)]
 
 
 def _without(pairs: Sequence[Pair], others: Sequence[Pair]) -> list[Pair]:

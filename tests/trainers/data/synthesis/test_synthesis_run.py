@@ -36,7 +36,7 @@ def make(tmp_path):
         async def work(opened_journal):
             settings = EndpointConfig(base_url=server.url, model="m", **endpoint)
             async with Endpoint(settings, opened_journal) as opened:
-                run.refused = await synthesize(documents, opened, config, outcomes.append)
+                run.unfinished = await synthesize(documents, opened, config, outcomes.append)
                 run.http_requests, run.spent = opened.http_requests, opened.spent
 
         with Journal(tmp_path / journal, settings_digest(config, "m")) as opened_journal:
@@ -274,11 +274,89 @@ def test_a_refused_passage_is_left_out_and_tried_again_by_the_next_run(make):
     with chat_server() as server:
         server.interfere = interfere
         rows, outcomes = make(server, DOCUMENT, OTHER, concurrency=1)
-        assert (len(rows), make.refused) == (3, 1)
+        assert (len(rows), make.unfinished.failed) == (3, {OTHER: "refused by the endpoint (400)"})
         assert outcomes[1].dropped == {"passage": "refused by the endpoint (400)"}
         server.interfere = lambda number, body: None
         rows, _ = make(server, DOCUMENT, OTHER)
-    assert (len(rows), make.refused) == (6, 0)
+    assert (len(rows), make.unfinished.failed) == (6, {})
+
+
+EMPTY = (200, {}, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []})
+BROKEN = (200, {}, {"error": {"message": "out of memory"}})
+
+
+@pytest.mark.parametrize("reply", [EMPTY, BROKEN])
+def test_a_malformed_completion_is_asked_for_again(make, monkeypatch, reply):
+    monkeypatch.setattr(synthesis_client, "MALFORMED_PAUSE", 0.0)
+    with chat_server() as server:
+        whole, _ = make(server, DOCUMENT, journal="whole.journal")
+        server.bodies.clear()
+        server.interfere = lambda number, body: reply if number % 3 == 1 else None
+        rows, _ = make(server, DOCUMENT)
+    assert rows == whole and make.http_requests > make.spent.requests
+
+
+def test_a_passage_that_always_fails_does_not_hold_up_the_others_and_is_skipped_in_the_end(make, monkeypatch):
+    monkeypatch.setattr(synthesis_client, "MALFORMED_PAUSE", 0.0)
+    for_other = lambda reply: lambda number, body: reply if OTHER in str(body) else None  # noqa: E731
+    with chat_server() as server:
+        for reply in (EMPTY, (503, {}, {"error": {"message": "tired"}}), EMPTY):
+            server.interfere = for_other(reply)
+            rows, _ = make(server, DOCUMENT, OTHER, "Mei is a painter.", concurrency=1, retries=0)
+            assert list(make.unfinished.failed) == [OTHER] and len(rows) == 6
+        asked = len(server.bodies)
+        make(server, DOCUMENT, OTHER, concurrency=1)
+        assert len(server.bodies) == asked
+    assert list(make.unfinished.skipped) == [OTHER] and not make.unfinished.failed
+
+
+def test_an_endpoint_that_stops_answering_ends_the_run(make):
+    documents = [f"Thing {i} is a cup." for i in range(20)]
+    with chat_server() as server:
+        server.interfere = lambda number, body: (503, {}, {"error": {"message": "gone"}}) if number > 8 else None
+        with pytest.raises(ClaraError, match="8 passages failed one after the other, the last one so: .*503: gone"):
+            make(server, *documents, retries=0, concurrency=2)
+        assert len(server.bodies) < 30
+
+
+def test_what_is_under_way_when_a_run_ends_is_not_lost(make):
+    """One passage's request meets a wrong key while another's is being answered: its reply is kept."""
+    slow = [f"Jar {i} is a pot." for i in range(2)]
+
+    def interfere(number, body):
+        if number > 4 and "Jar 1" in str(body):
+            time.sleep(0.3)
+        if number > 4 and "Jar 0" in str(body):
+            return 401, {}, {"error": {"message": "no"}}
+        return None
+
+    with chat_server() as server:
+        server.interfere = interfere
+        with pytest.raises(ClaraError, match="answered with 401"):
+            make(server, *slow, concurrency=2)
+        arrived, asked = set(server.answered), len(server.bodies)
+        server.interfere = lambda number, body: None
+        make(server, *slow, concurrency=2)
+    assert not set(server.raw[asked:]) & arrived
+
+
+def test_a_question_stands_in_the_journal_before_it_is_sent_and_has_its_key(make, tmp_path):
+    """A reply that never came is counted as one that may have been paid for."""
+    known = []
+
+    def interfere(number, body):
+        lines = [json.loads(line) for line in (tmp_path / "out.journal").read_bytes().splitlines()]
+        known.append([line["asked"] for line in lines if "asked" in line][-1])
+
+    with chat_server() as server:
+        server.interfere = interfere
+        make(server, DOCUMENT, concurrency=1)
+        assert [headers["idempotency-key"] for headers in server.headers] == known
+    with Journal(tmp_path / "out.journal", "s") as journal:
+        assert journal.unanswered == 0
+        journal.add_question("p", "k")
+    with Journal(tmp_path / "out.journal", "s") as journal:
+        assert journal.unanswered == 1
 
 
 # -- resuming ----------------------------------------------------------------------------------------------------
