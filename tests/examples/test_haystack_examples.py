@@ -209,7 +209,8 @@ def test_hayhooks_serves_it_and_curl_asks_it(tiny, tmp_path, port):
         subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=True, timeout=300)
         again = [word.replace("/clara/", "/from-yaml/") for word in command]
         found = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=120)
-        assert result["answer"] in str(json.loads(found.stdout)["result"]["replies"]), found.stdout
+        (answered,) = json.loads(found.stdout)["result"]["answers"]["answers"]
+        assert answered["data"] == result["answer"]
     finally:
         server.terminate()
         server.wait(timeout=60)

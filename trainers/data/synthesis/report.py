@@ -16,7 +16,6 @@ from trainers.data.synthesis.journal import Outcome, Spent
 from trainers.data.synthesis.prompts import Messages
 from trainers.data.synthesis.run import Unfinished
 
-
 FIRST_WORDS = 60
 """Characters of a passage that it is named by."""
 
