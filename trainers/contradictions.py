@@ -13,7 +13,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "lora_alpha micro_train_batch_size stage2_retrieval_top_n dataloader_workers mse_weight max_steps l2 max_norm seed "
     "new_learning_rate latent_cache "
-    "temperature_start ranking_warmup ranking_weight query_learning_rate shuffle_documents"
+    "temperature_start ranking_warmup ranking_weight query_learning_rate shuffle_documents save_minutes early_stopping"
 ).split()
 RANKING = ("ranking_warmup", "ranking_weight")
 ONLY_IN = {
@@ -26,6 +26,7 @@ ONLY_IN = {
     "mse_weight": ("pretrain", "instruct"),
     "temperature": ("end_to_end",),
     "latent_cache": ("end_to_end",),
+    "latent_store": ("end_to_end",),
     "temperature_start": ("end_to_end",),
     "ranking_loss": ("end_to_end",),
     "ranking_warmup": ("end_to_end",),
@@ -63,6 +64,7 @@ def _check_ranges(config: Settings) -> None:
         raise ClaraError(f"lr_scheduler must be one of {', '.join(SCHEDULERS)}, got {config.lr_scheduler!r}")
     if config.ranking_loss not in ("", "labels", "likelihood"):
         raise ClaraError(f"ranking_loss must be labels or likelihood, or left out, got {config.ranking_loss!r}")
+    _check_base(config)
     if config.bad_rows not in ("error", "skip"):
         raise ClaraError(f"bad_rows must be error or skip, got {config.bad_rows!r}")
     if config.shuffle_documents > 1:
@@ -84,6 +86,22 @@ def _check_ranges(config: Settings) -> None:
         raise ClaraError(
             f"compress_rate must be at most 256 and at most doc_max_length ({config.doc_max_length}), "
             f"got {config.compress_rate}"
+        )
+
+
+def _check_base(config: Settings) -> None:
+    """How the frozen base is kept."""
+    if config.base_dtype not in ("", "float32", "bfloat16", "float16"):
+        raise ClaraError(f"base_dtype must be float32, bfloat16 or float16, or left out, got {config.base_dtype!r}")
+    if config.base_dtype in ("bfloat16", "float16") and not config.bf16:
+        raise ClaraError(f"base_dtype {config.base_dtype} computes in 16 bits; pass --bf16 too")
+    if config.quantization not in ("", "int8", "int4"):
+        raise ClaraError(f"quantization must be int8 or int4, or left out, got {config.quantization!r}")
+    if config.quantization and not config.bf16:
+        raise ClaraError(f"quantization {config.quantization} computes in 16 bits; pass --bf16 too")
+    if config.quantization and config.zero_stage == 3:
+        raise ClaraError(
+            f"zero_stage 3 cannot split a base in {config.quantization}; pass --zero_stage 2, or leave quantization out"
         )
 
 
@@ -146,6 +164,9 @@ def _needs(config: Settings) -> list[tuple[str, str, bool]]:
             "without ranking_warmup or ranking_weight",
             bool(config.ranking_loss) and not config.ranking_warmup and not config.ranking_weight,
         ),
+        ("early_stopping", "without best_metric", config.early_stopping > 0 and not config.best_metric),
+        ("best_metric", "without an evaluation set (--eval_dataset FILE)", bool(config.best_metric) and unevaluated),
+        ("save_minutes", "with save_steps", "save_minutes" in given and config.save_steps != -1),
         ("do_eval_gen", "without an evaluation set (--eval_dataset FILE)", config.do_eval_gen and unevaluated),
         (
             "eval_steps",
@@ -168,7 +189,7 @@ def _needs(config: Settings) -> list[tuple[str, str, bool]]:
 
 def no_checkpoints(config: Settings) -> bool:
     """Whether nothing is written on the way."""
-    return config.save_steps == -1 or (config.disable_ds_ckpt and not config.save_hf_ckpt)
+    return config.disable_ds_ckpt and not config.save_hf_ckpt
 
 
 def _is_harmless(name: str, asked: object) -> bool:

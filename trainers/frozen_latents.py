@@ -31,6 +31,12 @@ class FrozenLatents:
         self.fingerprint = f"{model.fingerprint}-training"
         self.asked = self.made = 0
 
+    def close(self) -> None:
+        """Close a store that lasts."""
+        durable = getattr(self.store, "durable", None)
+        if durable is not None:
+            durable.close()
+
     def fill(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch with ``document_latents`` ``[U, M, D]`` in place of ``document_ids`` and ``document_mask``."""
         rest = {name: tensor for name, tensor in batch.items() if name not in ("document_ids", "document_mask")}

@@ -125,17 +125,27 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         ClaraError: the file is missing or damaged.
     """
-    path = folder / NAME
+    values = load(folder / NAME)
+    if not isinstance(values, dict) or not {"state", "rates"} <= set(values):
+        raise ClaraError(
+            f"{folder / NAME} holds no optimizer state of this project; go on with the version that wrote it"
+        )
+    return values
+
+
+def load(path: Path) -> Any:
+    """A file of a checkpoint that `torch.save` wrote.
+
+    Raises:
+        ClaraError: it is missing or damaged.
+    """
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ClaraError(
-            f"{path} cannot be read ({first}); remove {folder} to go on from the checkpoint before it"
+            f"{path} cannot be read ({first}); remove {path.parent} to go on from the checkpoint before it"
         ) from error
-    if not isinstance(values, dict) or not {"state", "rates"} <= set(values):
-        raise ClaraError(f"{path} holds no optimizer state of this project; go on with the version that wrote it")
-    return values
 
 
 def _layers(optimizer: Any) -> Iterator[Any]:

@@ -38,7 +38,7 @@ FREE = frozenset(
     "micro_train_batch_size".split()
 )
 """Settings that may change because they change no result, or because what they name is compared instead."""
-BOUND = frozenset({"bf16", "optim", "optim_args", "adam_epsilon", "full_determinism"})
+BOUND = frozenset({"bf16", "base_dtype", "quantization", "optim", "optim_args", "adam_epsilon", "full_determinism"})
 """Settings of free groups and of `transformers` that change the result."""
 
 
@@ -59,11 +59,12 @@ class RunRecord:
     @classmethod
     def of(cls, config: TrainConfig, parts: Sequence[Sequence[Row]], model: ClaraModel) -> Self:
         """The record of a run that is about to start."""
+        settings = config.to_dict() | {"use_wandb": "given" if config.use_wandb else ""}  # it may be a key
         return cls(
-            config.to_dict(),
+            settings,
             [fingerprint_of_rows(part) for part in parts],
             _start(config, model),
-            _versions(),
+            versions(),
             [{"step": 0, "learning_rate": config.learning_rate}],
         )
 
@@ -157,7 +158,8 @@ def _other_data(old: list[str], new: list[str]) -> list[str]:
     return [f"the training data is other than it was ({', '.join(old)} then, {', '.join(new)} now)"]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result may hang on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 import transformers
 
-from clara_model.checkpoint import files
+from clara_model.checkpoint import files, hub
 from clara_model.errors import ClaraError
 from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel
 from clara_model.modeling.tokens import Tokens
+from clara_model.store.layered import LayeredStore
 from clara_model.store.memory import LatentCache
-from trainers import checkpointing, deepspeed_utils
+from clara_model.store.opening import open_store
+from trainers import checkpointing, deepspeed_utils, model_card, node, preview
 from trainers.arguments import TrainConfig
 from trainers.callbacks import Progress, Record, reporters
 from trainers.contradictions import idle, no_checkpoints
@@ -28,11 +32,12 @@ from trainers.data.rows import Row, left_out_of, listed, read_rows
 from trainers.data.sampling import TrainingOrder, WithoutFillers
 from trainers.evaluation.evaluate import EvaluationConfig
 from trainers.frozen_latents import FrozenLatents
+from trainers.keeping import BestCheckpoint, SaveByTime
 from trainers.ranking import RankingSchedule, RecallWatch
 from trainers.record import NAME as RECORD
 from trainers.record import RunRecord
 from trainers.shared_folder import check_shared, check_writable
-from trainers.stages import on_cpu, starting_model
+from trainers.stages import fetch, on_cpu, starting_model
 from trainers.trainer import ClaraTrainer
 
 logger = logging.getLogger(__name__)
@@ -70,36 +75,71 @@ def train(config: TrainConfig) -> Path:
     _name_idle(config)
     for folder in {save_path, config.checkpoints_path}:
         check_writable(folder)
+    node.start(on_cpu(config))
+    check_shared(config.checkpoints_path)
     resume = _resume_from(config, config.checkpoints_path)
-    order = training_order(config)
+    with node.one_asks_the_hub():
+        fetch(config)
+        order, evaluation = training_order(config), _evaluation_set(config)
     batches = split_batches(config, len(order))
     args = training_arguments(config, batches)
-    check_shared(config.checkpoints_path)
-    with deepspeed_utils.not_split_at_load(args):
+    with deepspeed_utils.not_split_at_load(args), node.from_the_cache():
         model = starting_model(config, args.device)
     rate_change = _recorded(config, order, model, resume)
     if resume is not None:
         model.load_weights(files.read(resume))
     training = TrainingModel(model, objective(config))
+    collate = WithoutFillers(collator(config, model.tokens))
     trainer = ClaraTrainer(
         model=training,
         args=args,
         epochs=config.max_epochs,
         rate_change=rate_change,
         frozen=_frozen_latents(config, model, args),
-        train_dataset=order.filled(batches.micro * process_count()),
-        eval_dataset=_evaluation_set(config),
+        train_dataset=order.filled(batches.micro * node.process_count()),
+        eval_dataset=evaluation,
         answering=EvaluationConfig(top_k=config.generation_top_k) if config.do_eval_gen else None,
-        data_collator=WithoutFillers(collator(config, model.tokens)),
+        data_collator=collate,
         query_learning_rate=config.query_learning_rate,
         callbacks=[Progress(), Record(save_path), *_ranking(config, training), *reporters(config)],
     )
     model.train()
     if config.gradient_checkpointing:
         trainer.clara.gradient_checkpointing_enable()
+    best = _keepers(config, trainer)
+    if trainer.args.should_save:
+        preview.write(order, collate, batches.micro, model.tokens, save_path)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if trainer.frozen is not None:
+        trainer.frozen.close()
     trainer.save_model(str(save_path))
+    if best is not None:
+        best.install(save_path)
+    if trainer.args.should_save:
+        _finish(config, trainer, order)
     return save_path
+
+
+def _keepers(config: TrainConfig, trainer: ClaraTrainer) -> BestCheckpoint | None:
+    """Add what keeps weights beside the regular checkpoints."""
+    if config.save_steps == -1 and config.save_minutes and not no_checkpoints(config):
+        trainer.add_callback(SaveByTime(config.save_minutes))
+    if not config.best_metric or not config.eval_dataset:
+        return None
+    best = BestCheckpoint(trainer, config.best_metric, config.early_stopping)
+    trainer.add_callback(best)
+    return best
+
+
+def _finish(config: TrainConfig, trainer: ClaraTrainer, order: TrainingOrder) -> None:
+    """The card, and the way to the hub: of the checkpoint's own files alone."""
+    folder = Path(config.save_path)
+    model_card.write(config, trainer.clara.model.config, order.parts, trainer.state.log_history, folder)
+    if config.push_to_hub:
+        with TemporaryDirectory() as copy:
+            for name in (files.CONFIG, files.ADAPTERS, model_card.NAME):
+                shutil.copy2(folder / name, copy)
+            logger.info("the checkpoint is at %s", hub.upload(Path(copy), config.push_to_hub))
 
 
 def _name_idle(config: TrainConfig) -> None:
@@ -233,13 +273,16 @@ def _frozen_latents(
 ) -> FrozenLatents | None:
     """Where latents are kept; nowhere under ZeRO 3, whose processes must make the same passes."""
     split = args.deepspeed is not None and config.zero_stage == 3
-    if config.stage != "end_to_end" or not config.latent_cache or split:
+    if config.stage != "end_to_end" or not (config.latent_cache or config.latent_store) or split:
         return None
-    return FrozenLatents(model, LatentCache(config.latent_cache * 2**20))
+    cache = LatentCache(config.latent_cache * 2**20)
+    if not config.latent_store:
+        return FrozenLatents(model, cache)
+    return FrozenLatents(model, LayeredStore(cache, open_store(config.latent_store, encoding="exact", keep_text=False)))
 
 
 def _say_other_processes(resume: Path) -> None:
-    written, now = checkpointing.processes_of(resume), process_count()
+    written, now = checkpointing.processes_of(resume), node.process_count()
     if written != now:
         logger.warning(
             "%s was written by %d processes, this run has %d: it goes on from the same weights and optimizer state; "
@@ -256,7 +299,7 @@ def split_batches(config: TrainConfig, items: int, processes: int | None = None)
     Raises:
         ClaraError: the batch cannot be split evenly.
     """
-    processes = process_count() if processes is None else processes
+    processes = node.process_count() if processes is None else processes
     share, rest = divmod(config.train_batch_size, processes)
     if rest or not share:
         raise ClaraError(
@@ -279,9 +322,8 @@ def split_batches(config: TrainConfig, items: int, processes: int | None = None)
 def training_arguments(config: TrainConfig, batches: Batches) -> transformers.TrainingArguments:
     """The settings in `transformers`' words; sets up the process group of a run of several processes."""
     use_cpu = on_cpu(config)
-    processes = process_count()
-    if processes > 1:
-        deepspeed_utils.prepare(use_cpu)
+    processes = node.process_count()
+    node.start(use_cpu)
     args = transformers.TrainingArguments(
         output_dir=str(config.checkpoints_path),
         per_device_train_batch_size=batches.micro,
@@ -323,11 +365,6 @@ def _further(config: TrainConfig, use_cpu: bool, processes: int) -> dict[str, An
     }
 
 
-def process_count() -> int:
-    """Processes of the run, as the launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def _deepspeed(config: TrainConfig, batches: Batches, processes: int) -> dict[str, Any]:
     return deepspeed_utils.configuration(
         stage=config.zero_stage,
@@ -357,7 +394,7 @@ def _intervals(config: TrainConfig, batches: Batches) -> dict[str, Any]:
     epoch = max(1, math.ceil(batches.steps / config.max_epochs))
     save_steps = epoch if config.save_steps == -2 else config.save_steps
     return {
-        "save_strategy": "no" if no_checkpoints(config) else "steps",
+        "save_strategy": "no" if config.save_steps == -1 or no_checkpoints(config) else "steps",
         "save_steps": save_steps if save_steps > 0 else 500,
         "save_total_limit": config.max_ckpt_num,
         "eval_strategy": "steps" if config.eval_dataset else "no",

@@ -56,6 +56,13 @@ class Settings:
     lora_alpha: int = _group(
         "compression and LoRA", "adapters are scaled by lora_alpha / lora_rank; 0: twice the rank", 0, fresh=True
     )
+    lora_targets: tuple[str, ...] = _group(
+        "compression and LoRA",
+        "linear layers that get adapters, by the last part of their names; none: all of a decoder layer, fused ones "
+        "(Phi) as they are",
+        (),
+        fresh=True,
+    )
     lora_dropout: float = _group("compression and LoRA", "dropout on the adapters' input", 0.1)
     residual: str = _group(
         "compression and LoRA", "what latents begin as: none, blocks or anchors (docs/training.md)", "none", fresh=True
@@ -157,6 +164,14 @@ class Settings:
 
     zero_stage: int = _group("precision and devices", "DeepSpeed ZeRO stage of a run with several processes", 2)
     bf16: bool = _group("precision and devices", "compute in bfloat16", False)
+    base_dtype: str = _group(
+        "precision and devices",
+        "float type of the frozen base: float32, or with bf16 bfloat16 or float16; none: bfloat16 with bf16",
+        "",
+    )
+    quantization: str = _group(
+        "precision and devices", "keep the frozen base in int8 or int4 (bitsandbytes, needs a GPU and bf16)", ""
+    )
     flash_attn: bool = _group("precision and devices", "use FlashAttention 2", False)
     latent_cache: int = _group(
         "precision and devices",
@@ -164,11 +179,20 @@ class Settings:
         "again; 0: make them in every pass",
         1024,
     )
+    latent_store: str = _group(
+        "precision and devices",
+        "end_to_end: folder of a store that keeps these latents on disk too, for sets larger than memory and for later "
+        "runs",
+        "",
+    )
     gradient_checkpointing: bool = _group("precision and devices", "recompute activations in the backward pass", False)
     use_cpu: bool = _group("precision and devices", "train on the CPU even where there is a GPU", False)
 
     save_steps: int = _group(
-        "checkpointing", "steps between checkpoints; -1: only at the end, -2: after every epoch", -1
+        "checkpointing", "steps between checkpoints; -1: as save_minutes says, -2: after every epoch", -1
+    )
+    save_minutes: float = _group(
+        "checkpointing", "minutes between checkpoints where save_steps is -1; 0: only at the end", 30.0
     )
     max_ckpt_num: int = _group("checkpointing", "most checkpoints to keep during training", 3)
     ckpt_path: str = _group("checkpointing", "folder of the checkpoints (default: save_path)", "")
@@ -183,6 +207,18 @@ class Settings:
     logging_steps: int = _group("logging and evaluation", "steps between log lines", 1)
     eval_steps: int = _group("logging and evaluation", "steps between evaluations; -1: after every epoch", -1)
     do_eval_gen: bool = _group("logging and evaluation", "evaluate by generating: EM, F1, cover-EM", False)
+    best_metric: str = _group(
+        "logging and evaluation",
+        "figure of the evaluation (lm_loss, em, f1, cover_em, recall@1 ..) whose best weights become the trained "
+        "checkpoint; none: the last ones",
+        "",
+    )
+    early_stopping: int = _group(
+        "logging and evaluation", "end after so many evaluations without a better best_metric; 0: never", 0
+    )
+    push_to_hub: str = _group(
+        "logging and evaluation", "hub repository (OWNER/NAME) that the trained checkpoint is sent to, private", ""
+    )
     use_tensorboard: str = _group("logging and evaluation", "folder for tensorboard", "")
     use_wandb: str = _group(
         "logging and evaluation", "Weights & Biases: an API key, or True to use the login that is there", ""

@@ -11,16 +11,18 @@ import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 import torch
 
-from clara_model.checkpoint import gguf
-from clara_model.checkpoint.base_model import load_base
-from clara_model.checkpoint.config import ClaraConfig
+from clara_model.checkpoint import base_files, files, gguf
+from clara_model.checkpoint.base_model import load_base, resolve_base
+from clara_model.checkpoint.config import ClaraConfig, read_json
 from clara_model.checkpoint.options import LoadOptions
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
 from clara_model.inference.published import ClaraModel
+from clara_model.modeling.adapters import default_targets
 from trainers.arguments import TrainConfig
 from trainers.contradictions import check_slots
 from trainers.data.rows import Row, read_rows
@@ -59,8 +61,27 @@ def starting_model(config: TrainConfig, device: torch.device | str | None = None
     return model
 
 
+def fetch(config: TrainConfig) -> None:
+    """Bring what the run starts from into the hub's cache, where it comes from the hub; nothing is loaded.
+
+    Raises:
+        ClaraError: it is not there.
+    """
+    base, revision = config.pretrain, None
+    if config.pretrain_checkpoint:
+        folder = files.locate(config.pretrain_checkpoint)
+        values = read_json(folder / files.CONFIG)
+        named = values.get("base_model") or values.get("decoder_model_name")
+        if not base and isinstance(named, str):
+            base, revision = resolve_base(named, folder), values.get("base_revision")
+    if base and not gguf.is_gguf(base):
+        base_files.find(base, revision, None)
+
+
 def dtype_of(config: TrainConfig) -> torch.dtype:
     """Of the frozen base."""
+    if config.base_dtype:
+        return cast("torch.dtype", getattr(torch, config.base_dtype))
     return torch.bfloat16 if config.bf16 else torch.float32
 
 
@@ -75,7 +96,14 @@ def on_cpu(config: TrainConfig) -> bool:
 
 
 def _load_options(config: TrainConfig, device: torch.device | str | None) -> LoadOptions:
-    return LoadOptions(dtype=dtype_of(config), device=device, attn_implementation=_attention(config))
+    return LoadOptions(
+        base_model=config.pretrain or None,
+        prompts=config.prompts or None,
+        dtype=dtype_of(config),
+        device=device,
+        attn_implementation=_attention(config),
+        quantization=config.quantization or None,
+    )
 
 
 def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraModel:
@@ -89,6 +117,7 @@ def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraM
         roles=("compressor", "generator"),
         lora_rank=config.lora_rank,
         lora_alpha=config.lora_alpha or 2 * config.lora_rank,
+        lora_targets=config.lora_targets or default_targets(base),
         lora_dropout=config.lora_dropout,
         residual=config.residual,
         memory_positions=config.memory_positions,
@@ -105,18 +134,12 @@ def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraM
 
 
 def _rows(config: TrainConfig) -> Iterator[Row]:
-    return itertools.chain.from_iterable(read_rows([name]) for name in config.dataset)
+    skip = config.bad_rows == "skip"
+    return itertools.chain.from_iterable(read_rows([name], skip_bad=skip) for name in config.dataset)
 
 
 def _from_checkpoint(config: TrainConfig, device: torch.device | str | None) -> ClaraModel:
-    model = ClaraModel.from_pretrained(
-        config.pretrain_checkpoint,
-        base_model=config.pretrain or None,
-        prompts=config.prompts or None,
-        dtype=dtype_of(config),
-        device=device,
-        attn_implementation=_attention(config),
-    )
+    model = ClaraModel.from_options(config.pretrain_checkpoint, _load_options(config, device))
     if model.config.residual != "none" and config.stage == "pretrain" and "compress_rate" in config.given:
         model = at_rate(model, config.compress_rate, _load_options(config, device))
     found = {
@@ -124,6 +147,7 @@ def _from_checkpoint(config: TrainConfig, device: torch.device | str | None) -> 
         "doc_max_length": model.config.doc_max_length,
         "lora_rank": model.config.lora_rank,
         "lora_alpha": model.config.lora_alpha,
+        "lora_targets": model.config.lora_targets,
         "residual": model.config.residual,
         "memory_positions": model.config.memory_positions,
     }

@@ -101,6 +101,7 @@ class ClaraTrainer(transformers.Trainer):
         self.means = Means(args.device)
         self._embeddings = {name: rows.cpu().clone() for name, rows in model.model.state().embeddings.items()}
         self._writing = False
+        self._unseen: list[tuple[Tensor, Tensor, int]] = []
 
     @property
     def clara(self) -> TrainingModel:
@@ -137,7 +138,7 @@ class ClaraTrainer(transformers.Trainer):
         outputs = model(**inputs, totals=num_items_in_batch / self.accelerator.num_processes)
         loss = outputs["loss"] * (1.0 if filler is None else 0.0)  # DeepSpeed divides its output itself by the parts
         if filler is None:
-            self._check_finite(loss, rows)
+            self._watch(loss, rows)
             self.means.add(outputs, inputs)
             if shortened is not None:
                 self.means.shortened += shortened
@@ -149,16 +150,28 @@ class ClaraTrainer(transformers.Trainer):
         with self.accelerator.autocast():
             return self.frozen.fill(inputs)
 
-    def _check_finite(self, loss: Tensor, rows: Tensor) -> None:
-        if math.isfinite(loss.item()):
-            return
+    def _watch(self, loss: Tensor, rows: Tensor) -> None:
+        """Have the loss looked at: on the CPU now, on a GPU with the next log line or checkpoint: no step waits."""
+        self._unseen.append((loss.detach(), rows, self.state.global_step + 1))
+        if loss.device.type == "cpu":
+            self._check_losses()
+
+    def _check_losses(self) -> None:
+        """Stop where a loss was not finite; nothing that came after it has been saved."""
+        unseen, self._unseen = self._unseen, []
+        values = torch.stack([loss for loss, _, _ in unseen]).tolist() if unseen else []
+        for value, (_, rows, step) in zip(values, unseen, strict=True):
+            if not math.isfinite(value):
+                raise self._not_finite(value, rows, step)
+
+    def _not_finite(self, value: float, rows: Tensor, step: int) -> ClaraError:
         good = checkpointing.newest_checkpoint(self.save_path)
         dataset = self.train_dataset
         named = [str(int(row)) for row in rows]
         if isinstance(dataset, TrainingOrder):
             named = [dataset.rows[int(row)].source or str(int(row)) for row in rows]
-        raise ClaraError(
-            f"the loss is {loss.item()} at step {self.state.global_step + 1}, in the batch of rows {', '.join(named)}; "
+        return ClaraError(
+            f"the loss is {value} at step {step}, in the batch of rows {', '.join(named)}; "
             + (f"the last good checkpoint is {good}" if good else "there is no checkpoint yet")
             + "; lower learning_rate, or look at these rows"
         )
@@ -167,6 +180,7 @@ class ClaraTrainer(transformers.Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the running means to a training log line, and write it down."""
+        self._check_losses()
         if "learning_rate" in logs:
             logs |= self._read_means()
         logs["epoch"] = round((self.state.epoch or 0.0) * self.epochs, 4)
@@ -306,6 +320,7 @@ class ClaraTrainer(transformers.Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a loadable checkpoint: roles, memory rows, rows of added tokens."""
+        self._check_losses()
         state = self.checkpoint()
         if self.args.should_save:
             folder = Path(str(output_dir or self.args.output_dir))
@@ -357,7 +372,7 @@ class ClaraTrainer(transformers.Trainer):
             folder = Path(resume_from_checkpoint)
             self._optimizer_state().set(optimizer_state.read(folder))
             scheduler: Any = self.lr_scheduler
-            scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
+            scheduler.load_state_dict(optimizer_state.load(folder / "scheduler.pt"))
             if self.rate_change != 1.0:
                 optimizer_state.scale_rates(self.optimizer, scheduler, self.rate_change)
         return prepared

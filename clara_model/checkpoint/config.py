@@ -18,6 +18,8 @@ FORMAT = "clara-1"
 ROLES = ("compressor", "query_reasoner", "generator")
 PUBLISHED_STAGES = {"stage1": "pretrain", "stage1_2": "instruct", "stage2": "end_to_end"}
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FUSED_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+"""The same layers where queries, keys and values, and gate and up, are one each (Phi)."""
 RESIDUALS, POSITIONS = ("none", "blocks", "anchors"), ("appended", "spread")
 MAX_NEW_TOKENS = 128
 """Tokens of an answer at most, where a caller does not say."""
@@ -25,6 +27,8 @@ LARGEST = 2**20
 """No size of a configuration is larger; a checkpoint's sizes are compared with its tensors besides."""
 LARGEST_JSON = 64 * 1024 * 1024
 """Bytes of a JSON file that is read at most."""
+_LATER = ("base_sha256", "residual", "memory_positions", "lora_targets")
+"""Fields that the first version did not have; at their defaults they are not written."""
 _SIZES = ("doc_max_length", "compression_rate", "lora_rank", "lora_alpha", "top_k", "max_prompt_length")
 
 
@@ -53,6 +57,8 @@ class ClaraConfig:
     """Rank of every LoRA matrix (paper: 16)."""
     lora_alpha: int = 32
     """LoRA scale is ``lora_alpha / lora_rank`` (paper: 2.0)."""
+    lora_targets: tuple[str, ...] = LORA_TARGETS
+    """The linear layers that have adapters, by the last part of their names."""
     lora_dropout: float = 0.1
     """Dropout on the LoRA input while training; never at inference."""
     top_k: int = 5
@@ -86,6 +92,9 @@ class ClaraConfig:
         known = [role for role in roles if isinstance(role, str) and role in ROLES]
         if not known or len(known) < len(roles) or len(set(known)) < len(known):
             raise ClaraError(f"roles must be some of {', '.join(ROLES)}, each once, got {shown(self.roles)}")
+        targets = self.lora_targets if isinstance(self.lora_targets, tuple) else ()
+        if not targets or not all(isinstance(one, str) and one.isidentifier() for one in targets):
+            raise ClaraError(f"lora_targets must be names of layers, e.g. q_proj, got {shown(self.lora_targets)}")
         for name, choices in (("residual", RESIDUALS), ("memory_positions", POSITIONS)):
             if getattr(self, name) not in choices:
                 raise ClaraError(f"{name} must be one of {', '.join(choices)}, got {shown(getattr(self, name))}")
@@ -107,10 +116,10 @@ class ClaraConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` reads them back. Later fields are left out at their defaults."""
-        later = {f.name: f.default for f in fields(self) if f.name in ("base_sha256", "residual", "memory_positions")}
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values = {name: value for name, value in values.items() if name not in later or value != later[name]}
-        return {"format": FORMAT, **values, "roles": list(self.roles), "prompts": self.prompts.to_dict()}
+        values = {f.name: values[f.name] for f in fields(self) if f.name not in _LATER or values[f.name] != f.default}
+        lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
+        return {"format": FORMAT, **values, **lists, "prompts": self.prompts.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -128,19 +137,26 @@ class ClaraConfig:
             raise ClaraError(f"config.json has unknown fields {', '.join(unknown)}; was it saved by a newer version?")
         if "base_model" not in values:
             raise ClaraError("config.json does not name its base_model")
-        roles = values.get("roles", ROLES)
-        values["roles"] = tuple(roles) if isinstance(roles, (list, tuple)) else roles
+        for name in ("roles", "lora_targets"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         values["prompts"] = PromptSet.from_dict(values.get("prompts", {}))
         return cls(**values)
 
 
-def from_published(values: dict[str, Any], roles: tuple[str, ...], prompts: PromptSet) -> ClaraConfig:
+def from_published(
+    values: dict[str, Any],
+    roles: tuple[str, ...],
+    prompts: PromptSet,
+    lora_targets: tuple[str, ...] = LORA_TARGETS,
+) -> ClaraConfig:
     """Read the fields of a published ``config.json`` (CLaRa or PISCO) that say what the checkpoint is.
 
     Args:
         values: the parsed file.
         roles: the roles found in ``adapters.pth``.
         prompts: the prompts the checkpoint was trained with; the published config has none.
+        lora_targets: the layers found in ``adapters.pth``.
 
     Raises:
         ClaraError: a needed field is missing, or the checkpoint has a shape this package does not read.
@@ -163,6 +179,7 @@ def from_published(values: dict[str, Any], roles: tuple[str, ...], prompts: Prom
         roles=roles,
         lora_rank=rank,
         lora_alpha=2 * rank,
+        lora_targets=lora_targets,
         top_k=_whole(values, "generation_top_k", 1),
         stage=PUBLISHED_STAGES.get(stage, "instruct") if isinstance(stage, str) else "instruct",
         prompts=prompts,

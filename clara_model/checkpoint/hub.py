@@ -25,8 +25,13 @@ def push(checkpoint: Checkpoint, repository: str, *, private: bool = True, token
         logger.warning(
             "the checkpoint names a base model that only this machine has (%s); others must pass base_model=", base
         )
-    api = HfApi(token=token)
     with TemporaryDirectory() as folder:
         files.write(checkpoint, Path(folder))
-        api.create_repo(repository, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repository, folder_path=folder))
+        return upload(Path(folder), repository, private=private, token=token)
+
+
+def upload(folder: Path, repository: str, *, private: bool = True, token: str | None = None) -> str:
+    """Send a folder that holds nothing but a checkpoint and its card; returns the commit's address."""
+    api = HfApi(token=token)
+    api.create_repo(repository, private=private, exist_ok=True)
+    return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))

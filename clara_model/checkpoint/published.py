@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clara_model.checkpoint.config import from_published
+from clara_model.checkpoint.config import LORA_TARGETS, from_published
 from clara_model.checkpoint.contents import EMBEDDINGS, Checkpoint, check_sizes
 from clara_model.checkpoint.pickles import load_pickle
 from clara_model.checkpoint.prompts import PromptSet, from_folder
@@ -47,7 +47,7 @@ def read_published(folder: Path, values: dict[str, Any], prompts: PromptSet | No
         _check_tensors(path, weights)
         adapters[PUBLISHED_ROLES[name]] = {key: tensor for key, tensor in weights.items() if ".lora_" in key}
         memory_source = memory_source or {k: t for k, t in weights.items() if ".lora_" not in k}
-    config = from_published(values, tuple(adapters), prompts or from_folder(folder))
+    config = from_published(values, tuple(adapters), prompts or from_folder(folder), _targets(adapters))
     if (folder / PUBLISHED_EMBEDDINGS).is_file():
         memory_source = load_pickle(folder / PUBLISHED_EMBEDDINGS)
         _check_tensors(folder / PUBLISHED_EMBEDDINGS, memory_source)
@@ -62,6 +62,13 @@ def read_published(folder: Path, values: dict[str, Any], prompts: PromptSet | No
     rows = {name: len(tensor) if tensor.dim() else 0 for name, tensor in embeddings.items()}
     check_sizes(config, ranks, rows, path)
     return Checkpoint(config, adapters, embeddings=embeddings, folder=folder)
+
+
+def _targets(adapters: dict[str, dict[str, Tensor]]) -> tuple[str, ...]:
+    """The layers that have adapters, by the last part of their names; the published configuration does not say."""
+    keys = (key.partition(".lora_")[0] for weights in adapters.values() for key in weights)
+    found = tuple(dict.fromkeys(key.rpartition(".")[2] for key in keys))
+    return LORA_TARGETS if not found or set(found) == set(LORA_TARGETS) else found
 
 
 def _check_tensors(path: Path, weights: object) -> None:

@@ -19,7 +19,7 @@ from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clara_model.checkpoint.config import LORA_TARGETS, ClaraConfig
+from clara_model.checkpoint.config import FUSED_TARGETS, LORA_TARGETS, ClaraConfig
 from clara_model.errors import ClaraError
 
 BASE = "base"
@@ -80,12 +80,13 @@ class Roles:
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
             lora_dropout=config.lora_dropout,
-            target_modules=list(LORA_TARGETS),
+            target_modules=list(config.lora_targets),
         )
         self.names: tuple[str, ...] = ()
         self._active = [BASE]
         self._base = [base]  # in a list, so that this object is no parent of the base
         base.requires_grad_(False)
+        _check_targets(base, config.lora_targets)
         for role in config.roles:
             self.add(role)
 
@@ -93,19 +94,13 @@ class Roles:
         """Inject a freshly initialised adapter (its output is zero) for one more role.
 
         Raises:
-            ClaraError: the role is there already, or the base model has no layers of the expected names.
+            ClaraError: the role is there already.
         """
         if role in self.names:
             raise ClaraError(f"this checkpoint already has a {role.replace('_', ' ')}")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several roles are meant
-            try:
-                inject_adapter_in_model(self._lora, self._base[0], adapter_name=role)
-            except ValueError as error:
-                raise ClaraError(
-                    f"{type(self._base[0]).__name__} has no layers named {', '.join(LORA_TARGETS)}; "
-                    "use a base model of the Llama family (Llama, Mistral, Qwen2 ..)"
-                ) from error
+            inject_adapter_in_model(self._lora, self._base[0], adapter_name=role)
         self.names = (*self.names, role)
         for layer in self.layers().values():
             layer._active_adapter = self._active
@@ -183,3 +178,29 @@ class Roles:
         """Initialise one role's weights anew, as when it was added (stage 2 starts a fresh generator)."""
         for layer in self.layers().values():
             layer.reset_lora_parameters(role, init_lora_weights=True)
+
+
+def default_targets(base: nn.Module) -> tuple[str, ...]:
+    """The layers of a base model that get adapters: all linear ones of a decoder layer, fused ones as they are."""
+    return FUSED_TARGETS if set(FUSED_TARGETS) <= _layer_names(base) else LORA_TARGETS
+
+
+def _layer_names(base: nn.Module) -> set[str]:
+    return {name.rpartition(".")[2] for name, _ in base.named_modules()}
+
+
+def _check_targets(base: nn.Module, targets: tuple[str, ...]) -> None:
+    """PEFT is content with one name that it finds.
+
+    Raises:
+        ClaraError: the base model has no layers of some name.
+    """
+    missing = [name for name in targets if name not in _layer_names(base)]
+    if missing:
+        hint = "lora_targets may name other layers"
+        if set(FUSED_TARGETS) <= _layer_names(base):
+            hint = f"it has fused ones: use lora_targets {', '.join(FUSED_TARGETS)}"
+        raise ClaraError(
+            f"{type(base).__name__} has no layers named {', '.join(missing)}; use a base model of the Llama family "
+            f"(Llama, Mistral, Qwen2, Phi ..), or {hint}"
+        )

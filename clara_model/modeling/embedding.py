@@ -24,6 +24,8 @@ from clara_model.defaults import DIMENSIONS
 from clara_model.latents import Latents
 
 _KEY = "clara embedding 1"
+_FACTOR = 64
+"""Width of the largest small Hadamard matrix."""
 """Seed of the signs and the rows; another one would make stored vectors useless."""
 
 
@@ -77,13 +79,26 @@ def rotated(blocks_NMD: Tensor, size: int) -> Tensor:
 
 
 def _hadamard(rows_NW: Tensor) -> Tensor:
-    """Every row times the Hadamard matrix of its width (a power of two), scaled to keep its length."""
-    width, step = rows_NW.shape[1], 1
-    while step < width:
-        even, odd = rows_NW.view(len(rows_NW), width // (2 * step), 2, step).unbind(2)
-        rows_NW = torch.stack([even + odd, even - odd], dim=2).view(-1, width)
-        step *= 2
-    return rows_NW * width**-0.5
+    """Every row times the Hadamard matrix of its width (a power of two), scaled to keep its length.
+
+    That matrix is a Kronecker product of small ones, so a few small matrix products do it.
+    """
+    width, done = rows_NW.shape[1], 1
+    while done < width:
+        factor = min(_FACTOR, width // done)
+        small = _matrix(factor).to(rows_NW.device)
+        rows_NW = rows_NW.view(-1, factor) @ small if done == 1 else small @ rows_NW.view(-1, factor, done)
+        done *= factor
+    return rows_NW.reshape(-1, width)
+
+
+@functools.cache
+def _matrix(width: int) -> Tensor:
+    """The Hadamard matrix of a power of two, scaled to keep lengths."""
+    matrix = torch.ones(1, 1)
+    for _ in range(width.bit_length() - 1):
+        matrix = torch.cat([torch.cat([matrix, matrix], dim=1), torch.cat([matrix, -matrix], dim=1)])
+    return matrix * width**-0.5
 
 
 @functools.cache

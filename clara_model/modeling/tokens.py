@@ -268,16 +268,21 @@ class Tokens:
         wording: int,
         answer: str | None = None,
         text: str | None = None,
+        apart: bool = False,
     ) -> list[int]:
         """Ids of one exchange with slots, or text in their place; the wording's two sides are texts like any other."""
         before, _, after = prompt.user[wording].partition("{memory}")
         sides = [_filled(before, question), _filled(after, question)]
         if text is not None:
             sides = [f"{sides[0]}{clean_text(text)}{sides[1]}"]
-        return self._exchange_ids(prompt.system, sides, documents, answer)
+        return self._exchange_ids(prompt.system, sides, documents, answer, apart)
 
-    def _exchange_ids(self, system: str, sides: Sequence[str], documents: int, answer: str | None = None) -> list[int]:
+    def _exchange_ids(
+        self, system: str, sides: Sequence[str], documents: int, answer: str | None = None, apart: bool = False
+    ) -> list[int]:
         """Ids of a system message, a user's turn (texts with the slots between them), and the answer if there is one.
+
+        With ``apart`` the answer is tokenised by itself, as what it holds of markers always is.
 
         Raises:
             ClaraError: the chat template does not show all of it exactly once.
@@ -286,7 +291,8 @@ class Tokens:
         texts = [system, *sides, *([] if answer is None else [answer])]
         places = Places(texts)
         system, *sides = [self._shown(text, places) for text in (system, *sides)]
-        shown = None if answer is None else self._shown(answer, places)
+        held = answer is not None and (apart or self.holds_marker(answer))
+        shown = places.hold(answer) if answer is not None and held else answer
         rendered = self.render(system, self.slots(documents).join(sides), shown)
         ids = self._piece_ids(places.pieces(rendered))
         slots = [*self.memory_ids, self.added_ids[-1]] * documents
@@ -398,7 +404,15 @@ class Tokens:
         def head(asked: str | None, shown: str | None) -> list[int]:
             return self._prompt(prompt, documents, asked, wording, text=shown)
 
-        ids, before = self._prompt(prompt, documents, asked, wording, answer, shown), len(head(asked, shown))
+        def whole(asked: str | None, shown: str | None) -> tuple[list[int], int]:
+            """All ids and how many are the prompt's own: those that an answer is generated after."""
+            start = head(asked, shown)
+            ids = self._prompt(prompt, documents, asked, wording, answer, shown)
+            if ids[: len(start)] != start:  # a token would hold the prompt's end and the answer's beginning
+                ids = self._prompt(prompt, documents, asked, wording, answer, shown, apart=True)
+            return ids, len(start)
+
+        ids, before = whole(asked, shown)
         room = max_length - min(len(ids) - before, ANSWER_ROOM)
         least = len(head(asked and "", shown and ""))
         if before > room >= least:
@@ -407,7 +421,7 @@ class Tokens:
             if shown:
                 rest = room - len(head(asked, ""))
                 shown = self._fitting(shown, room, lambda part: head(asked, part), rest)
-            ids, before = self._prompt(prompt, documents, asked, wording, answer, shown), len(head(asked, shown))
+            ids, before = whole(asked, shown)
         if documents and self._id("<SEP>") in ids[max_length:]:
             raise ClaraError(
                 f"a training prompt with the slots of {documents} documents has {before} tokens and loses slots "

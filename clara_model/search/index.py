@@ -30,6 +30,8 @@ PART = 65_536
 """Rows of one part of the files."""
 _AT_ONCE = 4096
 """Blocks that are taken in together; the first of them say in which directions blocks differ."""
+_ROTATED_AT_ONCE = 1 << 21
+"""Numbers of latents that are rotated together: few enough to stay in a CPU's cache."""
 _LEARN_AGAIN = 4
 """Where the directions were learned from fewer, they are learned anew when there are so many times as many."""
 
@@ -77,6 +79,7 @@ class CoarseIndex:
                 _start(connection, generation)
         self._maps: dict[tuple[int, str], Array] = {}
         self._learned: tuple[int, Directions] | None = None
+        self._checked = False
 
     def reach(self) -> Reach:
         """How far it goes now."""
@@ -84,8 +87,15 @@ class CoarseIndex:
             return _reach(connection)
 
     def update(self, store: DurableStore) -> Reach:
-        """Take in the blocks that the store has got since; a few thousand at a time, each kept when it is done."""
+        """Take in the blocks that the store has got since; a few thousand at a time, each kept when it is done.
+
+        Whether it should be built anew is asked when it is first brought up to date and when something has come: the
+        store counts its blocks for that, which a question should not wait for.
+        """
         reach = self.reach()
+        if self._checked and next(store.iterate(reach.last), None) is None:
+            return reach
+        self._checked = True
         blocks = store.stats().blocks
         if reach.count > 2 * blocks + _AT_ONCE or (
             0 < reach.learned < _AT_ONCE and blocks >= _LEARN_AGAIN * reach.learned
@@ -161,10 +171,11 @@ class CoarseIndex:
 
 
 def _of_one_shape(rows: list[Row]) -> Iterator[list[torch.Tensor]]:
-    """The vectors in groups that can be stacked."""
+    """The vectors in groups that can be stacked, and are small enough to be rotated in one step."""
     group: list[torch.Tensor] = []
     for row in rows:
-        if group and group[0].shape != row.block.vector.shape:
+        full = group and (len(group) + 1) * row.block.vector.numel() > _ROTATED_AT_ONCE
+        if full or (group and group[0].shape != row.block.vector.shape):
             yield group
             group = []
         group.append(row.block.vector)

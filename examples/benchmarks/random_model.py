@@ -12,6 +12,7 @@ from clara_model.checkpoint.config import ClaraConfig
 
 PRESETS = {
     "58m": {"hidden": 512, "layers": 8, "intermediate": 1376, "heads": 8, "kv_heads": 8, "words": 180},
+    "135m": {"hidden": 576, "layers": 30, "intermediate": 1536, "heads": 9, "kv_heads": 3, "words": 180},
     "7b": {"hidden": 4096, "layers": 32, "intermediate": 14336, "heads": 32, "kv_heads": 8, "words": 256},
 }
 CHAT = "{{ bos_token }}{% for m in messages %} [{{ m['role'] }}] {{ m['content'] }}{% endfor %}"

@@ -1,7 +1,7 @@
 """How stage 3 learns to rank: ways of teaching the query reasoner of `clara-tiny`, from one start, seed and budget.
 
 Every run starts from the bundled compressor and generator; the query reasoner is a copy of the compressor. Recall is of
-480 held-out questions from 20 pools of 40 documents that steer nothing else; the share of right-signed gradients is of
+240 held-out questions from 10 pools of 40 documents that steer nothing else; the share of right-signed gradients is of
 the training rows (`trainers.ranking`).
 
     python examples/experiments/ranking.py FOLDER [--steps 50] [--only NAME ..]
@@ -16,7 +16,6 @@ import itertools
 import json
 import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,16 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tiny"))
+from again import start
 from data import stage3_rows, write
 from measure import held_out
 from world import World
 
 from clara_model import ClaraModel
-from clara_model.checkpoint import files
 from clara_model.inference import pipeline
 from trainers.arguments import TrainConfig, read_yaml
 from trainers.checkpointing import step_of, whole_checkpoints
-from trainers.data.rows import Row
+from trainers.data.row import Row
 from trainers.evaluation.evaluate import EvaluationConfig, evaluate
 from trainers.evaluation.metrics import ranking_means
 from trainers.run import train
@@ -42,32 +41,20 @@ from trainers.run import train
 RECIPE = Path(__file__).parents[1] / "tiny" / "stage3.yaml"
 SETTINGS: dict[str, dict[str, Any]] = {
     "the paper's estimator": {},
-    "temperature from 0.5": {"temperature_start": 0.5},
     "labels as warm-up": {"ranking_loss": "labels", "ranking_warmup": 20},
+    "temperature from 0.5": {"temperature_start": 0.5},
     "query reasoner's rate 1e-4": {"query_learning_rate": 1e-4},
+    "labels as a term, 0.3": {"ranking_loss": "labels", "ranking_weight": 0.3},
+    "batch x 4": {"train_batch_size": 384, "micro_train_batch_size": 96},
     "likelihood as warm-up": {"ranking_loss": "likelihood", "ranking_warmup": 20},
     "likelihood as a term, 0.3": {"ranking_loss": "likelihood", "ranking_weight": 0.3},
     "likelihood as warm-up and term": {"ranking_loss": "likelihood", "ranking_warmup": 20, "ranking_weight": 0.3},
-    "labels as a term, 0.3": {"ranking_loss": "labels", "ranking_weight": 0.3},
-    "batch x 4": {"train_batch_size": 384, "micro_train_batch_size": 96},
 }
-SEED, POOLS, OF_EACH = 20_100, 20, 24
+SEED, POOLS, OF_EACH = 20_100, 10, 24
 EVERY = 10
 """Steps between two measurements of recall."""
-ANSWERED = 240
-
-
-def start(folder: Path) -> Path:
-    """The bundled checkpoint without its query reasoner, its base beside it."""
-    target = folder / "start"
-    if not (target / "config.json").is_file():
-        state = files.read(files.BUNDLED / "clara-tiny")
-        roles = ("compressor", "generator")
-        state.config = replace(state.config, roles=roles, base_model=str(files.BUNDLED / "clara-tiny" / "base"))
-        state.adapters = {role: state.adapters[role] for role in roles}
-        state.memory = {role: rows for role, rows in state.memory.items() if role in roles}
-        files.write(state, target)
-    return target
+ANSWERED = 96
+"""Questions that are answered at the end."""
 
 
 def questions() -> list[Row]:
@@ -96,7 +83,7 @@ def run(name: str, folder: Path, steps: int, rows: list[Row], candidates: list[p
     steps, every = round(steps * share), max(1, round(EVERY * share))
     target = folder / name.replace(" ", "-")
     settings |= {
-        "pretrain_checkpoint": str(start(folder)),
+        "pretrain_checkpoint": str(start(folder / "start")),
         "dataset": str(folder / "stage3.jsonl"),
         "save_path": str(target),
         "max_steps": steps,
@@ -110,7 +97,7 @@ def run(name: str, folder: Path, steps: int, rows: list[Row], candidates: list[p
         train(TrainConfig.for_stage(**settings))
     measured = {step_of(path): recall(load(path), rows, candidates) for path in whole_checkpoints(target)}
     log = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()]
-    answers = evaluate(load(target), rows[:: len(rows) // ANSWERED], EvaluationConfig(top_k=5, max_new_tokens=16))
+    answers = evaluate(load(target), rows[:ANSWERED], EvaluationConfig(top_k=5, max_new_tokens=16))
     return {"recall": measured, "log": log, "em": answers.metrics["em"]}
 
 
@@ -146,7 +133,7 @@ def main() -> None:
     if not (args.folder / "stage3.jsonl").is_file():
         write(args.folder / "stage3.jsonl", stage3_rows(World(1003), args.steps * 96))
     rows = questions()
-    first = load(start(args.folder))
+    first = load(start(args.folder / "start"))
     candidates = pipeline.compress(first, [row.documents for row in rows])
     found, before = {}, recall(first, rows, candidates)
     for name in args.only:

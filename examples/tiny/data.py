@@ -68,9 +68,9 @@ def _paraphrase_row(world: World, entity: Entity, questions: float) -> dict:
     return {"data_type": "paraphrase", "question": "", "answers": [again], "docs": [text]}
 
 
-def stage2_rows(world: World, count: int) -> Iterator[dict]:
+def stage2_rows(world: World, count: int, alike: float = ALIKE) -> Iterator[dict]:
     """A question with its document among others of its pool, or alone; and many paraphrases, half of questions."""
-    for pool, texts, gold in _asked(world, count, alike=ALIKE):
+    for pool, texts, gold in _asked(world, count, alike=alike):
         if world.rng.random() < STAGE2_PARAPHRASES:
             yield _paraphrase_row(world, pool[gold], STAGE2_QUESTIONS)
         else:
@@ -142,13 +142,19 @@ def main() -> None:
     parser.add_argument("--stage1-again", type=int, default=51_200, help="rows")
     parser.add_argument("--stage2", type=int, default=46_080, help="rows")
     parser.add_argument("--stage3", type=int, default=76_800, help="rows")
+    parser.add_argument(
+        "--alike",
+        type=float,
+        default=ALIKE,
+        help="share of stage 2's pools that are of one kind (default: %(default)s)",
+    )
     parser.add_argument("--heldout", type=int, default=500, help="held-out questions")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     first, second, third, again = (World(10 * args.seed + number) for number in (1, 2, 3, 4))
     write(args.folder / "stage1.jsonl", stage1_rows(first, args.stage1))
     write(args.folder / "stage1_again.jsonl", stage1_rows(again, args.stage1_again))
-    write(args.folder / "stage2.jsonl", stage2_rows(second, args.stage2))
+    write(args.folder / "stage2.jsonl", stage2_rows(second, args.stage2, args.alike))
     write(args.folder / "stage3.jsonl", stage3_rows(third, args.stage3))
     held_out = list(stage3_rows(World(args.heldout_seed, held_out=True), args.heldout))
     write(args.folder / "heldout_20.jsonl", held_out)

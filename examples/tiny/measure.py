@@ -1,8 +1,10 @@
 """The figures on clara-tiny's card: 500 held-out questions, greedy, from a world of another seed with reserved names.
 
 Reading the gold document as text (base model), the gold document compressed, 20 candidates with the best 5 read;
-recall@5 as it was before stage 3, when the query reasoner was the compressor; and five documents without any ranking,
-the gold one at each place equally often: does the generator itself tell documents apart?
+recall@5 as it was before stage 3, when the query reasoner was the compressor; five documents without any ranking, the
+gold one at each place equally often: does the generator itself tell documents apart, and does it read every place; and
+what BM25, a search by words, finds among the same 20. The questions come from a few pools of documents (`data.GROUP` of
+them share one), so the intervals are those of a mean over pools.
 
     python examples/tiny/measure.py [CHECKPOINT] [--count 500] [--seed 20001] [--out figures.json]
 """
@@ -11,22 +13,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from data import READ, stage3_rows
+from data import GROUP, READ, stage3_rows
 from rich.console import Console
 from rich.table import Table
 from world import World
 
 from clara_model import ClaraModel
-from trainers.data.rows import Row
-from trainers.evaluation.evaluate import EvaluationConfig, Report, evaluate
-from trainers.evaluation.metrics import score_answer
+from trainers.data.negatives import BM25Search
+from trainers.data.row import Row
+from trainers.evaluation.evaluate import EvaluationConfig, Prediction, Report, evaluate
+from trainers.evaluation.metrics import recall_at, score_answer
 
 SEED = 20_001
 BATCH = 50
+PLUS_MINUS = "_plus_minus"
+"""Behind a figure's name: half of its 95 % interval."""
+STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+"""95 % quantiles of Student's distribution by degrees of freedom."""
 BARS = {"base_text_em": 0.95, "gold_compressed_em": 0.90, "recall@5": 0.95, "ranked_em": 0.80}
 
 
@@ -66,37 +75,80 @@ def text_em(model: ClaraModel, rows: list[Row]) -> float:
     return right / len(rows)
 
 
+def half_interval(values: Sequence[float], pool: int = GROUP) -> float:
+    """Half of a mean's 95 % interval, where each ``pool`` values in a row hang together; NaN for a single pool."""
+    pools = [values[start : start + pool] for start in range(0, len(values), pool)]
+    if len(pools) < 2:
+        return math.nan
+    mean = sum(values) / len(values)
+    off = sum((sum(part) - len(part) * mean) ** 2 for part in pools)
+    error = math.sqrt(off * len(pools) / (len(pools) - 1)) / len(values)
+    return STUDENT.get(len(pools) - 1, 2.0) * error
+
+
+def with_interval(name: str, values: Sequence[float]) -> dict[str, float]:
+    """A mean and half of its interval."""
+    half = half_interval(values)
+    found = {name: sum(values) / len(values)}
+    return found if math.isnan(half) else {**found, f"{name}{PLUS_MINUS}": half}
+
+
+def bm25(rows: list[Row], k: int) -> list[float]:
+    """Recall of a search by words among each question's candidates."""
+    found = []
+    for row in rows:
+        (ranking,) = BM25Search(row.documents).nearest([row.questions[0]], k)
+        found.append(recall_at(ranking, row.positives, k))
+    return found
+
+
 def figures(model: ClaraModel, rows: list[Row]) -> dict[str, float]:
     """All figures of the card."""
 
     def run(rows: list[Row], **options: object) -> Report:
         return evaluate(model, rows, EvaluationConfig(top_k=READ, max_new_tokens=16, **options))
 
+    def of(name: str, report: Report, value: Callable[[Prediction], float]) -> dict[str, float]:
+        return with_interval(name, [value(one) for one in report.predictions])
+
+    def em(one: Prediction) -> float:
+        return one.scores.em
+
+    def recall(k: int) -> Callable[[Prediction], float]:
+        return lambda one: recall_at(one.ranking, one.positives, k)
+
     gold, ranked = run(rows, read="gold", ranked_by="compressor"), run(rows, read="ranked")
     apart = run([unranked(row, i % READ) for i, row in enumerate(rows)], read="first")
     texts = {text for row in rows for text in row.documents}
     tokens = sum(model.tokens.count(text) for text in texts) / len(texts)
+    places = [[em(one) for one in apart.predictions[place::READ]] for place in range(READ)]
     return {
         "questions": float(len(rows)),
+        "pools": float(-(-len(rows) // GROUP)),
         "tokens_per_document": tokens,
         "tokens_per_memory_token": tokens / model.config.memory_tokens,
         "base_text_em": text_em(model, rows),
-        "gold_compressed_em": gold.metrics["em"],
-        "recall@5_before_stage_3": gold.metrics["recall@5"],
-        "recall@1": ranked.metrics["recall@1"],
-        "recall@5": ranked.metrics["recall@5"],
-        "ranked_em": ranked.metrics["em"],
-        "five_unranked_em": apart.metrics["em"],
+        **of("gold_compressed_em", gold, em),
+        **of("recall@5_before_stage_3", gold, recall(5)),
+        **of("recall@1", ranked, recall(1)),
+        **of("recall@5", ranked, recall(5)),
+        **with_interval("bm25_recall@1", bm25(rows, 1)),
+        **with_interval("bm25_recall@5", bm25(rows, 5)),
+        **of("ranked_em", ranked, em),
+        **of("five_unranked_em", apart, em),
+        **{f"five_unranked_em_place_{n}": sum(found) / len(found) for n, found in enumerate(places, start=1)},
     }
 
 
 def show(found: dict[str, float]) -> Table:
     """The figures beside their bars."""
-    table = Table("figure", "measured", "bar", "met")
+    table = Table("figure", "measured", "±", "bar", "met")
     for name, value in found.items():
-        bar = BARS.get(name)
+        bar, half = BARS.get(name), found.get(f"{name}{PLUS_MINUS}")
         met = "" if bar is None else ("yes" if value >= bar else "NO")
-        table.add_row(name, f"{value:.3f}".rstrip("0").rstrip("."), "" if bar is None else f">= {bar}", met)
+        shown = [f"{value:.3f}".rstrip("0").rstrip("."), "" if half is None else f"{half:.3f}"]
+        if not name.endswith(PLUS_MINUS):
+            table.add_row(name, *shown, "" if bar is None else f">= {bar}", met)
     return table
 
 

@@ -44,6 +44,19 @@ def test_unranked_documents_are_five_with_the_gold_one_at_the_given_place():
         assert (len(set(five.documents)), five.positives) == (5, (place,))
 
 
+def test_an_interval_is_one_of_pools_not_of_questions():
+    """By hand: two pools with means 0.5 and 1.0, so a mean of 0.75 with a standard error of 0.25, times 12.71."""
+    assert measure.half_interval([0.0, 1.0, 1.0, 1.0], pool=2) == pytest.approx(0.25 * 12.71)
+    assert measure.half_interval([1.0] * 8, pool=2) == 0.0
+    assert measure.with_interval("em", [1.0, 0.0]) == {"em": 0.5}, "one pool has no interval"
+
+
+def test_bm25_and_the_places_stand_beside_the_models_figures(figures):
+    assert figures["bm25_recall@1"] > 0.8 and figures["bm25_recall@5"] >= figures["bm25_recall@1"]
+    places = [figures[f"five_unranked_em_place_{n}"] for n in range(1, 6)]
+    assert sum(places) / 5 == pytest.approx(figures["five_unranked_em"])
+
+
 def test_the_compression_rate_is_at_least_8(figures):
     assert figures["tokens_per_memory_token"] >= 8
 

@@ -18,8 +18,9 @@ from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
 from trainers import checkpointing
 from trainers.arguments import TrainConfig, setting_names
-from trainers.record import bound_settings
+from trainers.record import RunRecord, bound_settings
 from trainers.run import train
+from trainers.stages import starting_model
 
 HERE = Path(__file__).parent
 
@@ -207,7 +208,7 @@ def test_a_new_rate_is_asked_for_by_name(left_alone: Path, base_folder: Path, st
     assert rates == [{"step": 0, "learning_rate": 0.01}, {"step": 4, "learning_rate": 0.005}]
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone"])
+@pytest.mark.parametrize("damage", ["optimizer.pt", "scheduler.pt", "gone"])
 def test_a_damaged_checkpoint_is_one_sentence(
     damage: str, left_alone: Path, base_folder: Path, stage1_file: Path, tmp_path: Path
 ):
@@ -217,13 +218,20 @@ def test_a_damaged_checkpoint_is_one_sentence(
         (folder / "run.json").unlink()
         message = r"has checkpoints but no run\.json, .*--pretrain_checkpoint .*checkpoint-6"
     else:
-        state = folder / "checkpoint-6" / "optimizer.pt"
-        state.write_bytes(state.read_bytes()[:1000])
-        message = (
-            r"checkpoint-6/optimizer\.pt cannot be read .*; remove .*checkpoint-6 to go on from the checkpoint before"
-        )
+        state = folder / "checkpoint-6" / damage
+        state.write_bytes(state.read_bytes()[:700])
+        message = rf"checkpoint-6/{damage} cannot be read .*; remove .*checkpoint-6 to go on from the checkpoint before"
     with pytest.raises(ClaraError, match=message):
         run(values, load_checkpoint=True)
+
+
+def test_a_key_is_not_written_down(base_folder: Path, stage1_file: Path, tmp_path: Path):
+    config = training_rows.config(
+        "pretrain", tmp_path, pretrain=base_folder, dataset=stage1_file, use_wandb="secret-key"
+    )
+    record = RunRecord.of(config, [], starting_model(config, "cpu"))
+    record.write(tmp_path)
+    assert "secret-key" not in (tmp_path / "run.json").read_text() and record.settings["use_wandb"] == "given"
 
 
 def test_every_setting_is_bound_or_free_on_purpose():
@@ -231,9 +239,9 @@ def test_every_setting_is_bound_or_free_on_purpose():
     free = {
         "pretrain", "pretrain_checkpoint", "prompts", "save_path", "dataset", "dataset_split", "eval_dataset",
         "eval_split", "dataloader_workers", "micro_train_batch_size", "new_learning_rate", "latent_cache",
-        "zero_stage", "flash_attn", "gradient_checkpointing", "use_cpu",
-        "save_steps", "max_ckpt_num", "ckpt_path", "load_checkpoint", "disable_ds_ckpt", "save_hf_ckpt",
-        "logging_steps", "eval_steps", "do_eval_gen", "use_tensorboard",
+        "latent_store", "zero_stage", "flash_attn", "gradient_checkpointing", "use_cpu",
+        "save_steps", "save_minutes", "max_ckpt_num", "ckpt_path", "load_checkpoint", "disable_ds_ckpt", "save_hf_ckpt",
+        "logging_steps", "eval_steps", "do_eval_gen", "best_metric", "early_stopping", "push_to_hub", "use_tensorboard",
         "use_wandb", "wandb_project", "wandb_org", "wandb_group", "wandb_run_name",
     }  # fmt: skip
     assert setting_names() - bound_settings() == free

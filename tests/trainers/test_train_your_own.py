@@ -20,6 +20,7 @@ BASES = ("mistralai/Mistral-7B-Instruct-v0.2", "SMALL_BASE")
 MODULES = {
     "clara": "clara_model.cli.main",
     "clara-data": "trainers.data.cli",
+    "clara-eval": "trainers.evaluation.cli",
     "clara-train": "trainers.cli",
     "torchrun": "torch.distributed.run",
 }

@@ -129,6 +129,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     add("--corpus", nargs="+", type=Path, default=[], metavar="FILE", help="more passages: TSV 'id, text, title' or "
         ".jsonl with text and title; needed for nq")  # fmt: skip
     add("--embedding-model", metavar="NAME", help="sentence-transformers model, or a CLaRa checkpoint as clara:NAME")
+    add(
+        "--store",
+        metavar="FOLDER",
+        help="with clara:NAME: keep the passages' latents here, and use those that are there",
+    )
     add("--seed", type=int, default=0, metavar="N", help="random seed of the candidates' order (default: 0)")
     add("--json", action="store_true", help="print the summary as one JSON object")
     parser.set_defaults(run=_convert)
@@ -142,6 +147,7 @@ def _convert(args: argparse.Namespace) -> int:
         negatives=args.negatives,
         candidates=args.candidates,
         embedding_model=args.embedding_model,
+        store=args.store,
         seed=args.seed,
     )
     check_output(args.out)

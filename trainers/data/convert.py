@@ -54,6 +54,8 @@ class ConvertConfig:
     """Documents per row (paper: 20)."""
     embedding_model: str | None = None
     """For ``embedding``; see `trainers.data.negatives.make_search`."""
+    store: str | None = None
+    """For an embedding model ``clara:NAME``: a folder that keeps the passages' latents."""
     seed: int = 0
     """Of the order of candidates; each row's order hangs on the seed and its own id only."""
 
@@ -67,6 +69,8 @@ class ConvertConfig:
             raise ClaraError(f"candidates must be at least 1, got {self.candidates}")
         if self.embedding_model and self.negatives != "embedding":
             raise ClaraError(f"an embedding model has no effect with negatives {self.negatives}; leave one of them out")
+        if self.store and not self.embedding_model:
+            raise ClaraError("a store has no effect without an embedding model clara:NAME; leave one of them out")
         if self.form == "nq" and self.negatives == NO_NEGATIVES:
             raise ClaraError(
                 "NQ-open names no passages: its gold passage is searched for; use bm25 or embedding negatives"
@@ -149,7 +153,7 @@ class Converter:
         found: list[list[int]] = [[] for _ in batch]
         if needy:
             if self._search is None:
-                self._search = make_search(config.negatives, self.pool.texts, config.embedding_model)
+                self._search = make_search(config.negatives, self.pool.texts, config.embedding_model, config.store)
             depth = max(_DEPTH, 5 * config.candidates)
             for i, numbers in zip(needy, self._search.nearest([batch[i].question for i in needy], depth), strict=True):
                 found[i] = numbers

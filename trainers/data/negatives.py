@@ -1,7 +1,7 @@
 """Hard negatives: the passages of a pool that are nearest to a question, by BM25 or by an encoder's vectors.
 
-BM25 is the bm25s package (k1 1.5, b 0.75); vectors come from a sentence-transformers model or from a CLaRa checkpoint's
-own roles, as the paper's negatives come from a bi-encoder. The pool and its index lie in memory. The packages are
+BM25 is the bm25s package (k1 1.5, b 0.75); vectors come from a sentence-transformers model, as the paper's negatives
+come from a bi-encoder, or a CLaRa checkpoint searches in its own latents, as `Clara.search` does. The packages are
 optional and imported when used. Leaves out which of the nearest may serve as a negative (`trainers.data.convert`).
 Shapes: ``N`` passages, ``B`` questions, ``D`` dimensions.
 """
@@ -9,6 +9,7 @@ Shapes: ``N`` passages, ``B`` questions, ``D`` dimensions.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ CLARA_PREFIX = "clara:"
 _BATCH = 32
 _QUESTIONS_AT_ONCE = 256
 _ROWS_AT_ONCE = 16384
+_PASSAGES_AT_ONCE = 1024
 
 
 class Pool:
@@ -157,33 +159,69 @@ class SentenceTransformersEncoder:
         return np.asarray(self._model.encode_query(list(texts), show_progress_bar=False))
 
 
-class ClaraEncoder:
-    """A CLaRa checkpoint: flattened latents of the compressor and of the query reasoner."""
+class LatentSearch:
+    """A CLaRa checkpoint's own ranking of the pool: `Clara.search` in a store, as its users' questions are searched.
 
-    def __init__(self, name: str) -> None:
-        """Load the checkpoint."""
-        from clara_model.modeling.model import ClaraModel
+    A long passage counts by its best window. The pool is compressed once; with a store of the user's, only what that
+    does not hold, and passages in it that are not of the pool are passed over.
+    """
 
-        self._model = ClaraModel.from_pretrained(name)
-        if "query_reasoner" not in self._model.config.roles:
+    def __init__(self, texts: Sequence[str], name: str, store: str | None = None) -> None:
+        """Load the checkpoint and compress the passages.
+
+        Args:
+            texts: the passages.
+            name: of the checkpoint.
+            store: where their latents are kept (default: in a temporary folder, until the process ends).
+
+        Raises:
+            ClaraError: it cannot rank, or the store cannot be used.
+        """
+        from clara_model.inference.clara import Clara
+
+        self._folder = tempfile.TemporaryDirectory(prefix="clara-negatives-") if store is None else None
+        self._clara = Clara.load(name, store=store if self._folder is None else self._folder.name, cache_bytes=0)
+        if not self._clara.can_rank:
             raise ClaraError(f"{name!r} has no query reasoner, so it cannot rank; use a checkpoint of stage end_to_end")
+        self._numbers: dict[str, list[int]] = {}
+        for start in range(0, len(texts), _PASSAGES_AT_ONCE):
+            part = texts[start : start + _PASSAGES_AT_ONCE]
+            self._clara.compress(part)
+            for number, text in enumerate(part, start=start):
+                for first, end in self._clara.model.tokens.windows(text):
+                    self._numbers.setdefault(_as_kept(text[first:end]), []).append(number)
 
-    def documents(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of passages."""
-        return self._model.compress(texts).vectors.flatten(1).float().cpu().numpy()
+    def nearest(self, questions: Sequence[str], k: int) -> list[list[int]]:
+        """See `Search`; nothing for a blank question."""
+        return [self._nearest(question, k) if question.strip() else [] for question in questions]
 
-    def questions(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of questions."""
-        return self._model.encode_queries(texts).vectors.flatten(1).float().cpu().numpy()
+    def _nearest(self, question: str, k: int) -> list[int]:
+        asked = k
+        while True:
+            found = self._clara.search(question, asked)
+            if any(one.text is None for one in found):
+                raise ClaraError("the store keeps no texts, so that passages cannot be found again in it; use another")
+            numbers = dict.fromkeys(number for one in found for number in self._numbers.get(str(one.text), ()))
+            if len(numbers) >= k or len(found) < asked:
+                return list(numbers)[:k]
+            asked *= 2
 
 
-def make_search(method: str, texts: Sequence[str], embedding_model: str | None = None) -> Search:
+def _as_kept(text: str) -> str:
+    """A text as a store gives it back."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def make_search(
+    method: str, texts: Sequence[str], embedding_model: str | None = None, store: str | None = None
+) -> Search:
     """A search over some passages.
 
     Args:
         method: ``bm25`` or ``embedding``.
         texts: the passages; at least one.
         embedding_model: for ``embedding``, a sentence-transformers model, or a CLaRa checkpoint as ``clara:NAME``.
+        store: for ``clara:NAME``, a folder where the passages' latents are kept (default: nowhere).
 
     Raises:
         ClaraError: an unknown method, no passages, no embedding model, or a package that is not installed.
@@ -196,8 +234,10 @@ def make_search(method: str, texts: Sequence[str], embedding_model: str | None =
         raise ClaraError(f"negatives must be one of {', '.join(METHODS)}, got {method!r}")
     if not embedding_model:
         raise ClaraError("embedding negatives need an --embedding-model: a sentence-transformers name, or clara:NAME")
+    if store is not None and not embedding_model.startswith(CLARA_PREFIX):
+        raise ClaraError(f"a store keeps latents of a CLaRa checkpoint (clara:NAME), got {embedding_model!r}")
     if embedding_model.startswith(CLARA_PREFIX):
-        return VectorSearch(texts, ClaraEncoder(embedding_model.removeprefix(CLARA_PREFIX)))
+        return LatentSearch(texts, embedding_model.removeprefix(CLARA_PREFIX), store)
     return VectorSearch(texts, SentenceTransformersEncoder(embedding_model))
 
 

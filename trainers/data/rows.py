@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, overload
 
 from clara_model.errors import ClaraError
+from trainers import node
 from trainers.data.jsonl import decode
 from trainers.data.row import Row, parse_row
 
@@ -167,11 +168,14 @@ class JsonlRows(LazyRows):
 
 
 def _open(path: Path) -> mmap.mmap | bytes:
-    """The file's bytes, mapped; a compressed one is unpacked into a temporary file first."""
+    """The file's bytes, mapped; a compressed one is unpacked into a temporary file first, once on each machine."""
     try:
         with path.open("rb") as packed:
             if path.suffix != ".gz":
                 return _mapped(packed)
+            if node.process_count() > 1:
+                with node.unpacked(path).open("rb") as shared:
+                    return _mapped(shared)
             with tempfile.TemporaryFile() as file:
                 shutil.copyfileobj(gzip.open(packed), file)
                 file.flush()

@@ -1,22 +1,15 @@
-"""How well a checkpoint answers and ranks: EM, F1, cover-EM and recall@1/3/5 on a JSON lines file.
-
-    python -m trainers.evaluation.evaluate CHECKPOINT FILE [--top_k 5] [--read ranked|gold|first] [--json]
+"""How well a model in memory answers and ranks, e.g. while it is trained: EM, F1, cover-EM and recall@1/3/5.
 
 The passes are those of `clara_model.inference.pipeline`, which every use of a model goes through. A checkpoint without
 a query reasoner ranks with its compressor, which is what the query reasoner starts as, and reads the gold documents
-unless told otherwise.
+unless told otherwise. Leaves out baselines, intervals and costs: ``clara-eval`` (`evaluation.cli`) measures these.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -26,10 +19,8 @@ from clara_model.inference import pipeline
 from clara_model.inference.pipeline import Limits
 from clara_model.modeling.model import ClaraModel
 from clara_model.validation import Generation
-from trainers.data.rows import Row, read_rows
+from trainers.data.rows import Row
 from trainers.evaluation.metrics import AnswerScores, mean_scores, ranking_means, score_answer
-
-logger = logging.getLogger(__name__)
 
 Read = Literal["auto", "ranked", "gold", "first"]
 Setting = Literal["normal", "oracle"]
@@ -160,7 +151,7 @@ def _single(row: Row) -> Row:
 def _offered(row: Row, config: EvaluationConfig) -> Row:
     """The row with the candidates that are offered."""
     if config.setting == "oracle" and not row.positives:
-        raise ClaraError(f'{row.source} has no "pos_index", which the oracle setting needs; use --setting normal')
+        raise ClaraError(f'{row.source} has no "pos_index", which the oracle setting needs; use normal')
     if not config.candidates or len(row.documents) <= config.candidates:
         return row
     first = list(row.positives[: config.candidates]) if config.setting == "oracle" else []
@@ -184,100 +175,6 @@ def _what_to_read(read: Read, encoder: str, rows: Sequence[Row]) -> Read:
 def _chosen(row: Row, ranking: Sequence[int], read: Read, top_k: int) -> list[int]:
     if read == "gold":
         if not row.positives:
-            raise ClaraError(f'{row.source} has no "pos_index", which --read gold needs; use --read ranked or first')
+            raise ClaraError(f'{row.source} has no "pos_index", which read="gold" needs; use "ranked" or "first"')
         return list(row.positives[:top_k])
     return list(ranking[:top_k]) if read == "ranked" else list(range(min(top_k, len(row.documents))))
-
-
-# -- command line ------------------------------------------------------------------------------------------------
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m trainers.evaluation.evaluate``; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    try:
-        rows = read_rows(options.files, prefer_gold=True)
-        rows = rows[: options.max_samples] if options.max_samples else rows
-        model = ClaraModel.from_pretrained(
-            options.checkpoint,
-            base_model=options.base_model,
-            dtype=torch.bfloat16 if options.bf16 else torch.float32,
-            device=options.device,
-        )
-        config = EvaluationConfig(
-            top_k=options.top_k or model.config.top_k,
-            read=options.read,
-            setting=options.setting,
-            candidates=options.candidates,
-            batch_size=options.batch_size,
-            max_new_tokens=options.max_new_tokens,
-        )
-        report = evaluate(model, rows, config)
-    except ClaraError as error:
-        sys.stderr.write(f"evaluate: {error}\n")
-        return 1
-    if options.predictions:
-        write_predictions(report, Path(options.predictions))
-    values = asdict(replace(report, predictions=()))
-    values.pop("predictions")
-    sys.stdout.write(json.dumps(values) + "\n" if options.json else table(report) + "\n")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainers.evaluation.evaluate", description="Measure a checkpoint.")
-    parser.add_argument("checkpoint", help="checkpoint: a folder, bundled or hub name")
-    parser.add_argument("files", nargs="+", help="evaluation files (.jsonl, .jsonl.gz) or folders")
-    parser.add_argument(
-        "--top_k", type=int, default=0, help="documents the generator reads (default: the checkpoint's own number)"
-    )
-    parser.add_argument(
-        "--read",
-        choices=["auto", "ranked", "gold", "first"],
-        default="auto",
-        help="which documents it reads (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--setting",
-        choices=["normal", "oracle"],
-        default="normal",
-        help="oracle: gold documents are always candidates (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--candidates", type=int, default=0, help="candidates per question; 0: all (default: %(default)s)"
-    )
-    parser.add_argument("--batch_size", type=int, default=64, help="prompts generated together (default: %(default)s)")
-    parser.add_argument(
-        "--max_new_tokens", type=int, default=64, help="longest answer, in tokens (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max_samples", type=int, default=0, help="most questions to use; 0: all (default: %(default)s)"
-    )
-    parser.add_argument("--base_model", help="folder or hub name, instead of the one the checkpoint names")
-    parser.add_argument("--device", help="e.g. cpu or cuda:0")
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, not float32")
-    parser.add_argument("--predictions", metavar="FILE", help="write each answer with its scores there (JSON lines)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, not a table")
-    return parser
-
-
-def table(report: Report) -> str:
-    """The metrics as a text table."""
-    read = {"ranked": "the best ranked", "gold": "the gold documents", "first": "the first documents"}[report.read]
-    head = (
-        f"{report.questions} questions, {report.documents} documents, {report.seconds:.1f} s\n"
-        f"ranked by the {report.ranked_by.replace('_', ' ')}, answered from {read}"
-    )
-    return "\n".join([head, *[f"{name:<14} {value:6.3f}" for name, value in report.metrics.items()]])
-
-
-def write_predictions(report: Report, path: Path) -> None:
-    """One JSON line for each question."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(asdict(prediction), ensure_ascii=False) for prediction in report.predictions]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -47,6 +47,12 @@ def cover_exact_match(prediction: str, truth: str) -> bool:
     return set(normalize(truth).split()) <= set(normalize(prediction).split())
 
 
+def holds_answer(passage: str, truth: str) -> bool:
+    """Whether the truth's words stand in the passage, in order and side by side; a truth without words does not."""
+    wanted = normalize(truth)
+    return bool(wanted) and f" {wanted} " in f" {normalize(passage)} "
+
+
 def f1(prediction: str, truth: str) -> float:
     """Harmonic mean of word precision and recall; 0 where either side is empty."""
     said, true = normalize(prediction), normalize(truth)

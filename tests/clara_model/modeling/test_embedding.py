@@ -18,6 +18,17 @@ def test_the_transform_is_orthogonal():
     assert matrix.abs().mul(math.sqrt(8)).round().unique().tolist() == [1.0]
 
 
+def test_a_wide_hadamard_product_is_made_of_small_ones():
+    """Against sums and differences of halves, the definition."""
+    rows = torch.randn(3, 4096, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected, step = rows, 1
+    while step < 4096:
+        even, odd = expected.view(3, -1, 2, step).unbind(2)
+        expected = torch.stack([even + odd, even - odd], dim=2).view(3, 4096)
+        step *= 2
+    torch.testing.assert_close(_hadamard(rows.float()).double(), expected / 64, atol=1e-5, rtol=1e-5)
+
+
 def test_by_hand_at_width_two():
     """Signs, sum and difference, the row that was chosen, unit length."""
     block = torch.tensor([[[3.0, 4.0]]])

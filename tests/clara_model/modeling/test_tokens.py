@@ -361,6 +361,17 @@ def test_only_the_answer_has_labels(tokens: Tokens):
     assert tokens.tokenizer.decode(example.ids[len(head) :]) == "Ada</s>"
 
 
+@pytest.mark.parametrize("answer", ["1962", "Ada", " 7", "in 25 years"])
+def test_what_is_learned_follows_the_prompt_that_is_served(base_folder: Path, answer: str):
+    """Also where the tokenizer has a token for the prompt's last blank and the answer's first letter."""
+    tokens = Tokens(PreTrainedTokenizerFast.from_pretrained(base_folder), ClaraConfig(base_model=str(base_folder)))
+    example, head = tokens.example(ASK, 1, answer, 400, "When?"), tokens.prompt_ids(ASK, 1, "When?")
+    assert example.ids[: len(head)] == head
+    learned = [i for i in example.labels if i != -100]
+    assert example.ids == head + learned and tokens.decode(learned).strip() == answer.strip()
+    assert learned[: len(tokens.plain_ids(answer))] == tokens.plain_ids(answer)
+
+
 @pytest.mark.parametrize(("question", "answer"), [("Who?", "a <SEP> b"), ("<MEM0>?", "Ada"), ("</s>", "</s>")])
 def test_markers_in_an_example_are_plain_text(tokens: Tokens, question: str, answer: str):
     example = tokens.example(ASK, 1, answer, 200, question)

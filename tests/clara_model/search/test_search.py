@@ -10,8 +10,9 @@ import torch
 
 from clara_model.modeling.ranking import cosine_scores
 from clara_model.search import index as coarse
+from clara_model.search import scan
 from clara_model.search.find import StoreSearch, index_folder
-from clara_model.search.scan import _distances, nearest
+from clara_model.search.scan import _at, _distances, nearest
 from clara_model.search.sketch import ROTATION, WORDS, Directions, as_bytes, rotation
 from clara_model.store import Block, StoredDocument, Window, open_store
 from clara_model.store.memory import content_key
@@ -132,6 +133,43 @@ def test_finds_nearly_all_that_brute_force_finds_where_there_is_something_to_fin
     assert np.mean(shares) >= 0.99
 
 
+@pytest.mark.parametrize("filtered", [False, True])
+def test_half_of_the_signs_and_then_all_find_what_all_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filtered: bool
+):
+    """Parts are small here, so that a few thousand blocks take the way of a million."""
+    for module in (coarse, scan):
+        monkeypatch.setattr(module, "PART", 1024)
+    vectors = latents(6000)
+    with open_store(tmp_path / "s") as store:
+        fill(store, vectors)
+        index = coarse.CoarseIndex(tmp_path / "i", store.identity)
+        reach = index.update(store)
+    numbers = np.arange(1, 6001)
+    allowed = numbers[numbers % 5 != 0] if filtered else None
+    questions = [rotation(near(vectors[place])[None])[0] for place in range(0, 200, 11)]
+    monkeypatch.setattr(scan, "FIRST", 500)
+    monkeypatch.setattr(scan, "_SAMPLED", 1)  # exactly as many as are asked for, and a fifth
+    monkeypatch.setattr(scan, "WIDE", 100)  # all signs of all blocks
+    whole = [nearest(index, reach, one, 20, allowed) for one in questions]
+    monkeypatch.setattr(scan, "WIDE", 8)
+    quick = [nearest(index, reach, one, 20, allowed) for one in questions]
+    shared = [len(set(one) & set(other)) / 20 for one, other in zip(quick, whole, strict=True)]
+    assert all(len(one) == 20 for one in whole)
+    if filtered:
+        assert not any(number % 5 == 0 for one in whole for number in one)
+    assert np.mean(shared) > 0.98
+    words = index.directions(reach).words(index.directions(reach).question(questions[0])[None])
+    places = np.arange(3, 6000, 7)
+    assert (_at(index, reach, words[3:5], places, 3) == sum_of_words(index, reach, words, 3, 5)[places]).all()
+
+
+def sum_of_words(index, reach, words, first: int, end: int) -> np.ndarray:
+    """Differing signs word by word."""
+    stored = np.concatenate(list(index.signs(reach)), axis=1)[first:end]
+    return np.bitwise_count(stored ^ words[first:end]).astype(int).sum(axis=0)
+
+
 def test_an_empty_store(tmp_path: Path):
     with open_store(tmp_path) as store:
         assert StoreSearch(store).best(latents(1)[0], 5) == []
@@ -163,6 +201,8 @@ def test_an_index_of_blocks_that_are_mostly_gone_is_built_anew(tmp_path: Path, m
         index = coarse.CoarseIndex(tmp_path / "search", store.identity)
         assert index.update(store).count == 300
         store.delete(keys[20:])
+        assert index.update(store).count == 300  # nothing has come: a question does not wait for the count
+        index = coarse.CoarseIndex(tmp_path / "search", store.identity)
         assert index.update(store).count == 20
         assert {path.name[0] for path in (tmp_path / "search").glob("*.bin")} == {"2"}
         assert StoreSearch(store).best(vectors[3], 1)[0].row.key == keys[3]

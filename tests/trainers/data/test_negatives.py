@@ -93,12 +93,34 @@ def test_a_clara_checkpoint_ranks_as_its_own_scores_do(tiny_clara_folder, model)
     assert found == scores.argsort(dim=1, descending=True).tolist()
 
 
+def test_a_store_is_used_again_and_what_else_it_holds_is_passed_over(tiny_clara_folder, model, tmp_path, monkeypatch):
+    from clara_model import Clara, ClaraModel
+
+    name = f"clara:{tiny_clara_folder}"
+    with Clara.load(tiny_clara_folder, store=tmp_path, dtype="float32", device="cpu") as other:
+        other.compress([f"The weather of day {number} was calm." for number in range(9)])
+    first = make_search("embedding", TEXTS, name, str(tmp_path)).nearest(["Who came?", " "], 3)
+    scores = model.score(model.encode_queries(["Who came?"]), model.compress(TEXTS))
+    assert first == [scores[0].argsort(descending=True).tolist()[:3], []]
+    real, roles = ClaraModel.encode, []
+    monkeypatch.setattr(ClaraModel, "encode", lambda self, role, *given: roles.append(role) or real(self, role, *given))
+    assert make_search("embedding", TEXTS, name, str(tmp_path)).nearest(["Who came?", " "], 3) == first
+    assert set(roles) == {"query_reasoner"}
+
+
+def test_a_long_passage_counts_by_its_best_window(tiny_clara_folder):
+    long = " ".join(TEXTS)
+    found = make_search("embedding", [*TEXTS, long], f"clara:{tiny_clara_folder}").nearest(["Who came?"], 5)
+    assert sorted(found[0]) == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("bm25", []), "no passages to take negatives from; name some with --corpus"),
         (("tfidf", TEXTS), "negatives must be one of bm25, embedding, got 'tfidf'"),
         (("embedding", TEXTS), "need an --embedding-model"),
+        (("embedding", TEXTS, "small", "kept"), "a store keeps latents of a CLaRa checkpoint"),
     ],
 )
 def test_wrong_choices_are_refused(arguments, message):

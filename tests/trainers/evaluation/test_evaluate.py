@@ -1,6 +1,5 @@
 """Measuring a checkpoint: what is read, in which setting, and that batches change nothing."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import training_rows
 from clara_model import ClaraModel
 from clara_model.errors import ClaraError
 from trainers.data.rows import Row, parse_row
-from trainers.evaluation.evaluate import EvaluationConfig, evaluate, main
+from trainers.evaluation.evaluate import EvaluationConfig, evaluate
 
 QUICK = EvaluationConfig(top_k=2, max_new_tokens=4)
 
@@ -94,7 +93,7 @@ def test_training_goes_on_as_before(stage1: ClaraModel, rows: list[Row]):
     ("row", "config", "message"),
     [
         ({"positives": ()}, {"setting": "oracle"}, "which the oracle setting needs"),
-        ({"positives": ()}, {"read": "gold"}, "which --read gold needs"),
+        ({"positives": ()}, {"read": "gold"}, 'which read="gold" needs'),
         ({"questions": ("a", "b")}, {}, "2 questions"),
     ],
 )
@@ -108,18 +107,3 @@ def test_settings_are_checked():
         EvaluationConfig(top_k=0)
     with pytest.raises(ClaraError, match="read must be auto, ranked, gold or first"):
         EvaluationConfig(read="all")
-
-
-def test_the_command_prints_a_table_or_json_and_writes_the_answers(
-    pretrained: Path, questions_file: Path, tmp_path, capsys
-):
-    line = [str(pretrained), str(questions_file), "--max_new_tokens", "4", "--max_samples", "3", "--device", "cpu"]
-    assert main([*line, "--predictions", str(tmp_path / "p.jsonl")]) == 0
-    shown = capsys.readouterr().out
-    assert "3 questions" in shown and "ranked by the compressor, answered from the gold documents" in shown
-    written = [json.loads(text) for text in (tmp_path / "p.jsonl").read_text().splitlines()]
-    assert len(written) == 3 and {"answer", "references", "scores", "ranking"} <= written[0].keys()
-    assert main([*line, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["metrics"].keys() >= {"em", "f1", "cover_em", "recall@5"}
-    assert main(["nowhere", str(questions_file)]) == 1
-    assert capsys.readouterr().err.startswith("evaluate: ")

@@ -1,0 +1,210 @@
+"""One question from 20 documents, five ways on one base: what an answer costs cold and warm, and when compressing pays.
+
+    python examples/benchmarks/rag.py                          # 58M parameters, two threads, about three minutes
+    python examples/benchmarks/rag.py --preset 135m --dtype bfloat16 --png rag.png
+    python examples/benchmarks/rag.py --preset 7b --device cuda --dtype bfloat16
+
+* *cold*: compress all documents, rank, answer from the best k. *warm*: the same with latents in memory. *stored*: the
+  same from a store on the disk, nothing in memory.
+* *text*: the first k documents as text in the prompt. *rerank + text*: a cross-encoder of MiniLM's size (6 layers, 384
+  wide) reads the question with each document first; then the best k as text.
+* *straightforward*: the published method written down plainly (`published-checkpoints`): every document padded to the
+  maximum, vocabulary logits in encoder passes, adapters beside the weights, everything compressed at every question.
+
+All in turn, ``--repeats`` times; medians and ranges of the total and of the first token. The model is random and built
+here: nothing is downloaded, and the answers mean nothing. Leaves out quality.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from random_model import MAX_LENGTH, add_sizes, build, documents, take_sizes
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification
+
+from clara_model.inference.clara import Clara
+from clara_model.store import open_store
+
+
+def main() -> None:
+    args = parse()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        ways = Ways(args, Path(folder))
+        calls = {"cold": ways.cold, "warm": ways.warm, "stored": ways.stored, "text": ways.text}
+        calls |= {"rerank + text": ways.rerank_text, "straightforward": ways.straightforward}
+        result = {
+            "run": {n: v for n, v in vars(args).items() if n not in ("json", "png")},
+            "seconds": measured(calls, args),
+        }
+        result["prompt_tokens"] = ways.prompt_tokens()
+    result["pays_from_question"] = pays_from(result["seconds"])
+    show(result)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if args.png:
+        draw(result, args.png)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_sizes(parser)
+    parser.add_argument("--rate", type=int, default=16, help="document tokens per memory token")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--png", type=Path, help="draw the totals here")
+    return take_sizes(parser)
+
+
+class Ways:
+    """The ways to answer; each takes the number of tokens to write."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.k, self.device = args.top_k, args.device
+        self.model = build(args, args.rate)
+        self.texts, self.question = documents(args), " ".join(f"w{i}" for i in range(12))
+        self.clara, self.folder = Clara(self.model), folder
+        with Clara(self.model, store=str(folder)) as filling:
+            filling.compress(self.texts)
+        shape = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+        shape.num_labels, shape.max_position_embeddings = 1, 2 * MAX_LENGTH
+        with torch.device(args.device):
+            self.cross = BertForSequenceClassification(shape).to(self.model.base.dtype).eval()
+
+    def cold(self, new: int) -> None:
+        self.clara.store.clear()
+        self.clara.answer(self.question, self.texts, self.k, max_new_tokens=new, min_new_tokens=new)
+
+    def warm(self, new: int) -> None:
+        self.clara.answer(self.question, self.texts, self.k, max_new_tokens=new, min_new_tokens=new)
+
+    def stored(self, new: int) -> None:
+        with open_store(str(self.folder)) as store, Clara(self.model, store=store) as clara:
+            clara.answer(self.question, self.texts, self.k, max_new_tokens=new, min_new_tokens=new)
+
+    def text(self, new: int) -> None:
+        self.clara.plain(" ".join([*self.texts[: self.k], self.question]), max_new_tokens=new, min_new_tokens=new)
+
+    @torch.no_grad()
+    def rerank_text(self, new: int) -> None:
+        tokenizer = self.model.tokens.tokenizer
+        ids = [tokenizer(f"{self.question} {text}")["input_ids"] for text in self.texts]
+        width = max(map(len, ids))
+        rows = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=self.device) % 30_000
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=self.device)
+        scores = self.cross(rows, attention_mask=mask).logits[:, 0]
+        best = scores.topk(self.k).indices.tolist()
+        prompt = " ".join([*(self.texts[index] for index in best), self.question])
+        self.clara.plain(prompt, max_new_tokens=new, min_new_tokens=new)
+
+    @torch.no_grad()
+    def straightforward(self, new: int) -> None:
+        model, tokens = self.model, self.model.tokens
+        latents = self._padded_pass("compressor", self.texts)
+        query = self._padded_pass("query_reasoner", [self.question])
+        scores = torch.cosine_similarity(query.flatten(1).float(), latents.flatten(1).float())
+        best = scores.topk(self.k).indices
+        prompt = torch.tensor([tokens.prompt_ids(model.config.prompts.answer, self.k, self.question)])
+        with model.roles.acting_as("generator"):
+            model.base.generate(
+                inputs_embeds=model.fill_slots(prompt, latents[best]),
+                attention_mask=torch.ones_like(prompt).to(self.device),
+                max_new_tokens=new,
+                min_new_tokens=new,
+                do_sample=False,
+                pad_token_id=tokens.tokenizer.pad_token_id,
+            )
+
+    def _padded_pass(self, role: str, texts: list[str]) -> Tensor:
+        """States at the memory tokens from a whole forward pass, every row as long as the longest allowed."""
+        model, pad = self.model, self.model.tokens.tokenizer.pad_token_id or 0
+        rows = [model.tokens.document_ids(text) for text in texts]
+        width = MAX_LENGTH + model.config.memory_tokens + 2
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        with model.roles.acting_as(role):
+            out = model.base(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+        return out.hidden_states[-1][:, -model.config.memory_tokens :]
+
+    def prompt_tokens(self) -> dict[str, int]:
+        """Of the generator, from latents and from text."""
+        slots = self.clara.answer(self.question, self.texts, self.k, max_new_tokens=1).usage.prompt_tokens
+        plain = self.clara.plain(" ".join([*self.texts[: self.k], self.question]), max_new_tokens=1).usage.prompt_tokens
+        return {"latents": slots, "text": plain}
+
+
+def measured(calls: dict[str, Callable[[int], None]], args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """Seconds of the first token and of the whole answer, each way in turn."""
+    found: dict[str, dict[str, list[float]]] = {name: {"first": [], "total": []} for name in calls}
+    for call in calls.values():
+        call(1)  # the first call of its kind allocates
+    for _ in range(args.repeats):
+        for name, call in calls.items():
+            for kind, new in (("first", 1), ("total", args.new_tokens)):
+                found[name][kind].append(seconds(call, new, args.device))
+    return found
+
+
+def seconds(call: Callable[[int], None], new: int, device: str) -> float:
+    synchronise(device)
+    start = time.perf_counter()
+    call(new)
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def pays_from(found: dict[str, dict[str, list[float]]]) -> int | None:
+    """The first question about the same documents at which compressing has cost no more than rerank + text in all."""
+    cold, warm, text = (median(found[name]["total"]) for name in ("cold", "warm", "rerank + text"))
+    if warm >= text:
+        return None
+    return next(n for n in range(1, 10_000) if cold + (n - 1) * warm <= n * text)
+
+
+def show(result: dict) -> None:
+    run, found = result["run"], result["seconds"]
+    base = median(found["rerank + text"]["total"]), median(found["rerank + text"]["first"])
+    print(
+        f"{run['preset']}, {run['dtype']} on {run['device']}; {run['documents']} documents of about {run['words']} "
+        f"tokens, rate {run['rate']}, k {run['top_k']}, {run['new_tokens']} new tokens; prompts of "
+        f"{result['prompt_tokens']['latents']} tokens from latents, {result['prompt_tokens']['text']} from text"
+    )
+    print(f"{'seconds, median (range)':<24}{'first token':>24}{'total':>24}{'total / rerank + text':>24}")
+    for name, kinds in found.items():
+        cells = [f"{median(kinds[kind]):.3f} ({min(kinds[kind]):.3f} to {max(kinds[kind]):.3f})" for kind in kinds]
+        print(f"{name:<24}{cells[0]:>24}{cells[1]:>24}{median(kinds['total']) / base[0]:>24.2f}")
+    print(f"first token, warm / rerank + text: {median(found['warm']['first']) / base[1]:.2f}")
+    print(f"straightforward / cold: {median(found['straightforward']['total']) / median(found['cold']['total']):.2f}")
+    print(f"compressing pays from question {result['pays_from_question']} about the same documents on")
+
+
+def draw(result: dict, path: Path) -> None:
+    """Bars of the total, the first token's part darker."""
+    from matplotlib.figure import Figure  # an extra
+
+    found = result["seconds"]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    names = list(found)[::-1]
+    axes.barh(names, [median(found[name]["total"]) for name in names], color="#a9c4e4", label="whole answer")
+    axes.barh(names, [median(found[name]["first"]) for name in names], color="#2b5d9b", label="first token")
+    axes.set_xlabel("seconds (median)")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=160)
+
+
+if __name__ == "__main__":
+    main()

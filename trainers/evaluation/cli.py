@@ -1,0 +1,259 @@
+"""``clara-eval``: measure a checkpoint beside closed book, text RAG, BM25 and others, and draw what was measured.
+
+    clara-eval --dataset hotpotqa,nq --model CHECKPOINT          # tables, and a folder of records
+    clara-eval --dataset mine.jsonl --docs letters/ --model ..   # {"question", "answer"} a line: would I lose anything?
+    clara-eval report FOLDER                                     # a page with pictures of all that is in the folder
+
+Exit codes: 0 done, 1 a question failed, 2 something the user can put right, said in one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from clara_model.checkpoint.options import NAMES
+from clara_model.errors import ClaraError
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Clara
+    from trainers.evaluation.evaluation import Settings
+    from trainers.evaluation.processes import Processes
+
+FAILED, USER_ERROR = 1, 2
+OUT = "runs/eval"
+WIDTH_OF_A_FILE = 220
+"""Columns of a table that goes to a pipe or file."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``clara-eval``; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with _notes():
+            if words[:1] == ["report"]:
+                return _report(report_parser().parse_args(words[1:]))
+            return _measure(parser().parse_args(words))
+    except (ClaraError, OSError, ValueError) as error:
+        sys.stderr.write(f"clara-eval: {' '.join(str(error).split())}\n")
+        return USER_ERROR
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of a measurement."""
+    made = argparse.ArgumentParser(
+        prog="clara-eval",
+        description="Measure a checkpoint beside its baselines: same base model, documents, prompt and bounds.",
+        epilog="`clara-eval report FOLDER` draws what was measured; see `clara-eval report --help`.",
+    )
+    _what(made.add_argument_group("what is measured"))
+    _how(made.add_argument_group("how"))
+    load = made.add_argument_group("how the checkpoint is loaded")
+    load.add_argument("--subfolder", help="folder of the checkpoint inside the repository, e.g. compression-16")
+    load.add_argument("--revision", help="branch, tag or commit of the repository")
+    load.add_argument("--base_model", help="folder or hub name, instead of the one the checkpoint names")
+    load.add_argument("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
+    load.add_argument("--device", help="e.g. cpu or cuda:0 (default: the fastest there is)")
+    load.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
+    load.add_argument("--attn_implementation", help="sdpa, eager or flash_attention_2")
+    load.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (needs a GPU)")
+    return made
+
+
+def _what(group: Any) -> None:
+    group.add_argument("--dataset", required=True, help="names or files, with commas, e.g. hotpotqa,musique,2wiki,nq")
+    group.add_argument("--data", metavar="FOLDER", help="where names are looked for (default: ../shared/data/eval)")
+    group.add_argument("--model", required=True, help="checkpoint: a folder, bundled or hub name")
+    group.add_argument("--setting", choices=("normal", "oracle"), default="normal",
+                       help="oracle: a gold document is among what is offered (default: %(default)s)")  # fmt: skip
+    group.add_argument("--stage", choices=("stage1", "stage1_2", "stage2", "paraphrase"),
+                       help="stage2: the checkpoint ranks; stage1, stage1_2: documents are read as retrieved; "
+                            "paraphrase: texts are told again (default: the checkpoint's own)")  # fmt: skip
+    group.add_argument("--systems", type=_listed, default=(),
+                       help="with commas: clara, closed, text, first, bm25, bi:MODEL, cross:MODEL, llmlingua[:MODEL] "
+                            "(default: the first five)")  # fmt: skip
+    group.add_argument(
+        "--text_reader", metavar="NAME", help="checkpoint on the same base that was trained to read text"
+    )
+    group.add_argument("--docs", nargs="+", default=(), metavar="FILE_OR_FOLDER",
+                       help="your own documents: .txt, .md, .jsonl; questions then need no docs")  # fmt: skip
+    group.add_argument("--store", metavar="FOLDER",
+                       help="where latents are kept, or are already; with questions without docs, what they are asked "
+                            "about (default with --docs: below --out)")  # fmt: skip
+
+
+def _how(group: Any) -> None:
+    group.add_argument("--generation_top_k", type=int, metavar="K", help="passages read (default: the checkpoint's)")
+    group.add_argument("--max_samples", type=int, default=0, metavar="N", help="questions at most; 0: all")
+    group.add_argument(
+        "--max_new_tokens", type=int, default=64, metavar="N", help="longest answer (default: %(default)s)"
+    )
+    group.add_argument("--prompt_tokens", type=int, metavar="N",
+                       help="longest prompt of every system (default: what the base model reads)")  # fmt: skip
+    group.add_argument("--batch_size", type=int, default=16, metavar="N",
+                       help="questions at a time; 1 for the time of a single one (default: %(default)s)")  # fmt: skip
+    group.add_argument("--first_answer", action="store_true",
+                       help="compare with the first accepted answer, as published (default: the best)")  # fmt: skip
+    group.add_argument("--known_only", action="store_true",
+                       help="leave questions without a gold document out of recall, as the published training log "
+                            "does; by default they count 0, as in the published evaluation")  # fmt: skip
+    group.add_argument("--out", default=OUT, metavar="FOLDER", help="for records and figures (default: %(default)s)")
+    group.add_argument("--json", action="store_true", help="print the figures as JSON, not tables")
+
+
+def report_parser() -> argparse.ArgumentParser:
+    """Of a report."""
+    made = argparse.ArgumentParser(prog="clara-eval report", description="A page with pictures of what was measured.")
+    made.add_argument("folder", type=Path, help="an --out of clara-eval")
+    made.add_argument("--page", type=Path, metavar="FILE",
+                      help="also write the figures into a folder beside this Markdown page, and the tables into the "
+                           "page between its marks")  # fmt: skip
+    return made
+
+
+def _listed(words: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in words.split(",") if word.strip())
+
+
+def _measure(args: argparse.Namespace) -> int:
+    from trainers.evaluation.processes import Processes
+
+    processes = Processes.here()
+    try:
+        summaries = _summaries(args, processes)
+    finally:
+        processes.end()
+    if not processes.first:
+        return 0
+    _show(summaries, as_json=args.json)
+    return FAILED if any(system["failed"] for one in summaries for system in one["systems"].values()) else 0
+
+
+def _summaries(args: argparse.Namespace, processes: Processes) -> list[dict[str, Any]]:
+    """Of each data set in turn."""
+    from trainers.evaluation import tables
+    from trainers.evaluation.evaluation import Evaluation, folder_of
+    from trainers.evaluation.systems import check_names
+
+    check_names(args.systems)
+    settings = [_settings(args, name) for name in _listed(args.dataset)]
+    if not settings:
+        raise ClaraError("--dataset names no data set")
+    clara = _load(args.model, args, processes, _store(args))
+    reader = _load(args.text_reader, args, processes) if args.text_reader else None
+    summaries = []
+    for one in settings:
+        evaluation = Evaluation(clara, one, Path(), reader, processes)
+        evaluation.folder = folder_of(args.out, clara.name, one, evaluation.stage)
+        with _progress(processes) as evaluation.progress:
+            summary = evaluation.run()
+        if summary is not None:
+            (evaluation.folder / "table.md").write_text(tables.markdown(summary), encoding="utf-8")
+            (evaluation.folder / "table.csv").write_text(tables.as_csv(summary), encoding="utf-8")
+            summaries.append(summary)
+    return summaries
+
+
+def _settings(args: argparse.Namespace, dataset: str) -> Settings:
+    from trainers.evaluation.evaluation import Settings
+
+    return Settings(
+        dataset=dataset,
+        setting=args.setting,
+        stage=args.stage,
+        systems=args.systems,
+        top_k=args.generation_top_k,
+        data=args.data,
+        docs=tuple(args.docs),
+        max_samples=args.max_samples,
+        max_new_tokens=args.max_new_tokens,
+        prompt_tokens=args.prompt_tokens,
+        batch_size=args.batch_size,
+        first_answer=args.first_answer,
+        known_only=args.known_only,
+    )
+
+
+def _store(args: argparse.Namespace) -> str | None:
+    """Where latents are kept: below the results, if documents are named and no store is."""
+    return args.store or (str(Path(args.out) / "latents") if args.docs else None)
+
+
+def _load(name: str, args: argparse.Namespace, processes: Processes, store: str | None = None) -> Clara:
+    from transformers.utils import logging as transformers_logging
+
+    from clara_model.inference.clara import Clara
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    keywords: dict[str, Any] = {option: getattr(args, option, None) for option in NAMES}
+    keywords["device"] = keywords["device"] or processes.device
+    return Clara.load(name, store=store, **keywords)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from trainers.evaluation import page, report
+
+    written = report.write(args.folder)
+    if args.page is not None:
+        found = {place.name: dict(one) for place, one in report.summaries_in(args.folder).items()}
+        sys.stdout.write(f"{args.page}: {', '.join(page.write(args.page, found))}\n")
+    for file in written:
+        sys.stdout.write(f"{file}\n")
+    return 0
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Show the warnings of this project as lines on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("clara-eval: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("clara_model", "trainers")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+@contextmanager
+def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each system, on a terminal, of the first process's part."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not (processes.first and console.is_terminal)) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(system: str, done: int, of: int) -> None:
+            if system not in tasks:
+                tasks[system] = bar.add_task(system, total=of)
+            bar.update(tasks[system], completed=done)
+
+        yield show
+
+
+def _show(summaries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    import json
+
+    from trainers.evaluation import tables
+
+    if as_json:
+        sys.stdout.write(json.dumps(summaries, ensure_ascii=False, indent=1) + "\n")
+        return
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+    for one in summaries:
+        console.print(tables.terminal(one))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

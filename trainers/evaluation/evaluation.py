@@ -1,0 +1,279 @@
+"""One evaluation: a checkpoint, a data set and a setting, through all systems, into a folder of records and figures.
+
+``FOLDER/run.json`` holds what was asked for and where it ran, ``SYSTEM.jsonl`` every answer, ``summary.json`` the
+figures, ``table.md`` and ``table.csv`` the same for reading. Started again with the same settings, it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clara_model.errors import ClaraError
+from clara_model.store.layered import durable
+from clara_model.validation import Generation
+from trainers.evaluation import corpus, latent_map, paraphrase
+from trainers.evaluation.environment import environment
+from trainers.evaluation.processes import Processes
+from trainers.evaluation.questions import (
+    Pool,
+    Question,
+    Setting,
+    find_dataset,
+    first_answers,
+    has_documents,
+    read_candidates,
+    read_own,
+)
+from trainers.evaluation.readers import Budget
+from trainers.evaluation.records import Record, file_name
+from trainers.evaluation.runner import Runner
+from trainers.evaluation.summary import Summary, summarize
+from trainers.evaluation.systems import DEFAULT, RANKING_STAGE, Systems, check_names
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Clara
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("stage1", "stage1_2", "stage2", "paraphrase")
+OF_CHECKPOINT = {"pretrain": "stage1", "instruct": "stage1_2", "end_to_end": "stage2"}
+RUN, SUMMARY = "run.json", "summary.json"
+_FREE = ("batch_size", "systems", "docs")
+"""Settings that may differ when a run goes on: they do not change an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured, and how."""
+
+    dataset: str
+    """A name or a file."""
+    setting: Setting = "normal"
+    stage: str | None = None
+    """One of `STAGES`; by default the checkpoint's own."""
+    systems: tuple[str, ...] = ()
+    """By default those that need no further model."""
+    top_k: int | None = None
+    """Passages that are read; by default the checkpoint's own number."""
+    data: str | None = None
+    """Folder in which names of data sets are looked for."""
+    docs: tuple[str, ...] = ()
+    """Files and folders of the user's own documents."""
+    max_samples: int = 0
+    """Questions at most; 0 for all."""
+    max_new_tokens: int = 64
+    """Of an answer (the published evaluation writes 64)."""
+    prompt_tokens: int | None = None
+    """Of a prompt at most; by default what the base model reads."""
+    batch_size: int = 16
+    """Questions at a time."""
+    first_answer: bool = False
+    """Compare with the first accepted answer only, as published; by default the best over all counts."""
+    known_only: bool = False
+    """Leave questions without a gold document out of the ranking figures, as the published training log does."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ClaraError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("top_k", "prompt_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ClaraError(f"{name} must be at least 1, got {value}")
+        if self.max_samples < 0:
+            raise ClaraError(f"max_samples must be at least 0, got {self.max_samples}")
+        if self.stage not in (None, *STAGES):
+            raise ClaraError(f"stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
+        check_names(self.systems)
+
+
+@dataclass
+class Evaluation:
+    """A checkpoint with the settings that it is measured under."""
+
+    clara: Clara
+    settings: Settings
+    folder: Path
+    reader: Clara | None = None
+    """A text reader's checkpoint on the same base."""
+    processes: Processes = field(default_factory=Processes)
+    progress: Callable[[str, int, int], None] = lambda system, done, of: None
+
+    def run(self) -> Summary | None:
+        """Measure; the summary on the first process, None on the others.
+
+        Raises:
+            ClaraError: no such data set, bad lines, a setting that does not fit, or a folder of another evaluation.
+        """
+        self._check_reader()
+        settings, stage = self.settings, self.stage
+        questions, compressed = self._questions()
+        names = settings.systems or (paraphrase.SYSTEMS if stage == "paraphrase" else self._default(questions))
+        budget = Budget(
+            settings.top_k or self.clara.top_k,
+            Generation.check(settings.max_new_tokens, (), {}),
+            settings.prompt_tokens,
+        )
+        compressed = self._open(questions, compressed)
+        device = self.clara.model.device
+        runner = Runner(questions, self.folder, device, settings.batch_size, self.processes, self.progress)
+        if stage == "paraphrase":
+            found = {name: runner.record(name, paraphrase.answering(name, self.clara, budget)) for name in names}
+        else:
+            gold = settings.setting == "oracle"
+            made = Systems(self.clara, questions, budget, stage=stage, gold_first=gold, reader=self.reader)
+            systems = [made.make(name) for name in check_names(names)]
+            found = {system.name: runner.run(system) for system in systems}
+        return self._written(found, questions, compressed) if self.processes.first else None
+
+    @property
+    def stage(self) -> str:
+        """What is measured of the checkpoint."""
+        return self.settings.stage or OF_CHECKPOINT[self.clara.model.config.stage]
+
+    def _default(self, questions: Sequence[Question]) -> tuple[str, ...]:
+        left_out = {"first"} if questions[0].pool.shared or self.stage != RANKING_STAGE else set()
+        return tuple(name for name in DEFAULT if name not in left_out)
+
+    def _check_reader(self) -> None:
+        if self.reader is None:
+            return
+        ours, theirs = self.clara.model.config, self.reader.model.config
+        if Path(ours.base_model).name != Path(theirs.base_model).name:
+            raise ClaraError(
+                f"the text reader stands on {theirs.base_model!r} and the checkpoint on {ours.base_model!r}; "
+                "compare checkpoints of one base"
+            )
+
+    def _questions(self) -> tuple[list[Question], corpus.Compressed]:
+        """What is asked, and what compressing a corpus for it has taken now."""
+        settings, limit = self.settings, self.settings.max_samples
+        files = find_dataset(settings.dataset, settings.setting, settings.data)
+        compressed = corpus.Compressed()
+        if settings.docs or not has_documents(files):
+            if settings.setting == "oracle" or self.stage != RANKING_STAGE:
+                raise ClaraError(
+                    "questions to documents of your own want --setting normal and a checkpoint that ranks "
+                    f"(--stage stage2), got {settings.setting} and {self.stage}"
+                )
+            pool, compressed = self._corpus()
+            questions: list[Question] = read_own(files, pool, limit)
+        else:
+            questions = read_candidates(files, settings.setting, self.clara.model.tokens.windows, limit)
+        if self.stage == "paraphrase":
+            questions = paraphrase.texts_of(questions)
+            return (questions[:limit] if limit else questions), compressed
+        blank = [question.source for question in questions if not question.text]
+        if blank:
+            raise ClaraError(f"{blank[0]} is a paraphrase row, which has no question; use --stage paraphrase")
+        return (first_answers(questions) if settings.first_answer else questions), compressed
+
+    def _corpus(self) -> tuple[Pool, corpus.Compressed]:
+        """The store's passages, once the documents are in it; one process compresses, the others wait."""
+        if durable(self.clara.store) is None:
+            raise ClaraError("questions without docs need --docs or --store: what they are asked about")
+        compressed = corpus.Compressed()
+        if self.settings.docs and self.processes.first:
+            compressed = corpus.compress(self.clara, self.settings.docs)
+        self.processes.wait()
+        return corpus.pool(self.clara), compressed
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def _open(self, questions: Sequence[Question], compressed: corpus.Compressed) -> corpus.Compressed:
+        """Write down what this evaluation is, unless the folder is another's; what compressing took in all its runs."""
+        file = self.folder / RUN
+        asked = self._asked(questions)
+        if file.exists():
+            before = json.loads(file.read_text(encoding="utf-8"))
+            differing = [name for name in asked if name not in _FREE and before["asked"].get(name) != asked[name]]
+            if differing:
+                name = differing[0]
+                raise ClaraError(
+                    f"{self.folder} holds another evaluation: its {name} is {before['asked'].get(name)!r}, this one's "
+                    f"{asked[name]!r}; use another --out or remove the folder"
+                )
+            compressed = compressed.after(corpus.Compressed(**before["compressed"]))
+        elif not questions[0].pool.shared:
+            passages = [text for question in questions for text in question.pool.passages]
+            compressed = corpus.Compressed(kept=corpus.kept(self.clara, passages))
+        self.processes.wait()
+        if self.processes.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            run = {
+                "asked": asked,
+                "compressed": asdict(compressed),
+                "environment": environment(self.clara.model.device),
+            }
+            file.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+        self.processes.wait()
+        return compressed
+
+    def _asked(self, questions: Sequence[Question]) -> dict[str, Any]:
+        config = self.clara.model.config
+        values = {**asdict(self.settings), "stage": self.stage, "top_k": self.settings.top_k or self.clara.top_k}
+        return json.loads(json.dumps(values)) | {
+            "model": self.clara.name,
+            "fingerprint": self.clara.fingerprint,
+            "dtype": str(self.clara.model.base.dtype).removeprefix("torch."),
+            "rate": config.compression_rate,
+            "slots": config.memory_tokens,
+            "text_reader": None if self.reader is None else self.reader.name,
+            "questions": len(questions),
+            "content": _content(questions),
+        }
+
+    def _written(
+        self, records: dict[str, list[Record]], questions: Sequence[Question], compressed: corpus.Compressed
+    ) -> Summary:
+        once = self._once(records, questions, compressed)
+        run = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+        found = summarize(records, once=once, known_only=self.settings.known_only)
+        whole = {**run, **found}
+        latent_map.sample(self.clara, _some_passages(questions), self.folder / latent_map.FILE)
+        (self.folder / SUMMARY).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return whole
+
+    def _once(
+        self, records: dict[str, list[Record]], questions: Sequence[Question], compressed: corpus.Compressed
+    ) -> float | None:
+        """Seconds of compressing what one question is offered, or the corpus; None where it was in the store before."""
+        pool = questions[0].pool
+        if pool.shared:  # at the rate of those that were compressed now
+            return compressed.seconds * len(pool.passages) / compressed.passages if compressed.passages else None
+        spent = [one.seconds.get("compress", 0.0) for one in records.get("clara", []) if not one.failed]
+        if not spent or compressed.kept:
+            return None
+        distinct = len({text for question in questions for text in question.pool.passages})
+        offered = sum(len(question.pool.passages) for question in questions) / len(questions)
+        return sum(spent) / distinct * offered  # questions may share documents, which are compressed once
+
+
+def _content(questions: Sequence[Question]) -> str:
+    """What tells data sets apart that have the same name."""
+    from hashlib import sha256
+
+    whole = sha256()
+    for one in questions:
+        for text in (one.text, *one.references, *(() if one.pool.shared else one.pool.passages)):
+            whole.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return whole.hexdigest()[:16]
+
+
+def _some_passages(questions: Sequence[Question]) -> list[str]:
+    """Passages of the first questions, enough for a sample."""
+    pools = {id(question.pool): question.pool for question in questions[: latent_map.SAMPLE]}
+    return [text for pool in pools.values() for text in pool.passages[: latent_map.SAMPLE]]
+
+
+def folder_of(out: str | Path, clara_name: str, settings: Settings, stage: str) -> Path:
+    """Where one evaluation's files go below the folder that was asked for."""
+    name = file_name(Path(clara_name).name)
+    data = file_name(Path(settings.dataset).name.removesuffix(".gz").removesuffix(".jsonl"))
+    return Path(out) / f"{name}_{data}_{settings.setting}_{stage}"

@@ -1,0 +1,135 @@
+"""What the latents of a text keep of it: the text told again from its latents, compared word by word and by names.
+
+ROUGE-1 and ROUGE-L are rouge-score's F measures with stemming; names are the entities that a spaCy model finds, where
+``en_core_web_sm`` is installed. The system ``text`` has the base model tell the text itself again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from clara_model.errors import ClaraError
+from clara_model.inference.pipeline import Written
+from trainers.evaluation.meter import Meter
+from trainers.evaluation.questions import Question
+from trainers.evaluation.readers import Budget
+from trainers.evaluation.records import Record
+from trainers.evaluation.runner import SHOWN, Answering
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Clara
+
+SYSTEMS = ("clara", "text")
+SPACY_MODEL = "en_core_web_sm"
+
+
+def texts_of(questions: Sequence[Question]) -> list[Question]:
+    """The distinct passages of some questions, each to be told again; a paraphrase row keeps its own reference."""
+    found: dict[str, Question] = {}
+    for question in questions:
+        for place, passage in enumerate(question.pool.passages):
+            references = question.references if not question.text else (passage,)
+            one = Question(
+                number=len(found),
+                text=passage,
+                references=references,
+                pool=question.pool,
+                source=f"{question.source}, passage {place + 1}",
+                cluster=question.cluster,
+            )
+            if passage.strip():
+                found.setdefault(passage, one)
+    return list(found.values())
+
+
+def answering(name: str, clara: Clara, budget: Budget) -> Answering:
+    """How a system tells texts again.
+
+    Raises:
+        ClaraError: another system, or rouge-score is not installed.
+    """
+    if name not in SYSTEMS:
+        raise ClaraError(f"the stage paraphrase compares {' and '.join(SYSTEMS)}, got {name!r}")
+    score = scorer()
+    write = _from_latents if name == "clara" else _from_text
+
+    def answer(questions: Sequence[Question], meter: Meter) -> list[Record]:
+        written = write(clara, budget, [question.text for question in questions], meter)
+        share = meter.share(len(questions))
+        return [
+            Record(
+                number=question.number,
+                question="",
+                references=list(question.references),
+                answer=one.text.strip(),
+                scores=score(one.text.strip(), question.references),
+                shown=[question.text[:SHOWN]],
+                cluster=question.cluster,
+                source=question.source,
+                seconds=share,
+                peak_bytes=meter.peaks,
+                prompt_tokens=one.prompt_tokens,
+                text_tokens=clara.count_tokens(question.text),
+                completion_tokens=one.completion_tokens,
+                finish_reason=one.finish_reason,
+            )
+            for question, one in zip(questions, written, strict=True)
+        ]
+
+    return answer
+
+
+def scorer() -> Callable[[str, Sequence[str]], dict[str, float]]:
+    """Scores of a text against what it should say, the best over several.
+
+    Raises:
+        ClaraError: rouge-score is not installed.
+    """
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise ClaraError(
+            "the stage paraphrase needs rouge-score; install it with: pip install 'clara-integrations[eval]'"
+        ) from error
+    rouge, entities = RougeScorer(["rouge1", "rougeL"], use_stemmer=True), _entities()
+
+    def score(said: str, references: Sequence[str]) -> dict[str, float]:
+        found = [rouge.score(reference, said) for reference in references]
+        scores = {name: max(one[name].fmeasure for one in found) for name in ("rouge1", "rougeL")}
+        if entities is not None:
+            kept = [_kept(entities(reference), entities(said)) for reference in references]
+            scores |= {"entities": max(value for value in kept if value is not None)} if any(kept) else {}
+        return scores
+
+    return score
+
+
+def _from_latents(clara: Clara, budget: Budget, texts: Sequence[str], meter: Meter) -> list[Written]:
+    call, model = clara.engine.call(), clara.model
+    with meter.phase("compress"):
+        found = call.candidates([list(texts)])[0]
+    ids = model.tokens.prompt_ids(model.config.prompts.paraphrase, 1)
+    with meter.phase("generate"):
+        return call.write([ids] * len(texts), [found.pick([place]) for place in range(len(texts))], budget.how)
+
+
+def _from_text(clara: Clara, budget: Budget, texts: Sequence[str], meter: Meter) -> list[Written]:
+    tokens, prompt = clara.model.tokens, clara.model.config.prompts.paraphrase
+    with meter.phase("generate"):
+        return clara.engine.call().write([tokens.text_prompt_ids(prompt, text) for text in texts], None, budget.how)
+
+
+def _entities() -> Callable[[str], set[str]] | None:
+    """The names in a text; None where spaCy or its model is not installed."""
+    if find_spec("spacy") is None or find_spec(SPACY_MODEL) is None:
+        return None
+    found: Any = import_module("spacy").load(SPACY_MODEL)
+    return lambda text: {one.text.lower().strip() for one in found(text).ents}
+
+
+def _kept(wanted: set[str], said: set[str]) -> float | None:
+    """Share of names that are said again; None where there are none."""
+    return len(wanted & said) / len(wanted) if wanted else None

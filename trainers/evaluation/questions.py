@@ -1,0 +1,201 @@
+"""Questions to be measured, each with the passages that are offered for it: published files, or a user's own.
+
+Published format: ``{"question", "docs", "golden_answers" | "answer" | .., "pos_index"?}``; a paraphrase row is a
+question without text. A user's own questions have no ``docs``: their passages are those of a store
+(`evaluation.corpus`). Long documents are split here into the passages that the checkpoint reads, so that every system
+ranks and reads the same.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from clara_model.errors import ClaraError
+from trainers.data.row import DOCUMENTS, Row, parse_row
+from trainers.data.rows import find_files, read_rows
+
+Setting = Literal["normal", "oracle"]
+SETTINGS = ("normal", "oracle")
+SHARED = Path("shared") / "data" / "eval"
+PUBLISHED = {"normal": "no_pos", "oracle": "with_pos"}
+"""How the published evaluation names the files of a setting: ``NAME/eval_processed_no_pos.jsonl``."""
+Split = Callable[[str], Sequence[tuple[int, int]]]
+"""Start and end of the passages of a text (`Tokens.windows`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """What is offered for a question, in the order of the file or the store."""
+
+    passages: Sequence[str]
+    documents: Sequence[int]
+    """The document that each passage stands in."""
+    shared: bool = False
+    """Whether it is a whole corpus, which all questions share."""
+
+    def ranking(self, order: Sequence[int]) -> list[int]:
+        """An order of passages as one of documents: each stands where its best passage does."""
+        return list(dict.fromkeys(self.documents[passage] for passage in order))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Question:
+    """One question, or one text to be told in other words."""
+
+    number: int
+    """Its place in the data set, from 0."""
+    text: str
+    references: tuple[str, ...]
+    """Accepted answers; of a text, what it is compared with."""
+    pool: Pool
+    positives: tuple[int, ...] = ()
+    """Gold documents, where known."""
+    source: str = ""
+    """``file:line``."""
+    cluster: str = ""
+    """Questions with the same one are not independent: they ask about the same gold documents or the same pool."""
+
+
+def find_dataset(name: str, setting: Setting, folder: str | Path | None = None) -> list[Path]:
+    """The files of a data set: a path, or a name in a folder.
+
+    Args:
+        name: a file, a folder, or e.g. ``nq``: ``nq/eval_processed_no_pos.jsonl`` (normal) or ``.._with_pos.jsonl``
+            (oracle) as published, or ``nq.jsonl``, which serves both settings.
+        setting: ``normal`` or ``oracle``.
+        folder: where names are looked for; by default ``shared/data/eval`` beside or above the working folder.
+
+    Raises:
+        ClaraError: nothing of that name, and where it was looked for.
+    """
+    if Path(name).expanduser().exists():
+        return find_files(name)
+    folders = [Path(folder).expanduser()] if folder else [Path(".."), Path(), Path(__file__).resolve().parents[3]]
+    folders = folders if folder else [one / SHARED for one in folders]
+    for place in folders:
+        for path in (place / name / f"eval_processed_{PUBLISHED[setting]}.jsonl", place / f"{name}.jsonl"):
+            for file in (path, path.with_name(path.name + ".gz")):
+                if file.is_file():
+                    return [file]
+    looked = ", ".join(str(place) for place in dict.fromkeys(folders))
+    raise ClaraError(f"there is no data set {name!r}: it is no file, and {looked} holds no {name}.jsonl; see --data")
+
+
+def has_documents(files: Sequence[Path]) -> bool:
+    """Whether the rows of some files bring their documents along; their first row tells."""
+    row = _lines(files[0])
+    first = next((values for _, values in row), None)
+    return isinstance(first, dict) and any(isinstance(first.get(name), list) for name in DOCUMENTS)
+
+
+def read_candidates(files: Sequence[Path], setting: Setting, split: Split, limit: int = 0) -> list[Question]:
+    """The questions of published evaluation files.
+
+    Args:
+        files: as `find_dataset` gives them.
+        setting: ``oracle`` wants a gold document among the candidates of every question.
+        split: of long documents.
+        limit: questions that are read at most; 0 for all.
+
+    Raises:
+        ClaraError: bad lines, several questions in a row, or no gold document in the oracle setting.
+    """
+    rows = read_rows(list(files), prefer_gold=True)
+    rows = rows[:limit] if limit else rows
+    return [_question(number, row, setting, split) for number, row in enumerate(rows)]
+
+
+def read_own(files: Sequence[Path], pool: Pool, limit: int = 0) -> list[Question]:
+    """A user's own questions, ``{"question", "answer" | "answers"}`` a line, over the passages of a corpus.
+
+    Raises:
+        ClaraError: bad lines, each named by file and number.
+    """
+    found: list[Question] = []
+    for file in files:
+        for number, values in _lines(file):
+            if limit and len(found) == limit:
+                return found
+            try:
+                row = parse_row({**values, "docs": [""]} if isinstance(values, dict) else values, prefer_gold=True)
+            except ClaraError as error:
+                raise ClaraError(f"{file}:{number}: {error}") from error
+            row = _single(replace(row, source=f"{file}:{number}"))
+            text, references = row.questions[0], row.references or row.answers
+            cluster = _key([text])
+            found.append(
+                Question(
+                    number=len(found),
+                    text=text,
+                    references=references,
+                    pool=pool,
+                    source=row.source,
+                    cluster=cluster,
+                )
+            )
+    if not found:
+        raise ClaraError(f"{', '.join(map(str, files))} holds no questions")
+    return found
+
+
+def passages_of(documents: Sequence[str], split: Split) -> Pool:
+    """The passages of some documents, in order."""
+    parts = [(text[start:end], number) for number, text in enumerate(documents) for start, end in split(text)]
+    return Pool([text for text, _ in parts], [number for _, number in parts])
+
+
+def first_answers(questions: Sequence[Question]) -> list[Question]:
+    """The same with the first accepted answer only, which is all that the published evaluation compares with."""
+    return [replace(question, references=question.references[:1]) for question in questions]
+
+
+def _question(number: int, row: Row, setting: Setting, split: Split) -> Question:
+    if row.kind == "paraphrase":
+        text, references = "", row.answers
+    else:
+        row = _single(row)
+        text, references = row.questions[0], row.references or row.answers
+    if setting == "oracle" and not row.positives and text:
+        raise ClaraError(f'{row.source} has no "pos_index", which --setting oracle needs; use --setting normal')
+    gold = [row.documents[place] for place in row.positives]
+    return Question(
+        number=number,
+        text=text,
+        references=references,
+        pool=passages_of(row.documents, split),
+        positives=row.positives,
+        source=row.source,
+        cluster=_key(sorted(gold or row.documents)),
+    )
+
+
+def _single(row: Row) -> Row:
+    if len(row.questions) != 1 or not row.questions[0].strip():
+        what = "a blank question" if row.questions else "no question"
+        what = f"{len(row.questions)} questions" if len(row.questions) > 1 else what
+        raise ClaraError(f"{row.source} has {what}; evaluation wants one in each row")
+    return row
+
+
+def _lines(file: Path) -> Iterable[tuple[int, object]]:
+    """Number and value of each line that is not blank."""
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, json.loads(line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClaraError(f"{file} could not be read ({error})") from error
+    except json.JSONDecodeError as error:
+        raise ClaraError(f"{file}:{number}: not valid JSON ({error})") from error
+
+
+def _key(texts: Sequence[str]) -> str:
+    """12 hexadecimal digits that tell texts apart."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -1,0 +1,239 @@
+"""Which passages are read for a question: as retrieved, by the checkpoint's latents, by BM25, by sentence-transformers.
+
+A ranker orders the passages of each question's pool; of a whole corpus it gives the best `DEPTH`. Leaves out reading
+(`evaluation.readers`). The packages of the baselines are optional and imported when used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from clara_model.errors import ClaraError
+from clara_model.inference.pipeline import Encoded
+from trainers.evaluation.meter import Meter
+from trainers.evaluation.questions import Question
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Clara
+
+DEPTH = 50
+"""Passages of a corpus that a ranker names."""
+RERANKED = 100
+"""Passages of a corpus, best by BM25, that a cross-encoder looks at."""
+_EXTRA = "install it with: pip install 'clara-integrations[eval]'"
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Passages of a question's pool, best first, and their latents where the ranker has made them."""
+
+    order: list[int]
+    latents: Encoded | None = None
+    """In the same order; at least as many as are read."""
+
+
+class Ranker(Protocol):
+    """Orders passages."""
+
+    @property
+    def name(self) -> str:
+        """Rankings of the same name are the same."""
+
+    def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
+        """The passages of each question."""
+
+
+class AsRetrieved:
+    """The order of the file; in the oracle setting with the gold documents among the first."""
+
+    name = "as retrieved"
+
+    def __init__(self, top_k: int, *, gold: bool) -> None:
+        """``gold``: gold documents that lie further back take the last of the first ``top_k`` places."""
+        self.top_k, self.gold = top_k, gold
+
+    def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
+        """See `Ranker`."""
+        return [Ranked(self._order(question)) for question in questions]
+
+    def _order(self, question: Question) -> list[int]:
+        pool = question.pool
+        if pool.shared:
+            raise ClaraError("a corpus has no order of retrieval; leave out the system 'first'")
+        places = list(range(len(pool.passages)))
+        if not self.gold:
+            return places
+        gold = [place for place in places if pool.documents[place] in question.positives][: self.top_k]
+        others = [place for place in places if place not in gold]
+        first = sorted([*gold, *others[: self.top_k - len(gold)]])
+        return [*first, *(place for place in places if place not in first)]
+
+
+class ByLatents:
+    """The checkpoint's own ranking: the cosine of the question's latents with each passage's."""
+
+    name = "latents"
+
+    def __init__(self, clara: Clara) -> None:
+        """``clara`` has a query reasoner."""
+        self.clara = clara
+        self._places: dict[int, dict[str, int]] = {}
+
+    def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
+        """See `Ranker`."""
+        if questions[0].pool.shared:
+            return [self._searched(question, meter) for question in questions]
+        call = self.clara.engine.call()
+        with meter.phase("compress"):
+            rows = call.candidates([list(question.pool.passages) for question in questions])
+        with meter.phase("rank"):
+            rankings = call.rank([question.text for question in questions], rows)
+        spent = call.timings().query
+        meter.add("query", spent)
+        meter.add("rank", -spent)
+        orders = [[one.index for one in ranking] for ranking in rankings]
+        return [Ranked(order, row.pick(order)) for order, row in zip(orders, rows, strict=True)]
+
+    def _searched(self, question: Question, meter: Meter) -> Ranked:
+        """The best passages of the store."""
+        pool = question.pool
+        place = self._places.get(id(pool))
+        if place is None:
+            place = self._places[id(pool)] = {text: number for number, text in enumerate(pool.passages)}
+        with meter.phase("rank"):
+            found = self.clara.search(question.text, DEPTH)
+        meter.add("query", found.timings.query)
+        meter.add("rank", -found.timings.query)
+        assert found.latents is not None
+        order = [place[one.text or ""] for one in found]
+        return Ranked(order, Encoded(found.latents.vectors, found.latents.lengths))
+
+
+class ByBM25:
+    """BM25 over words (bm25s, k1 1.5, b 0.75); the words' weights come from all passages of the evaluation."""
+
+    name = "bm25"
+
+    def __init__(self, passages: Sequence[str], questions: int) -> None:
+        """Index the passages.
+
+        Args:
+            passages: all that are offered for any question; equal ones count once.
+            questions: among which the time of indexing is divided.
+
+        Raises:
+            ClaraError: the ``bm25s`` package is not installed.
+        """
+        try:
+            import bm25s
+        except ImportError as error:
+            raise ClaraError(f"the system bm25 needs the bm25s package; {_EXTRA}") from error
+        start = time.perf_counter()
+        self._tokenize = partial(bm25s.tokenize, stopwords="en", token_pattern=r"\w+", show_progress=False)
+        self._places = {text: number for number, text in enumerate(dict.fromkeys(passages))}
+        self._index: Any = bm25s.BM25()
+        tokens = self._tokenize(list(self._places))
+        self._words: dict[str, int] = tokens.vocab
+        if any(len(ids) for ids in tokens.ids):
+            self._index.index(tokens, show_progress=False)
+        else:
+            self._words = {}
+        self._share = (time.perf_counter() - start) / max(1, questions)
+
+    def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
+        """See `Ranker`; equal scores stand in the order of the pool."""
+        meter.add("compress", self._share * len(questions))
+        with meter.phase("rank"):
+            return [Ranked(self.best(question)) for question in questions]
+
+    def best(self, question: Question, depth: int = DEPTH) -> list[int]:
+        """The passages of one question, best first; of a corpus so many."""
+        asked = [word for word in self._tokenize([question.text], return_ids=False)[0] if word in self._words]
+        if asked:
+            scores_N = np.asarray(self._index.get_scores(asked), dtype=np.float64)
+        else:
+            scores_N = np.zeros(len(self._places))
+        places = np.array([self._places[text] for text in question.pool.passages])
+        order = np.argsort(-scores_N[places], kind="stable").tolist()
+        return order[:depth] if question.pool.shared else order
+
+
+class ByVectors:
+    """Cosine between the vectors of a sentence-transformers bi-encoder; each passage is encoded once."""
+
+    def __init__(self, model: str) -> None:
+        """Load the model.
+
+        Raises:
+            ClaraError: the package is not installed, or the model cannot be loaded.
+        """
+        from trainers.data.negatives import SentenceTransformersEncoder
+
+        self.name = f"bi:{model}"
+        self._encoder = SentenceTransformersEncoder(model)
+        self._vectors: dict[str, np.ndarray] = {}
+
+    def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
+        """See `Ranker`."""
+        new = dict.fromkeys(text for question in questions for text in question.pool.passages)
+        new = {text: None for text in new if text not in self._vectors}
+        if new:
+            with meter.phase("compress"):
+                self._vectors |= zip(new, _unit(self._encoder.documents(list(new))), strict=True)
+        with meter.phase("query"):
+            queries_BD = _unit(self._encoder.questions([question.text for question in questions]))
+        with meter.phase("rank"):
+            return [
+                Ranked(self._order(question, vector)) for question, vector in zip(questions, queries_BD, strict=True)
+            ]
+
+    def _order(self, question: Question, query_D: np.ndarray) -> list[int]:
+        scores_N = np.stack([self._vectors[text] for text in question.pool.passages]) @ query_D
+        order = np.argsort(-scores_N, kind="stable").tolist()
+        return order[:DEPTH] if question.pool.shared else order
+
+
+class ByCrossEncoder:
+    """The scores of a sentence-transformers cross-encoder; of a corpus it sees what BM25 finds."""
+
+    def __init__(self, model: str, first: ByBM25) -> None:
+        """Load the model.
+
+        Raises:
+            ClaraError: the package is not installed, or the model cannot be loaded.
+        """
+        try:
+            from sentence_transformers import CrossEncoder
+        except ImportError as error:
+            raise ClaraError(f"a cross-encoder needs the sentence-transformers package; {_EXTRA}") from error
+        self.name, self._first = f"cross:{model}", first
+        try:
+            self._model: Any = CrossEncoder(model)
+        except (OSError, ValueError) as error:
+            raise ClaraError(f"the cross-encoder {model!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+
+    def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
+        """See `Ranker`."""
+        with meter.phase("rank"):
+            offered = [self._offered(question) for question in questions]
+            pairs = [(q.text, q.pool.passages[i]) for q, places in zip(questions, offered, strict=True) for i in places]
+            scores = np.asarray(self._model.predict(pairs, show_progress_bar=False), dtype=np.float64).reshape(-1)
+            parts = np.split(scores, np.cumsum([len(places) for places in offered])[:-1])
+            orders = [np.argsort(-part, kind="stable").tolist() for part in parts]
+        return [Ranked([places[i] for i in order]) for places, order in zip(offered, orders, strict=True)]
+
+    def _offered(self, question: Question) -> list[int]:
+        pool = question.pool
+        return self._first.best(question, RERANKED) if pool.shared else list(range(len(pool.passages)))
+
+
+def _unit(vectors_ND: np.ndarray) -> np.ndarray:
+    """Rows of length 1, in float32."""
+    vectors_ND = np.asarray(vectors_ND, dtype=np.float32)
+    return vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,192 @@
+"""Questions through the systems, batch by batch, into records; resumable, on one process or several.
+
+A batch that fails is tried again in halves, so that running out of memory goes on with smaller batches and one bad
+question spoils no other; a question that fails alone is recorded with its reason. Leaves out what is done with the
+records (`evaluation.summary`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from clara_model.errors import ClaraError
+from clara_model.inference.batching import is_out_of_memory, release_memory
+from trainers.evaluation.meter import Meter
+from trainers.evaluation.metrics import holds_answer, score_answer
+from trainers.evaluation.processes import Processes
+from trainers.evaluation.questions import Question
+from trainers.evaluation.rankers import Ranked
+from trainers.evaluation.readers import Read
+from trainers.evaluation.records import Record, Records
+from trainers.evaluation.systems import System
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 300
+"""Characters of a passage that a record keeps."""
+Answering = Callable[[Sequence[Question], Meter], list[Record]]
+_FAILURES = (ClaraError, ValueError, RuntimeError, MemoryError)
+
+
+@dataclass
+class Runner:
+    """One evaluation's questions and where its records go."""
+
+    questions: Sequence[Question]
+    folder: Path
+    device: torch.device
+    batch_size: int = 16
+    processes: Processes = field(default_factory=Processes)
+    progress: Callable[[str, int, int], None] = lambda system, done, of: None
+    """Called with a system's name and how many of this process's questions are done."""
+    _ranked: dict[tuple[str, int], tuple[Ranked, dict[str, float], dict[str, int]]] = field(default_factory=dict)
+    """What rankers that several systems share have given, with its cost; without latents."""
+
+    def run(self, system: System) -> list[Record]:
+        """Answer every question that has no answer yet; the records of all, in order, on the first process."""
+        return self.record(system.name, lambda questions, meter: self._answered(system, questions, meter), system)
+
+    def record(self, name: str, answering: Answering, system: System | None = None) -> list[Record]:
+        """The same with any way of answering.
+
+        Returns:
+            the records of all questions in their order on the first process, nothing on the others.
+
+        Raises:
+            ClaraError: every question failed, with the reason of the first.
+        """
+        records = Records(self.folder, name, self.processes.index)
+        done = records.read()
+        if system is not None:
+            self._remember(system, done)
+        mine = self.questions[self.processes.index :: self.processes.count]
+        todo = [question for question in mine if question.number not in done]
+        counted = len(mine) - len(todo)
+        for made in self._batches(todo, answering):
+            records.append(made)
+            counted += len(made)
+            self.progress(name, counted, len(mine))
+        self.processes.wait()
+        if not self.processes.first:
+            return []
+        whole = records.merge(len(self.questions))
+        if all(one.failed for one in whole):
+            raise ClaraError(f"{name}: every question failed; the first with: {whole[0].error}")
+        return whole
+
+    def _batches(self, todo: Sequence[Question], answering: Answering) -> Iterator[list[Record]]:
+        """Records of batches that are no larger than what has gone through memory."""
+        pending, limit = list(todo), self.batch_size
+        while pending:
+            batch = pending[:limit]
+            meter = Meter(self.device)
+            try:
+                made = answering(batch, meter)
+            except _FAILURES as error:
+                short = is_out_of_memory(error)
+                reason = f"{type(error).__name__}: {error}"
+            else:
+                pending = pending[len(batch) :]
+                yield made
+                continue
+            if short:
+                release_memory()
+            if len(batch) == 1:
+                logger.warning("%s failed: %s", batch[0].source or f"question {batch[0].number}", reason)
+                pending = pending[1:]
+                yield [_base(batch[0], error=reason)]
+            elif short:
+                limit = (len(batch) + 1) // 2
+                logger.warning("out of memory with %d questions at a time; going on with %d", len(batch), limit)
+            else:
+                for question in batch:
+                    yield from self._batches([question], answering)
+                pending = pending[len(batch) :]
+
+    # -- one batch -----------------------------------------------------------------------------------------------
+
+    def _answered(self, system: System, questions: Sequence[Question], meter: Meter) -> list[Record]:
+        """Rank, read and score."""
+        ranked = self._rankings(system, questions, meter)
+        spent = Meter(self.device)
+        read = system.reader.read(questions, [one for one, _, _ in ranked], spent)
+        share = spent.share(len(questions))
+        made = []
+        for question, (order, seconds, peaks), answer in zip(questions, ranked, read, strict=True):
+            total = {name: round(seconds.get(name, 0.0) + share.get(name, 0.0), 6) for name in {**seconds, **share}}
+            made.append(_record(question, order, answer, total, {**peaks, **spent.peaks}))
+        return made
+
+    def _rankings(
+        self, system: System, questions: Sequence[Question], meter: Meter
+    ) -> list[tuple[Ranked, dict[str, float], dict[str, int]]]:
+        """Of the system's ranker, or as another system has had them from it."""
+        ranker = system.ranker
+        if ranker is None:
+            return [(Ranked([]), {}, {}) for _ in questions]
+        new = [question for question in questions if (ranker.name, question.number) not in self._ranked]
+        fresh: dict[int, Ranked] = {}
+        if new:
+            fresh = dict(zip((question.number for question in new), ranker.rank(new, meter), strict=True))
+            share, peaks = meter.share(len(new)), dict(meter.peaks)
+            for number, one in fresh.items():
+                self._ranked[ranker.name, number] = Ranked(one.order), share, peaks
+        found = [self._ranked[ranker.name, question.number] for question in questions]
+        return [
+            (fresh.get(question.number, one), seconds, peaks)
+            for question, (one, seconds, peaks) in zip(questions, found, strict=True)
+        ]
+
+    def _remember(self, system: System, done: dict[int, Record]) -> None:
+        """Rankings of an earlier run."""
+        if system.ranker is None:
+            return
+        for number, one in done.items():
+            seconds = {name: value for name, value in one.seconds.items() if name != "generate"}
+            peaks = {name: value for name, value in one.peak_bytes.items() if name != "generate"}
+            self._ranked.setdefault((system.ranker.name, number), (Ranked(one.order), seconds, peaks))
+
+
+def _base(question: Question, **values: object) -> Record:
+    known = {
+        "number": question.number,
+        "question": question.text,
+        "references": list(question.references),
+        "positives": list(question.positives),
+        "cluster": question.cluster,
+        "source": question.source,
+    }
+    return Record(**{**known, **values})  # type: ignore[arg-type]
+
+
+def _record(question: Question, ranked: Ranked, read: Read, seconds: dict[str, float], peaks: dict[str, int]) -> Record:
+    pool, answer = question.pool, read.written.text.strip()
+    chosen = ranked.order[: read.passages]
+    scores = score_answer(answer, question.references)
+    holding = (
+        place
+        for place, passage in enumerate(ranked.order, start=1)
+        if any(holds_answer(pool.passages[passage], reference) for reference in question.references)
+    )
+    return _base(
+        question,
+        answer=answer,
+        scores={"em": scores.em, "f1": scores.f1, "cover_em": scores.cover_em},
+        order=ranked.order,
+        ranking=pool.ranking(ranked.order),
+        read=[pool.documents[passage] for passage in chosen],
+        shown=[pool.passages[passage][:SHOWN] for passage in chosen],
+        left_out=read.left_out,
+        answer_at=next(holding, None),
+        seconds=seconds,
+        peak_bytes=peaks,
+        prompt_tokens=read.written.prompt_tokens,
+        text_tokens=read.text_tokens,
+        completion_tokens=read.written.completion_tokens,
+        finish_reason=read.written.finish_reason,
+    )

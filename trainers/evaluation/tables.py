@@ -1,0 +1,193 @@
+"""The figures of an evaluation as tables: for a terminal, as Markdown, and as CSV with every figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+Summary = Mapping[str, Any]
+
+WITH_INTERVAL = ("em", "f1", "rouge1", "rougeL")
+TITLES = {
+    "em": "EM",
+    "f1": "F1",
+    "cover_em": "cover-EM",
+    "recall@1": "R@1",
+    "recall@3": "R@3",
+    "recall@5": "R@5",
+    "precision@5": "P@5",
+    "ndcg@10": "nDCG@10",
+    "mrr": "MRR",
+    "answer@1": "answer@1",
+    "answer@5": "answer@5",
+    "rouge1": "ROUGE-1",
+    "rougeL": "ROUGE-L",
+    "entities": "names kept",
+}
+"""Figures that a table shows, in this order; the CSV holds all."""
+COMPARED = ("f1", "rougeL")
+ABSENT = "-"
+
+
+def caption(summary: Summary) -> str:
+    """What was measured, in one line."""
+    asked = summary["asked"]
+    offered = "oracle" if asked["setting"] == "oracle" else "normal"
+    return (
+        f"{Path(asked['model']).name} on {Path(asked['dataset']).name.removesuffix('.jsonl')} ({offered}, "
+        f"{asked['stage']}): {summary['questions']} questions, "
+        f"best {asked['top_k']} passages, rate {asked['rate']}"
+    )
+
+
+def notes(summary: Summary) -> list[str]:
+    """What else a reader has to know: failures, what did not fit, the break-even, exact match by place."""
+    found = []
+    for name, system in summary["systems"].items():
+        if system["failed"]:
+            listed = ", ".join(system["failed"][:3]) + (", .." if len(system["failed"]) > 3 else "")
+            found.append(f"{name}: {len(system['failed'])} questions FAILED and count in no figure ({listed})")
+        if system["left_out"]:
+            found.append(f"{name}: {system['left_out']} passages did not fit the prompt and were left out")
+    found += _break_even(summary)
+    places = summary["systems"].get("clara", {}).get("by_place")
+    if places:
+        listed = ", ".join(f"{place} {one['em']:.3f} ({one['questions']})" for place, one in places.items())
+        found.append(f"clara: EM by the place of the gold document among those that were read: {listed}")
+    return found
+
+
+def _break_even(summary: Summary) -> Iterator[str]:
+    even = summary["break_even"]
+    if even is None:
+        return
+    spent = f"an answer from latents {_seconds(even['warm'])}, the same passages as text {_seconds(even['text'])}"
+    if even["once"] is None:
+        yield f"{spent}; the documents were compressed before"
+    elif even["questions"] is None:
+        yield f"{spent}; compressing {_seconds(even['once'])}: text is quicker however many questions are asked"
+    else:
+        yield (
+            f"{spent}; compressing {_seconds(even['once'])}, which is earned back after {even['questions']:.1f} "
+            "questions to the same documents"
+        )
+
+
+def header(summary: Summary) -> list[str]:
+    """The titles of the columns."""
+    return [title for title, _ in _columns(summary)]
+
+
+def rows(summary: Summary) -> list[list[str]]:
+    """One row for each system."""
+    columns = _columns(summary)
+    return [[cell(name, system) for _, cell in columns] for name, system in summary["systems"].items()]
+
+
+def _columns(summary: Summary) -> list[tuple[str, Any]]:
+    """Titles, and what makes a cell from a system's name and figures."""
+    systems = summary["systems"].values()
+    shown = [name for name in TITLES if any(name in one["metrics"] for one in systems)]
+    columns: list[tuple[str, Any]] = [("system", lambda name, _: name)]
+    columns += [
+        (TITLES[name], lambda _, one, m=name: _figure(one["metrics"].get(m), m in WITH_INTERVAL)) for name in shown
+    ]
+    if any(one["retained_f1"] for one in systems):
+        columns.append(("F1 retained", lambda _, one: _figure(one["retained_f1"], True)))
+    compared = next((name for name in COMPARED if name in shown), None)
+    if compared and any(one["against_clara"] for one in systems):
+        columns.append(
+            (f"{TITLES[compared]} against clara (p)", lambda _, one: _against(one["against_clara"], compared))
+        )
+    columns += [
+        ("prompt tokens", lambda _, one: f"{one['prompt_tokens']:.0f}"),
+        ("s/question", lambda _, one: _seconds(sum(one["seconds"].values()), unit=False)),
+    ]
+    if any(one["failed"] for one in systems):
+        columns.append(("failed", lambda _, one: str(len(one["failed"]))))
+    return columns
+
+
+def _figure(found: Mapping[str, Any] | None, with_interval: bool) -> str:
+    if found is None:
+        return ABSENT
+    if not with_interval or found["low"] is None:
+        return f"{found['value']:.3f}"
+    return f"{found['value']:.3f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _against(found: Mapping[str, Any] | None, name: str) -> str:
+    if not found or name not in found:
+        return ABSENT
+    p = found[name]["p"]
+    return f"{found[name]['value']:+.3f} ({'<0.001' if p < 0.001 else f'{p:.3f}'})"
+
+
+def _seconds(value: float, unit: bool = True) -> str:
+    return f"{value:.3f}" + (" s" if unit else "")
+
+
+def terminal(summary: Summary) -> Table:
+    """For a terminal."""
+    table = Table(
+        title=caption(summary), title_justify="left", caption="\n".join(notes(summary)), caption_justify="left"
+    )
+    for number, title in enumerate(header(summary)):
+        table.add_column(title, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows(summary):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def markdown(summary: Summary) -> str:
+    """As Markdown, with its caption and notes."""
+    titles = header(summary)
+    lines = [f"**{caption(summary)}**", "", _line(titles), _line(["---"] * len(titles)), *map(_line, rows(summary)), ""]
+    lines += [f"* {note}" for note in notes(summary)]
+    facts = summary["environment"]
+    where = ", ".join(f"{name} {value}" if name not in _PLAIN else value for name, value in facts.items())
+    return (
+        "\n".join([*lines, f"* 95 % intervals by bootstrap over {summary['clusters']} groups of documents. {where}."])
+        + "\n"
+    )
+
+
+_PLAIN = ("date", "processor", "device", "system")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def as_csv(summary: Summary) -> str:
+    """Every figure of every system, a line each."""
+    asked, text = summary["asked"], io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "dataset", "setting", "stage", "system", "figure", "value", "low", "high"])
+    for name, system in summary["systems"].items():
+        for figure, found in _figures(system):
+            writer.writerow([asked["model"], asked["dataset"], asked["setting"], asked["stage"], name, figure, *found])
+    return text.getvalue()
+
+
+def _figures(system: Summary) -> Iterator[tuple[str, list[Any]]]:
+    ends = ("value", "low", "high")
+    for name, found in system["metrics"].items():
+        yield name, [found[end] for end in ends]
+    if system["retained_f1"]:
+        yield "retained_f1", [system["retained_f1"][end] for end in ends]
+    for name, found in (system["against_clara"] or {}).items():
+        yield f"{name} against clara", [found[end] for end in ends]
+        yield f"{name} against clara, p", [found["p"], None, None]
+    for kind in ("seconds", "peak_bytes"):
+        for phase, value in system[kind].items():
+            yield f"{kind} {phase}", [value, None, None]
+    for name in ("prompt_tokens", "text_tokens", "completion_tokens", "left_out", "cut_short", "answered"):
+        yield name, [system[name], None, None]
+    yield "failed", [len(system["failed"]), None, None]
