@@ -19,6 +19,7 @@ PACKAGES = ("clara_model", "trainers", "clara_integrations", "haystack_integrati
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {
     "bs4": "beautifulsoup4",
+    "lance": "pylance",
     "docx": "python-docx",
     "haystack": "haystack-ai",
     "llama_index": "llama-index-core",

@@ -191,6 +191,8 @@ def _clear(folder: str) -> dict[str, Any]:
     shutil.rmtree(place / "search", ignore_errors=True)
     for file in (*place.glob("latents.sqlite*"), *place.glob("data-*.bin")):  # nothing that is not the store's
         file.unlink(missing_ok=True)  # SQLite's own go with the last connection
+    for name in ("blocks.lance", "documents.lance"):
+        shutil.rmtree(place / name, ignore_errors=True)
     if not any(place.iterdir()):
         place.rmdir()
     return {"url": folder, "nbytes_freed": freed}

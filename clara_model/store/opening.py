@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from clara_model.errors import ClaraError
+from clara_model.store import lance
+from clara_model.store.lance import LanceStore
 from clara_model.store.protocol import DurableStore
 from clara_model.store.sqlite import FILE, SQLiteStore
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+_OBJECTS = ("s3", "gs", "az", "abfss")
+"""Schemes of object storage; what lies there is a Lance store."""
 _COPIED_AT_ONCE = 256
 T = TypeVar("T")
 
@@ -21,7 +25,8 @@ def open_store(url: str | Path, *, encoding: str | None = None, keep_text: bool 
     """Open the store at a path or URL, or start one there.
 
     Args:
-        url: a folder, or a ``file://`` URL of one.
+        url: a folder, or a ``file://`` URL of one; with a name that ends in ``.lance``, or on object storage
+            (``s3://``, ``gs://``, ``az://``, ``abfss://``), it is a store that many machines may use (extra ``lance``).
         encoding: ``exact`` (as the model made them), ``float32``, ``bfloat16``, ``float16``, ``int8`` or ``int4``; a
             store that exists keeps its own.
         keep_text: whether the windows' texts are kept beside their latents (default: yes).
@@ -35,9 +40,19 @@ def open_store(url: str | Path, *, encoding: str | None = None, keep_text: bool 
     scheme = _SCHEME.match(name)
     if scheme and scheme[1].lower() == "file":
         name, scheme = name[len("file://") :], None
-    if scheme:
-        raise ClaraError(f"{name} has the unknown scheme {scheme[1]}://; a store is a folder")
+    if scheme and scheme[1].lower() not in _OBJECTS:
+        raise ClaraError(f"{name} has the unknown scheme {scheme[1]}://; a store is a folder or at {_known()}")
+    if scheme or _is_lance(name):
+        return LanceStore(name if scheme else Path(name).expanduser(), encoding=encoding, keep_text=keep_text)
     return SQLiteStore(name, encoding=encoding, keep_text=keep_text)
+
+
+def _known() -> str:
+    return ", ".join(f"{scheme}://" for scheme in _OBJECTS)
+
+
+def _is_lance(name: str) -> bool:
+    return name.rstrip("/").endswith(".lance")
 
 
 def existing_store(url: str | Path) -> str:
@@ -48,10 +63,16 @@ def existing_store(url: str | Path) -> str:
         ClaraError: something else is there.
     """
     name = str(url)
+    if _SCHEME.match(name) and not name.startswith("file://"):
+        if not lance.exists(name):
+            raise FileNotFoundError(
+                f"{name} holds no store; make it with: clara compress FILE_OR_FOLDER --store {name}"
+            )
+        return name
     folder = Path(name.removeprefix("file://")).expanduser()
     if not folder.exists():
         raise FileNotFoundError(f"{name} does not exist; make it with: clara compress FILE_OR_FOLDER --store {name}")
-    if folder.is_dir() and not (folder / FILE).is_file():
+    if folder.is_dir() and not (folder / FILE).is_file() and not (folder / "documents.lance").is_dir():
         raise ClaraError(f"{name} is a folder without a store; make one with: clara compress FILE_OR_FOLDER --store ..")
     return name
 

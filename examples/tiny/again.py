@@ -2,8 +2,9 @@
 
     python examples/tiny/again.py [--only data|stage2|stage3|measure]
 
-Stage 2 goes on from the bundled compressor and generator: pools of mixed kinds, half of the rows in random order. Stage
-3 starts its query reasoner as that compressor. Everything goes to ``~/.cache/clara-tiny/again``; a run that was stopped
+The settings are those for the next bundle; `train.py` and its YAML files are what the bundled one was made with. Stage
+2 goes on from the bundled compressor and generator: pools of mixed kinds, half of the rows in random order. Stage 3
+starts its query reasoner as that compressor. Everything goes to ``~/.cache/clara-tiny/again``; a run that was stopped
 goes on when the command is given again. The last step measures the result as the card does and says of each figure
 whether it is better; nothing is bundled (`package.py` does that).
 """
@@ -26,7 +27,8 @@ BUNDLED = files.BUNDLED / "clara-tiny"
 ALIKE = 0.3
 """Share of pools whose documents are of one kind; in the rest the kind asked for tells many of them apart."""
 STAGE2 = {"shuffle_documents": 0.5}
-STAGE3 = {"shuffle_documents": 0.5}
+STAGE3 = {"shuffle_documents": 0.5, "ranking_loss": "labels", "ranking_warmup": 20}
+"""The best ranking of those that were compared (docs/results.md)."""
 STEPS = ("data", "stage2", "stage3", "measure")
 
 

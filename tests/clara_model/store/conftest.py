@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from clara_model.store import DurableStore, open_store
 
-KINDS = {"sqlite": "latents"}
+KINDS = {"sqlite": "latents", "lance": "latents.lance"}
 
 
 @pytest.fixture(params=KINDS)

@@ -18,6 +18,12 @@ SIZES = {"slots": 8, "width": 512}
 PER_CALL = 10
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Of the embedded store, which a forked child may use; Lance's own threads do not outlive a fork (`test_lance`)."""
+    return tmp_path / "latents"
+
+
 def test_killed_in_the_middle_of_writing_fifty_times(place: Path):
     draw = random.Random(0)
     acknowledged: list[int] = []

@@ -1,0 +1,442 @@
+"""A store that machines share: two Lance data sets in a folder or on object storage (``s3://``, ``gs://``, ``az://``).
+
+The package is ``pylance`` (extra ``lance``). Each call is one commit, which other machines see whole or not at all; two
+that write at once are put one behind the other. A block's number is where Lance keeps it: larger for what comes later,
+and new when the block is replaced or the store compacted, so that an index made from numbers finds its way. Leaves out
+an index of Lance's own: search reads the coarse index (`clara_model.search`), which lies in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from clara_model.errors import ClaraError
+from clara_model.store.checksum import checksum
+from clara_model.store.encodings import EXACT, Encoded, check_encoding, decode, encode
+from clara_model.store.filters import condition
+from clara_model.store.protocol import Block, Damage, Placed, Row, StoredDocument, StoreStats, Where, Window
+from clara_model.store.sqlite_documents import dump_metadata
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_AT_ONCE = 256
+_RETRIES = 30
+"""Commits of others that a call of ours lets pass before it gives up."""
+_BLOCK = "key length slots width encoding dtype checksum text data".split()
+
+
+class LanceStore:
+    """A `DurableStore` in the data sets ``blocks.lance`` and ``documents.lance`` of a folder or URL. Thread-safe."""
+
+    def __init__(self, url: str | Path, *, encoding: str | None = None, keep_text: bool | None = None) -> None:
+        """Open the store at a URL, or start one there; arguments as for `SQLiteStore`.
+
+        Raises:
+            ClaraError: the package is missing, or the place cannot be used.
+        """
+        if encoding is not None:
+            check_encoding(encoding)
+        self._url = str(url).rstrip("/")
+        self._closed = False
+        with self._named():
+            if not exists(self._url):
+                _create(self._url, encoding or EXACT, keep_text is not False)
+            about = self._table("blocks").schema.metadata or {}
+        self._about = {name.decode(): value.decode() for name, value in about.items()}
+        if self._about.get("format") != str(FORMAT):
+            own = self._about.get("format", "none")
+            raise ClaraError(f"{self._url} has the format {own} and this version reads {FORMAT}; use a newer version")
+        self._encoding, self._keeps_text = self._about["encoding"], self._about["keep_text"] == "True"
+        self._fingerprint: str | None = None
+        for name, asked, kept in (
+            ("encoding", encoding, self._encoding),
+            ("keep_text", keep_text, self._keeps_text),
+        ):
+            if asked is not None and asked != kept:
+                raise ClaraError(
+                    f"{self._url} has {name} {kept} and {asked} was asked for; leave {name} out, or copy the store"
+                )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the same place."""
+        return type(self), (self._url,)
+
+    @property
+    def url(self) -> str:
+        """The folder or URL."""
+        return self._url
+
+    @property
+    def identity(self) -> str:
+        """A name that no other store has."""
+        return self._about["identity"]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the checkpoint whose latents it holds; None before the first `put`."""
+        if self._fingerprint is None:
+            with self._named():
+                self._fingerprint = self._table("blocks").config().get("fingerprint")
+        return self._fingerprint
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What Lance says about a place that cannot be used, in one sentence."""
+        try:
+            yield
+        except ClaraError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ClaraError(f"the store {self._url} cannot be used: {reason}") from error
+
+    def _table(self, name: str) -> Any:
+        """The newest state of a data set."""
+        if self._closed:
+            raise ClaraError(f"the store {self._url} is closed; open it again")
+        return _package().dataset(f"{self._url}/{name}.lance")
+
+    # -- blocks ------------------------------------------------------------------------------------------------
+
+    def get(self, fingerprint: str, keys: Sequence[str]) -> list[Block | None]:
+        """The blocks of these keys, ``None`` where there is none or it is damaged (which is logged)."""
+        own = self.fingerprint
+        if own is None:
+            return [None] * len(keys)
+        self._check(fingerprint)
+        found: dict[str, Block] = {}
+        for part in _parts(list(dict.fromkeys(keys))):
+            found.update((row.key, row.block) for row in self._rows(_in("key", part)))
+        return [found.get(key) for key in keys]
+
+    def put(self, fingerprint: str, blocks: Mapping[str, Block]) -> None:
+        """Keep blocks in one commit, in place of what is there under their keys; all or none."""
+        if not blocks:
+            return
+        encoded = {key: encode(block.vector, self._encoding) for key, block in blocks.items()}
+        self._claim(fingerprint)
+        rows = [self._values(key, block, encoded[key]) for key, block in blocks.items()]
+        self._merge("blocks", "key", dict(zip(_BLOCK, zip(*rows, strict=True), strict=True)))
+
+    def _claim(self, fingerprint: str) -> None:
+        """Make the store this checkpoint's if it is nobody's."""
+        for turn in range(_RETRIES):
+            if self.fingerprint is not None:
+                break
+            with self._named():
+                try:
+                    self._table("blocks").update_config({"fingerprint": fingerprint})
+                except OSError:  # another one was quicker: whose the store is now is read again
+                    if turn == _RETRIES - 1:
+                        raise
+        self._check(fingerprint)
+
+    def _check(self, fingerprint: str) -> None:
+        own = self.fingerprint
+        if own is not None and own != fingerprint:
+            raise ClaraError(
+                f"the store {self._url} holds latents of checkpoint {own} and this is checkpoint {fingerprint}; "
+                "use a store of its own for each checkpoint"
+            )
+
+    def _merge(self, name: str, on: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        import pyarrow
+
+        with self._named():
+            table = self._table(name)
+            new = pyarrow.table({column: list(values) for column, values in columns.items()}, schema=table.schema)
+            merge = table.merge_insert(on).when_matched_update_all().when_not_matched_insert_all()
+            merge.conflict_retries(_RETRIES).execute(new)
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """Forget blocks; how many there were."""
+        there = self.numbers(keys)
+        for part in _parts(list(there)):
+            self._delete("blocks", _in("key", part))
+        return len(there)
+
+    def _delete(self, name: str, test: str) -> None:
+        with self._named():
+            self._table(name).delete(test, conflict_retries=_RETRIES)
+
+    def iterate(self, after: int = 0) -> Iterator[Row]:
+        """All blocks with a number above ``after``, in order, without damaged ones."""
+        yield from self._rows(f"_rowid >= {after}")
+
+    def rows(self, numbers: Sequence[int]) -> list[Row]:
+        """The blocks with these numbers, in this order, without those that are gone or damaged."""
+        found: dict[int, Row] = {}
+        for part in _parts(list(dict.fromkeys(numbers))):
+            test = f"_rowid IN ({', '.join(str(number - 1) for number in part)})"
+            found.update((row.number, row) for row in self._rows(test))
+        return [found[number] for number in numbers if number in found]
+
+    def numbers(self, keys: Sequence[str]) -> dict[str, int]:
+        """The number of each key that is there."""
+        found: dict[str, int] = {}
+        with self._named():
+            table = self._table("blocks")
+            for part in _parts(list(dict.fromkeys(keys))):
+                rows = table.to_table(columns=["key"], filter=_in("key", part), with_row_id=True).to_pydict()
+                found.update(zip(rows["key"], (row + 1 for row in rows["_rowid"]), strict=True))
+        return found
+
+    def _raw(self, test: str) -> Iterator[dict[str, Any]]:
+        with self._named():
+            scan = self._table("blocks").scanner(filter=test, with_row_id=True, batch_size=_AT_ONCE)
+            for batch in scan.to_batches():
+                yield from batch.to_pylist()
+
+    def _rows(self, test: str) -> Iterator[Row]:
+        """The intact rows; others are named in a warning."""
+        for values in self._raw(test):
+            try:
+                yield self._row(values)
+            except (ValueError, TypeError) as error:
+                logger.warning("%s: block %s is left out: %s", self._url, values["key"], error)
+
+    def _row(self, values: Mapping[str, Any]) -> Row:
+        if values["checksum"] != self._checksum(values):
+            raise ValueError("its bytes have changed since they were written")
+        one = Encoded(values["data"], values["encoding"], values["dtype"], values["slots"], values["width"])
+        return Row(values["_rowid"] + 1, values["key"], Block(decode(one), values["length"], values["text"]))
+
+    def _values(self, key: str, block: Block, one: Encoded) -> tuple[Any, ...]:
+        text = block.text if self._keeps_text else None
+        if text is not None:
+            text = text.encode("utf-8", "replace").decode()  # Arrow takes no lone surrogates
+        values = (key, block.length, one.slots, one.width, one.encoding, one.dtype, b"", text, bytes(one.data))
+        kept = self._checksum(dict(zip(_BLOCK, values, strict=True)))
+        return *values[:6], kept, *values[7:]
+
+    def _checksum(self, values: Mapping[str, Any]) -> bytes:
+        about = (values[name] for name in _BLOCK if name not in ("checksum", "data"))
+        return checksum(values["data"], self.fingerprint, *about)
+
+    # -- documents ---------------------------------------------------------------------------------------------
+
+    def record(self, documents: Sequence[StoredDocument]) -> None:
+        """Keep documents, in place of what is there under their ids; blocks that only the old form had are deleted."""
+        if not documents:
+            return
+        ready = {one.id: (one, dump_metadata(one.metadata)) for one in documents}
+        before = {key for row in self._read(_in_parts("id", list(ready))) for key in row["keys"]}
+        columns: dict[str, list[Any]] = {name: [] for name in ("id", "digest", "metadata", "checksum")}
+        columns |= {"keys": [], "starts": [], "ends": []}
+        for one, metadata in ready.values():
+            values = (one.id, one.digest, metadata, _document_checksum(one.id, one.digest, metadata, one.windows))
+            windows = ([getattr(window, name) for window in one.windows] for name in ("key", "start", "end"))
+            for name, value in zip(columns, (*values, *windows), strict=True):
+                columns[name].append(value)
+        self._merge("documents", "id", columns)
+        self._drop_unused(before)
+
+    def forget(self, ids: Sequence[str]) -> int:
+        """Delete documents, and the blocks that no other document has; how many documents there were."""
+        there = list(self._read(_in_parts("id", list(dict.fromkeys(ids)))))
+        for part in _parts([row["id"] for row in there]):
+            self._delete("documents", _in("id", part))
+        self._drop_unused({key for row in there for key in row["keys"]})
+        return len(there)
+
+    def _drop_unused(self, keys: set[str]) -> None:
+        if keys:
+            used = {key for row in self._read([None]) for key in row["keys"] if key in keys}
+            self.delete(sorted(keys - used))
+
+    def digests(self) -> dict[str, str]:
+        """The digest of every document by id."""
+        with self._named():
+            rows = self._table("documents").to_table(columns=["id", "digest"]).to_pydict()
+        return dict(zip(rows["id"], rows["digest"], strict=True))
+
+    def documents(self) -> Iterator[StoredDocument]:
+        """All documents, in the order of their ids; damaged ones are named in a warning and left out."""
+        for part in _parts(sorted(self.digests())):
+            rows = {row["id"]: row for row in self._read([_in("id", part)])}
+            for one in part:
+                try:
+                    yield _document(rows[one])
+                except (ValueError, KeyError) as error:
+                    logger.warning("%s: document %s is left out: %s", self._url, one, error)
+
+    def find(self, document: str | None = None, where: Where | None = None) -> list[Placed]:
+        """The windows of one document, or of those whose metadata fit, in order (`clara_model.store.filters`)."""
+        test, values = condition(where or {})
+        rows = list(self._read([None if document is None else _in("id", [document])]))
+        with sqlite3.connect(":memory:") as scratch:  # the one meaning that a filter has
+            scratch.execute("CREATE TABLE d (id TEXT, metadata TEXT)")
+            scratch.executemany("INSERT INTO d VALUES (?, ?)", [(row["id"], row["metadata"]) for row in rows])
+            fitting = {one for (one,) in scratch.execute(f"SELECT id FROM d WHERE {test}", values)}
+        scratch.close()
+        return [place for row in sorted(rows, key=_id) if row["id"] in fitting for place in _placed(row)]
+
+    def places(self, keys: Sequence[str]) -> list[Placed]:
+        """Every place where these blocks stand, in the order of the keys."""
+        if not keys:
+            return []
+        wanted = ", ".join(map(_quoted, keys))
+        rows = sorted(self._read([f"array_has_any(keys, make_array({wanted}))"]), key=_id)
+        found = [place for row in rows for place in _placed(row)]
+        return [place for key in keys for place in found if place.key == key]
+
+    def _read(self, tests: Sequence[str | None]) -> Iterator[dict[str, Any]]:
+        with self._named():
+            table = self._table("documents")
+            for test in tests:
+                for batch in table.scanner(filter=test, batch_size=_AT_ONCE).to_batches():
+                    yield from batch.to_pylist()
+
+    # -- the whole ---------------------------------------------------------------------------------------------
+
+    def stats(self) -> StoreStats:
+        """What it holds; the bytes of older versions, which `compact` removes, are counted where it is a folder."""
+        with self._named():
+            blocks, documents = (self._table(name) for name in ("blocks", "documents"))
+            if Path(self._url).is_dir():
+                nbytes = sum(file.stat().st_size for file in Path(self._url).glob("*.lance/**/*") if file.is_file())
+            else:
+                parts = [part for table in (blocks, documents) for part in table.get_fragments()]
+                nbytes = sum(file.file_size_bytes or 0 for part in parts for file in part.data_files())
+            counts = blocks.count_rows(), documents.count_rows()
+        return StoreStats(self._url, self.fingerprint, self._encoding, self._keeps_text, *counts, nbytes, FORMAT)
+
+    def compact(self) -> None:
+        """Few large files in place of many small ones, an index of the keys, and no older versions; numbers change."""
+        with self._named():
+            for name, key in (("blocks", "key"), ("documents", "id")):
+                table = self._table(name)
+                table.optimize.compact_files()
+                table = self._table(name)
+                table.create_scalar_index(key, "BTREE", replace=True)
+                self._table(name).cleanup_old_versions(older_than=timedelta(0))
+
+    def verify(self) -> list[Damage]:
+        """Read everything; what is damaged or missing."""
+        damages: list[Damage] = []
+        try:
+            there = set()
+            for values in self._raw("_rowid >= 0"):
+                there.add(values["key"])
+                try:
+                    self._row(values)
+                except (ValueError, TypeError) as error:
+                    damages.append(Damage(values["key"], str(error)))
+            for row in self._read([None]):
+                try:
+                    _document(row)
+                except ValueError as error:
+                    damages.append(Damage(row["id"], str(error)))
+                missing = [number for number, key in enumerate(row["keys"]) if key not in there]
+                damages += [Damage(row["id"], f"the latents of its window {one} are not there") for one in missing]
+        except ClaraError as error:
+            damages.append(Damage(self._url, str(error)))
+        return damages
+
+    def close(self) -> None:
+        """Closing twice is fine; everything that was put is on the disk already."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def exists(url: str) -> bool:
+    """Whether a store is there.
+
+    Raises:
+        ClaraError: the package is missing.
+    """
+    try:
+        _package().dataset(f"{url.rstrip('/')}/documents.lance")
+    except ValueError:  # how Lance says that there is none
+        return False
+    return True
+
+
+def _package() -> Any:
+    try:
+        import lance
+    except ImportError as error:
+        raise ClaraError(
+            "a Lance store needs the package pylance; install it with: pip install 'clara-integrations[lance]'"
+        ) from error
+    return lance
+
+
+def _create(url: str, encoding: str, keep_text: bool) -> None:
+    """Two empty data sets; the one of the documents last, it says that all is there."""
+    import pyarrow as pa
+
+    about = {"format": str(FORMAT), "identity": uuid.uuid4().hex, "encoding": encoding, "keep_text": str(keep_text)}
+    types = [pa.string(), pa.int64(), pa.int32(), pa.int32(), pa.string(), pa.string(), pa.binary(), pa.string()]
+    once = {"lance-schema:unenforced-primary-key": "true"}  # two calls that bring the same key at once see each other
+    columns = list(zip(_BLOCK, [*types, pa.large_binary()], strict=True))[1:]
+    blocks = pa.schema([pa.field("key", pa.string(), nullable=False, metadata=once), *columns], metadata=about)
+    names = [
+        pa.field("id", pa.string(), nullable=False, metadata=once),
+        ("digest", pa.string()),
+        ("metadata", pa.string()),
+        ("checksum", pa.binary()),
+    ]
+    whole = pa.list_(pa.int64())
+    documents = pa.schema([*names, ("keys", pa.list_(pa.string())), ("starts", whole), ("ends", whole)])
+    for name, schema in (("blocks", blocks), ("documents", documents)):
+        try:
+            _package().write_dataset(schema.empty_table(), f"{url}/{name}.lance", schema=schema, mode="create")
+        except OSError as error:
+            if "already exists" not in str(error):  # another process was quicker: the store is its
+                raise
+
+
+def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _in(column: str, values: Sequence[str]) -> str:
+    return f"{column} IN ({', '.join(map(_quoted, values))})"
+
+
+def _in_parts(column: str, values: Sequence[str]) -> list[str]:
+    return [_in(column, part) for part in _parts(values)]
+
+
+def _id(row: Mapping[str, Any]) -> str:
+    return str(row["id"])
+
+
+def _windows(row: Mapping[str, Any]) -> tuple[Window, ...]:
+    return tuple(map(Window, row["keys"], row["starts"], row["ends"]))
+
+
+def _document(row: Mapping[str, Any]) -> StoredDocument:
+    windows = _windows(row)
+    if row["checksum"] != _document_checksum(row["id"], row["digest"], row["metadata"], windows):
+        raise ValueError("it has changed since it was written")
+    return StoredDocument(row["id"], windows, row["digest"], json.loads(row["metadata"]))
+
+
+def _placed(row: Mapping[str, Any]) -> Iterator[Placed]:
+    metadata = json.loads(row["metadata"])
+    for number, window in enumerate(_windows(row)):
+        yield Placed(window.key, row["id"], number, window.start, window.end, metadata)
+
+
+def _document_checksum(one: str, digest: str, metadata: str, windows: Sequence[Window]) -> bytes:
+    return checksum(b"", one, digest, metadata, *windows)
