@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip
 PACKAGES := clara_model trainers clara_integrations haystack_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit slow lowest docs format clean
+.PHONY: demo test lint types unit slow lowest pages docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-small
@@ -42,6 +42,17 @@ slow: $(VENV)/.installed-dev
 lowest:
 	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt unit
 
+# The blocks of the pages of both frameworks in order, as their reader runs them: each page in an environment with nothing
+# but its extra, in an empty folder.
+pages: page-llama_index page-haystack
+
+page-%:
+	$(MAKE) VENV=.venv-$* .venv-$*/.torch
+	.venv-$*/bin/python -m pip install -c $(CONSTRAINTS) '.[$(subst _,-,$*)]'
+	mkdir -p runs/pages
+	sed -n '/^```python$$/,/^```$$/{/^```/d;p}' docs/$*.md > runs/pages/page_$*.py
+	cd runs/pages && ../../.venv-$*/bin/python -P page_$*.py
+
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict --quiet
 	@echo runs/docs/index.html
@@ -51,7 +62,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # `python -m venv` needs ensurepip, which some systems split off; there the system's own pip fills the environment.
 $(BIN)/python:
