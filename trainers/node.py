@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from clara_model.errors import ClaraError
 
@@ -77,7 +78,7 @@ def offline() -> Iterator[None]:
     """Nothing is asked of the hub inside the block: what it has is in the cache."""
     from huggingface_hub import constants
 
-    places = [constants]
+    places: list[Any] = [constants]
     try:
         import datasets
 

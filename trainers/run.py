@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
@@ -356,9 +356,11 @@ def training_arguments(config: TrainConfig, batches: Batches) -> transformers.Tr
 
 def _further(config: TrainConfig, use_cpu: bool, processes: int) -> dict[str, Any]:
     """Settings that are passed on under their own names, with this project's defaults."""
+    context = "dataloader_multiprocessing_context"
+    named = context in {setting.name for setting in fields(transformers.TrainingArguments)}
     return {
         "optim": "adamw_torch" if processes > 1 else "adamw_torch_fused",
-        "dataloader_multiprocessing_context": "fork" if config.dataloader_workers else None,
+        **({context: "fork"} if config.dataloader_workers and named else {}),  # else torch says
         "dataloader_pin_memory": not use_cpu,
         "report_to": [],
         **config.trainer,

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from clara_model.checkpoint.config import read_json
+from clara_model.cli.models import BUNDLED
 from clara_model.errors import ClaraError
 
-BUNDLED_SET = Path(__file__).parents[1] / "bundled" / "demo.json"
+BUNDLED_SET = BUNDLED / "demo.json"
+"""Documents of the invented world that `clara-tiny` knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,12 @@ class DemoSet:
         if not found.texts or not found.questions:
             raise ClaraError(f"{path} needs at least one document and one question.")
         return found
+
+
+def set_of(model: str) -> Path:
+    """The set of a bundled model that has one of its own, else `clara-tiny`'s."""
+    own = BUNDLED / Path(model).name / "demo.json"
+    return own if own.is_file() else BUNDLED_SET
 
 
 def is_right(answer: str, accepted: list[str]) -> bool:

@@ -22,22 +22,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from clara_model.cli import corpus, demo, report, stores
+from clara_model.cli import corpus, demo, models, report, stores
 from clara_model.cli.terminal import at_least_one, load, output, print_json, progress, streamed, working
-from clara_model.defaults import DEFAULT_MODEL
 from clara_model.documents import passages
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, Clara
     from clara_model.latents import Latents
 
-_MODEL_HELP = "checkpoint: a folder or a hub name (default: %(default)s)"
+_MODEL_HELP = f"checkpoint: a folder, a bundled or a hub name (default: {models.DEFAULT_HELP})"
 USER_ERROR = 2
 UNEXPECTED = 1
 INTERRUPTED = 130
-_CAUTION = (
-    "clara-tiny knows only the made-up world of `clara demo`; on other texts its answers mean nothing (see --model)"
-)
 _TEXTS_PER_STEP = 128  # compressed between two steps of the progress bar
 
 
@@ -56,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _replace_what_cannot_be_written()
     try:
         args = _parser().parse_args(argv)
+        if "model" in args and args.model is None:
+            args.model = models.default_model()
         with _notes(quiet=args.quiet):
             args.run(args)
         sys.stdout.flush()
@@ -113,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--store", metavar="FOLDER", help="answer from a store (see compress) instead of --docs")
     ask.add_argument("--no-store", action="store_true", help="keep no latents of --docs in the user's cache folder")
     _add_where(ask)
-    ask.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
+    ask.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     ask.add_argument(
         "--top-k", type=at_least_one, metavar="K", help="passages the answer is read from (default: the model's)"
     )
@@ -124,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.set_defaults(run=_ask)
 
     show = commands.add_parser("demo", parents=[quiet], help="the bundled model on the bundled documents")
-    show.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
+    show.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     show.add_argument(
         "--top-k", type=at_least_one, metavar="K", help="passages an answer is read from (default: the model's)"
     )
@@ -135,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(run=_demo)
 
     info = commands.add_parser("info", parents=[model, quiet], help="what a checkpoint is")
-    info.add_argument("model", nargs="?", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
+    info.add_argument("model", nargs="?", metavar="NAME", help=_MODEL_HELP)
     info.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     info.set_defaults(run=_info)
     _add_store_commands(commands, model, quiet)
@@ -160,7 +158,7 @@ def _add_store_commands(commands: Any, model: _Parser, quiet: _Parser) -> None:
     compress.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, hf://datasets/OWNER/NAME")
     _add_text_key(compress)
     compress.add_argument("--store", required=True, metavar="FOLDER", help="where the latents go")
-    compress.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
+    compress.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     compress.add_argument("--sync", action="store_true", help="remove documents that are not among the inputs any more")
     compress.add_argument(
         "--encoding",
@@ -174,7 +172,7 @@ def _add_store_commands(commands: Any, model: _Parser, quiet: _Parser) -> None:
     search = commands.add_parser("search", parents=[model, quiet], help="the passages of a store nearest to a question")
     search.add_argument("question")
     search.add_argument("--store", required=True, metavar="FOLDER", help="a store that clara compress made")
-    search.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help=_MODEL_HELP)
+    search.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     search.add_argument("--top-k", type=at_least_one, metavar="K", help="how many (default: the model's)")
     _add_where(search)
     search.add_argument("--json", action="store_true", help="one JSON object instead of a table")
@@ -201,8 +199,8 @@ def _ask(args: argparse.Namespace) -> None:
         args.docs, text_key=args.text_key
     )  # before the model: what is wrong with the files shows at once
     with stores.load_with_cache(args) as clara:
-        if args.model == DEFAULT_MODEL:
-            logging.getLogger(__name__).warning(_CAUTION)
+        if note := models.caution(args.model):
+            logging.getLogger(__name__).warning(note)
         _ask_documents(args, clara, documents)
 
 
@@ -253,7 +251,7 @@ def _compressed(clara: Clara, texts: Sequence[str], args: argparse.Namespace) ->
 
 
 def _demo(args: argparse.Namespace) -> None:
-    examples = demo.DemoSet.read(demo.BUNDLED_SET)
+    examples = demo.DemoSet.read(demo.set_of(args.model))
     if args.png:
         report.check_pictures()
         args.png.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from clara_model.checkpoint import options
 from clara_model.cli import report
-from clara_model.defaults import DEFAULT_MODEL
+from clara_model.cli.models import BUNDLED
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, AnswerStream, Clara
@@ -31,7 +31,7 @@ def load(args: argparse.Namespace, store: str | DurableStore | None = None) -> C
 
     A download shows bars of its own.
     """
-    on_disk = args.model == DEFAULT_MODEL or Path(args.model).exists()
+    on_disk = (BUNDLED / args.model).is_dir() or Path(args.model).exists()
     with working(f"Loading {args.model}", args) if on_disk else nullcontext():
         with _without_collecting():
             from huggingface_hub.utils import disable_progress_bars

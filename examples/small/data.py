@@ -4,9 +4,9 @@
 
 Held out: eight articles each of SQuAD and the newer Wikipedia set, and whatever shares eight words in a row, a title or
 a question with the gold passages of the NQ evaluation rows. A passage is cut at sentence ends into windows of at most
-so many tokens; a question goes to the window that holds its answer and most of its words. Written: ``short.jsonl`` and
-``long.jsonl`` (stage 1, with a tenth of the windows to be repeated), ``several.jsonl`` (stage 2, five windows),
-``candidates.jsonl`` (stage 3, ten windows, negatives by BM25), ``heldout.jsonl``.
+so many tokens; a question goes to the window that holds its answer and most of its words. Written: ``short.jsonl`` (the
+text reader), ``long.jsonl`` (stage 1), ``several.jsonl`` (stage 2, five windows), ``candidates.jsonl`` (stage 3, ten
+windows, negatives by BM25), ``heldout.jsonl``. All but ``short.jsonl`` leave out sources whose answers are sentences.
 """
 
 from __future__ import annotations
@@ -142,12 +142,10 @@ def _fit(text: str, question: str, answer: str) -> float:
 
 
 def stage1(found: Sequence[Window]) -> Iterator[dict[str, Any]]:
-    """Questions of a window together; every tenth window also to be repeated."""
-    for number, window in enumerate(found):
+    """Questions of a window together."""
+    for window in found:
         pairs = {"question": [q for q, _, _ in window.questions], "answers": [a for _, a, _ in window.questions]}
         yield {"data_type": "qa", **pairs, "docs": [window.text]}
-        if number % 10 == 0:
-            yield {"data_type": "paraphrase", "answers": [window.text], "docs": [window.text]}
 
 
 def among(found: Sequence[Window], count: int, rng: random.Random, nearest: bool) -> Iterator[dict[str, Any]]:
@@ -191,7 +189,8 @@ def main() -> None:
     print(f"{len(train)} passages to train on, {len(held)} held out")
     rng.shuffle(train)
     short = [w for s in train for w in windows(s, tokenizer, SHORT) if w.questions]
-    long = [w for s in train for w in windows(s, tokenizer, LONG) if w.questions]
+    extractive = [s for s in train if s.name not in ABSTRACTIVE]
+    long = [w for s in extractive for w in windows(s, tokenizer, LONG) if w.questions]
     rng.shuffle(held)
     asked = [w for s in held for w in windows(s, tokenizer, LONG) if w.questions]
     write(args.target / "short.jsonl", stage1(short))

