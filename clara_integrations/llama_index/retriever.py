@@ -30,7 +30,7 @@ class ClaraRetriever(ClaraComponent, BaseRetriever):
     from clara_integrations.llama_index import ClaraRetriever
     from clara_model import Clara
 
-    with Clara.load("clara-tiny", store="latents") as clara:  # or: clara compress FOLDER --store latents
+    with Clara.load("clara-tiny", store="latents") as clara:  # or clara compress
         clara.compress(["Ranvun Mepos was born in Jiwas.", "Ponwis Kilos was born in Tenga."])
     retriever = ClaraRetriever(model="clara-tiny", store="latents", similarity_top_k=1)
     print(retriever.retrieve("Where was Ranvun Mepos born?"))

@@ -29,7 +29,7 @@ class ClaraRetriever(ClaraComponent):
     from clara_model import Clara
     from haystack_integrations.components.retrievers.clara import ClaraRetriever
 
-    with Clara.load("clara-tiny", store="latents") as clara:  # or: clara compress FOLDER --store latents
+    with Clara.load("clara-tiny", store="latents") as clara:  # or clara compress
         clara.compress(["Ranvun Mepos was born in Jiwas.", "Ponwis Kilos was born in Tenga."])
     retriever = ClaraRetriever(model="clara-tiny", store="latents", top_k=1)
     print(retriever.run(query="Where was Ranvun Mepos born?")["documents"][0].content)
