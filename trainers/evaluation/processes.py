@@ -22,9 +22,10 @@ class Processes:
         """As the launcher has set them up."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
+        import torch
         from accelerate import PartialState
 
-        state = PartialState()
+        state = PartialState(cpu=not torch.cuda.is_available())  # without a GPU it joins no group unless told to
         device = None if state.device.type == "cpu" else str(state.device)
         return cls(state.process_index, state.num_processes, device, state)
 
