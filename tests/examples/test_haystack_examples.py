@@ -129,15 +129,16 @@ class StockRanker:
         return {"documents": documents[: self.top_k]}
 
 
-def test_the_snippets_of_the_page(tiny, monkeypatch, capsys):
+def test_the_snippets_of_the_page(tiny, monkeypatch, capsys, tmp_path):
     """In order, in one namespace; what would call out or be downloaded in *before* is replaced."""
+    monkeypatch.chdir(tmp_path)  # one block keeps a store
     name = "haystack_integrations.components.rankers.sentence_transformers"
     fake = types.ModuleType(name)
     fake.SentenceTransformersSimilarityRanker = StockRanker
     monkeypatch.setitem(sys.modules, name, fake)
     monkeypatch.setattr(chat, "OpenAIChatGenerator", lambda: MockChatGenerator("the stock answer"))
     found = blocks("python", PAGE.read_text())
-    assert len(found) == 9
+    assert len(found) == 10
     namespace = {}
     for block in found:
         exec(compile(block.replace("clara-tiny", tiny), "docs/haystack.md", "exec"), namespace)
