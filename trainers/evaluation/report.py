@@ -15,7 +15,7 @@ from typing import Any
 
 from clara_model.errors import ClaraError
 from trainers.evaluation import latent_map, pictures, tables
-from trainers.evaluation.evaluation import SUMMARY
+from trainers.evaluation.comparison import SUMMARY
 from trainers.evaluation.records import Record, Records, read_records
 from trainers.evaluation.summary import OURS, TEXT
 
