@@ -156,7 +156,9 @@ def _summaries(args: argparse.Namespace, processes: Processes) -> list[dict[str,
         with _progress(processes) as comparison.progress:
             summary = comparison.run()
         if summary is not None:
-            (comparison.folder / "table.md").write_text(tables.markdown(summary), encoding="utf-8")
+            (comparison.folder / "table.md").write_text(
+                tables.markdown(summary) + tables.pairs_markdown(summary), encoding="utf-8"
+            )
             (comparison.folder / "table.csv").write_text(tables.as_csv(summary), encoding="utf-8")
             summaries.append(summary)
     return summaries
@@ -245,7 +247,7 @@ def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]
 def _show(summaries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     import json
 
-    from trainers.evaluation import tables
+    from trainers.evaluation import pairs, tables
 
     if as_json:
         sys.stdout.write(json.dumps(summaries, ensure_ascii=False, indent=1) + "\n")
@@ -253,6 +255,9 @@ def _show(summaries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
     for one in summaries:
         console.print(tables.terminal(one))
+        between = pairs.terminal(one)
+        if between is not None:
+            console.print(between)
 
 
 if __name__ == "__main__":
