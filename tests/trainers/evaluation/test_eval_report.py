@@ -74,5 +74,5 @@ def test_a_line_joins_the_rates_of_one_base(measured: Path, tmp_path: Path):
     curves = pictures._curves([(float(summary["asked"]["rate"]), summary) for summary in at], "f1")
     f1 = one["systems"]["clara"]["metrics"]["f1"]["value"]
     assert curves == [([2.0, 4.0], [f1, f1]), ([8.0], [f1])]
-    assert one["asked"]["base"] == "base"
+    assert one["asked"]["base"]  # which a line is drawn by
     assert pictures.rates(at, tmp_path / "rates.png") and (tmp_path / "rates.png").read_bytes()[1:4] == b"PNG"
