@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from clara_model.checkpoint.options import NAMES
 from clara_model.cli import report
 from clara_model.cli.terminal import load, output, print_json, progress
 
 if TYPE_CHECKING:
-    from clara_model.documents.corpus import CorpusReport
+    from clara_model.documents.corpus import Compress, CorpusReport
+    from clara_model.inference.clara import Clara
+    from clara_model.store import DurableStore
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from clara_model.store import open_store
 
     with open_store(args.store, encoding=args.encoding, keep_text=False if args.no_text else None) as store:
-        with load(args, store) as clara, progress(args) as bar:
+        with _compressing(args, store) as compress, progress(args) as bar:
             task = bar.add_task("Compressing", total=None)
 
             def show(done: CorpusReport) -> None:
@@ -35,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
                     description=f"{done.documents:,} documents, {done.compressed:,} passages made, {_rates(done)}",
                 )
 
-            done = compress_corpus(clara, store, args.inputs, sync=args.sync, text_key=args.text_key, progress=show)
+            done = compress_corpus(compress, store, args.inputs, sync=args.sync, text_key=args.text_key, progress=show)
         stats = store.stats()
     if args.json:
         print_json({**asdict(done), "store": asdict(stats)})
@@ -46,6 +50,21 @@ def run(args: argparse.Namespace) -> None:
     out.print(Text(_summary(done)))
     held = f"{stats.documents:,} documents, {stats.blocks:,} passages, {stats.nbytes / 1e6:,.1f} MB"
     out.print(Text(f"{stats.url}: {held}"))
+
+
+def _compressing(args: argparse.Namespace, store: DurableStore) -> AbstractContextManager[Clara | Compress]:
+    """A model in this process, or processes with one each."""
+    from clara_model.documents import workers
+
+    options = {name: getattr(args, name, None) for name in NAMES if name != "device"}
+    if args.devices is not None and args.device is not None:
+        raise ValueError("--device and --devices were both given; leave one out")
+    devices = [] if args.device else workers.all_devices()
+    if args.devices is not None:
+        devices = workers.check_devices(args.devices)
+    if len(devices) > 1 or args.devices is not None:
+        return workers.processes(args.model, store.url, options, devices)
+    return load(args, store)
 
 
 def _rates(done: CorpusReport) -> str:

@@ -172,6 +172,11 @@ def _add_store_commands(commands: Any, model: _Parser, quiet: _Parser) -> None:
         choices=("exact", "float32", "bfloat16", "float16", "int8", "int4"),
         help="element type of a new store (default: exact, as the model makes them)",
     )
+    compress.add_argument(
+        "--devices",
+        metavar="NAMES",
+        help="a process on each, e.g. cuda:0,cuda:1 or cpu,cpu; or how many (default: all GPUs, one process on a CPU)",
+    )
     compress.add_argument("--no-text", action="store_true", help="keep no text beside the latents of a new store")
     compress.add_argument("--json", action="store_true", help="one JSON object instead of text")
     compress.set_defaults(run=corpus.run)

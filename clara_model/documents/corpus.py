@@ -2,7 +2,7 @@
 
 A document is known by its file (and line), and by the hash of its content. It is recorded when all its windows are in
 the store, so that a run that is killed and started again does nothing twice. Leaves out reading files
-(`documents.passages`) and more than one process.
+(`documents.passages`) and processes (`documents.workers`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,27 @@ from clara_model.store.protocol import DurableStore, StoredDocument, Window, con
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
 
+CHARACTERS_AT_ONCE = 64_000
+"""Of the documents that are compressed between two steps of the progress, by one process."""
 WINDOWS_AT_ONCE = 256
-"""Windows that are compressed between two steps of the progress."""
+"""Windows that are compressed together; a long document has many."""
+New = tuple[str, str, Document]
+"""Id, digest and document of one that is not in the store as it is."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was done with some documents."""
+
+    windows: int
+    compressed: int
+    """Of these windows, not in the store before."""
+    tokens: int
+    """Text tokens of the windows that were compressed."""
+
+
+Compress = Callable[[Iterable[Sequence[New]]], Iterator[Done]]
+"""What makes batches of documents into what was done, in any order."""
 
 
 @dataclass
@@ -53,7 +72,7 @@ class CorpusReport:
 
 
 def compress_corpus(
-    clara: Clara,
+    clara: Clara | Compress,
     store: DurableStore,
     names: Sequence[str],
     *,
@@ -64,7 +83,7 @@ def compress_corpus(
     """Compress the documents of files and folders into a store.
 
     Args:
-        clara: loaded with this store.
+        clara: loaded with this store; or what compresses in other processes, see `documents.workers`.
         store: where they go.
         names: files, folders and data sets of the hub (``hf://datasets/..``).
         text_key: key or column that holds the text of a row (default: text, contents or docs).
@@ -84,8 +103,12 @@ def compress_corpus(
     report.all_bytes = sum(path.stat().st_size for path in paths) if len(paths) == len(sources) else None
     known = store.digests()
     seen: set[str] = set()
-    for batch in _batches(clara, _new(_documents(sources, text_key, report), known, seen, report)):
-        _compress(clara, store, batch, report)
+    batches = _batches(_new(_documents(sources, text_key, report), known, seen, report))
+    compress = clara if callable(clara) else _here(clara, store)
+    for done in compress(batches):
+        report.windows += done.windows
+        report.compressed += done.compressed
+        report.tokens += done.tokens
         report.seconds = time.perf_counter() - start
         progress(report)
     if sync and not report.bad:  # a file that could not be read has not vanished
@@ -108,10 +131,8 @@ def _documents(sources: Iterable[Path | str], text_key: str | None, report: Corp
         report.source_bytes = before + size
 
 
-def _new(
-    documents: Iterable[Document], known: dict[str, str], seen: set[str], report: CorpusReport
-) -> Iterator[tuple[str, str, Document]]:
-    """Id, digest and document of those that are not in the store as they are."""
+def _new(documents: Iterable[Document], known: dict[str, str], seen: set[str], report: CorpusReport) -> Iterator[New]:
+    """Those that are not in the store as they are."""
     for document in documents:
         place = document.file if document.line is None else f"{document.file}:{document.line}"
         name, number = place, 1
@@ -142,30 +163,36 @@ class _Split:
         return [self.document.text[start:end] for start, end in self.places]
 
 
-def _batches(clara: Clara, documents: Iterable[tuple[str, str, Document]]) -> Iterator[list[_Split]]:
-    """Documents with their windows, about `WINDOWS_AT_ONCE` together."""
-    batch: list[_Split] = []
+def _batches(documents: Iterable[New]) -> Iterator[list[New]]:
+    """Some thousand characters of documents together."""
+    batch: list[New] = []
     count = 0
-    for name, digest, document in documents:
-        batch.append(_Split(name, digest, document, clara.model.tokens.windows(document.text)))
-        count += len(batch[-1].places)
-        if count >= WINDOWS_AT_ONCE:
+    for new in documents:
+        batch.append(new)
+        count += len(new[2].text)
+        if count >= CHARACTERS_AT_ONCE:
             yield batch
             batch, count = [], 0
     if batch:
         yield batch
 
 
-def _compress(clara: Clara, store: DurableStore, batch: list[_Split], report: CorpusReport) -> None:
+def _here(clara: Clara, store: DurableStore) -> Compress:
+    """In this process, one batch after the other."""
+    return lambda batches: (compress_documents(clara, store, batch) for batch in batches)
+
+
+def compress_documents(clara: Clara, store: DurableStore, batch: Sequence[New]) -> Done:
     """The windows that the store lacks, then the documents."""
-    texts = list(dict.fromkeys(text for split in batch for text in split.texts))
+    splits = [_Split(*new, clara.model.tokens.windows(new[2].text)) for new in batch]
+    texts = list(dict.fromkeys(text for split in splits for text in split.texts))
     there = store.numbers([content_key(text) for text in texts])
     missing = [text for text in texts if content_key(text) not in there]
+    tokens = 0
     for start in range(0, len(missing), WINDOWS_AT_ONCE):
-        report.tokens += sum(clara.compress(missing[start : start + WINDOWS_AT_ONCE]).lengths)
-    report.windows += sum(len(split.places) for split in batch)
-    report.compressed += len(missing)
-    store.record([_stored(split) for split in batch])
+        tokens += sum(clara.compress(missing[start : start + WINDOWS_AT_ONCE]).lengths)
+    store.record([_stored(split) for split in splits])
+    return Done(sum(len(split.places) for split in splits), len(missing), tokens)
 
 
 def _stored(split: _Split) -> StoredDocument:

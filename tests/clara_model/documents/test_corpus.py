@@ -69,7 +69,7 @@ def test_changed_documents_are_replaced_and_vanished_ones_removed_on_request(loa
 def test_a_run_that_ends_in_the_middle_goes_on_where_it_was(
     loaded: ClaraModel, files: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(corpus, "WINDOWS_AT_ONCE", 1)
+    monkeypatch.setattr(corpus, "CHARACTERS_AT_ONCE", 1)
     with open_store(files.parent / "store") as store, Clara(loaded, store=store) as clara:
 
         def stop(done: corpus.CorpusReport) -> None:
@@ -93,7 +93,7 @@ def test_bad_files_are_listed_and_do_not_end_the_run(loaded: ClaraModel, files: 
 
 
 def test_it_says_how_far_it_is(loaded: ClaraModel, files: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(corpus, "WINDOWS_AT_ONCE", 1)
+    monkeypatch.setattr(corpus, "CHARACTERS_AT_ONCE", 1)
     shares = []
     with open_store(files.parent / "store") as store, Clara(loaded, store=store) as clara:
 
