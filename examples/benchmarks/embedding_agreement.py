@@ -12,6 +12,7 @@ keeps ``D`` numbers, and `full` is the full score itself.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from clara_model.modeling.ranking import cosine_scores
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 AMONG = 20
 """Candidates that a first stage hands on."""
+COLUMNS = ("difference", "centred", "rank_correlation", "best_5", "asked_about")
+"""Of a row, as the JSON names them."""
 
 
 def agreement(vectors_BK, scores_BK, asked_about):
@@ -68,6 +71,7 @@ def main(argv=None):
     parser.add_argument("--docs", nargs="+", help="files or folders (default: documents made here)")
     parser.add_argument("--questions", type=Path, help="one question a line, about the documents")
     parser.add_argument("--count", type=int, default=400, help="documents that are made")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
     args = parser.parse_args(argv)
     if bool(args.docs) != bool(args.questions):
         parser.error("--docs and --questions go together")
@@ -89,11 +93,15 @@ def main(argv=None):
     pooled = [F.normalize(part.float().mean(dim=1), dim=-1) for part in (questions, documents)]
     rows[f"mean ({documents.shape[2]})"] = (pooled[0], pooled[1])
     rows[f"full ({width})"] = (project(questions, width), project(documents, width))
+    written = {}
     for name, (queries, offered) in rows.items():
         values = agreement(queries @ offered.T, scores, asked_about)
+        written[name] = dict(zip(COLUMNS, values, strict=True))
         shown = [f"{value:.4f}" for value in values[:2]]
         shown += ["-" if value is None else f"{value:.3f}" for value in values[2:]]
         print(f"| {name} | {' | '.join(shown)} |")
+    if args.json:
+        args.json.write_text(json.dumps(written, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ is all that is read where long texts are cut.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 from dataclasses import dataclass
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--running-text", action="store_true", help="a blank, not a blank line, between two of them")
     parser.add_argument("--top-k", type=int, default=5, help="windows that are read")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--json", type=Path, help="write the numbers here")
     args = parser.parse_args()
     clara = Clara.load("clara-tiny", dtype=torch.float32, device="cpu")
     table = Table("read", "exact match", "gold document first")
@@ -119,6 +121,9 @@ def main() -> None:
     more = sum(one > other for one, other in zip(all_of, of_each, strict=True))
     less = sum(one < other for one, other in zip(all_of, of_each, strict=True))
     Console().print(f"right by the best of all documents only: {more}; by the best of each only: {less}")
+    if args.json:
+        figures = {name: {"em": sum(right) / len(right), "gold_first": first} for name, (right, first) in found.items()}
+        args.json.write_text(json.dumps({**figures, "only_all": more, "only_each": less}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

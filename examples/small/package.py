@@ -74,6 +74,7 @@ def main() -> None:
         slots=model.config.memory_tokens, length=model.config.doc_max_length, source=args.source.read_text().strip(),
     )  # fmt: skip
     (args.target / "README.md").write_text(card, encoding="utf-8")
+    (args.target / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     held = [row for row in read_rows([str(args.data / "heldout.jsonl")]) if "\n" in row.documents[0]][:PASSAGES]
     shown = [dict(zip(("title", "text"), row.documents[0].split("\n", 1), strict=True)) for row in held]
     asked = [{"question": row.questions[0], "answer": sorted(set(row.references))} for row in held[:QUESTIONS]]

@@ -99,8 +99,10 @@ def main() -> None:
     args = parser.parse_args()
     target = BUNDLED / "clara-tiny"
     if args.figures:
+        figures = json.loads(args.figures.read_text())
+        (target / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-        text = card(json.loads(args.figures.read_text()), "python examples/tiny/train.py", size)
+        text = card(figures, "python examples/tiny/train.py", size)
         (target / "README.md").write_text(text, encoding="utf-8")
         return
     bundle(args.checkpoint, args.base, target)

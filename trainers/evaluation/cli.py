@@ -25,7 +25,7 @@ from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
-    from trainers.evaluation.evaluation import Settings
+    from trainers.evaluation.comparison import Settings
     from trainers.evaluation.processes import Processes
 
 FAILED, USER_ERROR = 1, 2
@@ -76,7 +76,7 @@ def _what(group: Any) -> None:
                        help="oracle: a gold document is among what is offered (default: %(default)s)")  # fmt: skip
     group.add_argument("--stage", choices=("stage1", "stage1_2", "stage2", "paraphrase"),
                        help="stage2: the checkpoint ranks; stage1, stage1_2: documents are read as retrieved; "
-                            "paraphrase: texts are told again (default: the checkpoint's own)")  # fmt: skip
+                            "paraphrase: texts are told again (default: stage2 if it can rank)")  # fmt: skip
     group.add_argument("--systems", type=_listed, default=(),
                        help="with commas: clara, closed, text, first, bm25, bi:MODEL, cross:MODEL, llmlingua[:MODEL] "
                             "(default: the first five)")  # fmt: skip
@@ -140,7 +140,7 @@ def _measure(args: argparse.Namespace) -> int:
 def _summaries(args: argparse.Namespace, processes: Processes) -> list[dict[str, Any]]:
     """Of each data set in turn."""
     from trainers.evaluation import tables
-    from trainers.evaluation.evaluation import Evaluation, folder_of
+    from trainers.evaluation.comparison import Comparison, folder_of
     from trainers.evaluation.systems import check_names
 
     check_names(args.systems)
@@ -151,19 +151,21 @@ def _summaries(args: argparse.Namespace, processes: Processes) -> list[dict[str,
     reader = _load(args.text_reader, args, processes) if args.text_reader else None
     summaries = []
     for one in settings:
-        evaluation = Evaluation(clara, one, Path(), reader, processes)
-        evaluation.folder = folder_of(args.out, clara.name, one, evaluation.stage)
-        with _progress(processes) as evaluation.progress:
-            summary = evaluation.run()
+        comparison = Comparison(clara, one, Path(), reader, processes)
+        comparison.folder = folder_of(args.out, clara.name, one, comparison.stage)
+        with _progress(processes) as comparison.progress:
+            summary = comparison.run()
         if summary is not None:
-            (evaluation.folder / "table.md").write_text(tables.markdown(summary), encoding="utf-8")
-            (evaluation.folder / "table.csv").write_text(tables.as_csv(summary), encoding="utf-8")
+            (comparison.folder / "table.md").write_text(
+                tables.markdown(summary) + tables.pairs_markdown(summary), encoding="utf-8"
+            )
+            (comparison.folder / "table.csv").write_text(tables.as_csv(summary), encoding="utf-8")
             summaries.append(summary)
     return summaries
 
 
 def _settings(args: argparse.Namespace, dataset: str) -> Settings:
-    from trainers.evaluation.evaluation import Settings
+    from trainers.evaluation.comparison import Settings
 
     return Settings(
         dataset=dataset,
@@ -245,7 +247,7 @@ def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]
 def _show(summaries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     import json
 
-    from trainers.evaluation import tables
+    from trainers.evaluation import pairs, tables
 
     if as_json:
         sys.stdout.write(json.dumps(summaries, ensure_ascii=False, indent=1) + "\n")
@@ -253,6 +255,9 @@ def _show(summaries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
     for one in summaries:
         console.print(tables.terminal(one))
+        between = pairs.terminal(one)
+        if between is not None:
+            console.print(between)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The passes are those of `clara_model.inference.pipeline`, which every use of a model goes through. A checkpoint without
 a query reasoner ranks with its compressor, which is what the query reasoner starts as, and reads the gold documents
-unless told otherwise. Leaves out baselines, intervals and costs: ``clara-eval`` (`evaluation.cli`) measures these.
+unless told otherwise. Leaves out baselines, intervals and costs: ``clara-eval`` (`evaluation.comparison`) has them.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from clara_model.errors import ClaraError
-from trainers.evaluation import latent_map, pictures, tables
-from trainers.evaluation.evaluation import SUMMARY
+from trainers.evaluation import latent_map, pairs, pictures, tables
+from trainers.evaluation.comparison import SUMMARY
 from trainers.evaluation.records import Record, Records, read_records
 from trainers.evaluation.summary import OURS, TEXT
 
@@ -119,21 +119,27 @@ def _evaluation(place: Path, summary: Summary) -> str:
     return "\n".join(
         [
             f"<h2>{escape(tables.caption(summary))}</h2>",
-            _table(summary),
+            _table(tables.header(summary), tables.rows(summary)),
             "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in tables.notes(summary)) + "</ul>",
             *failures,
             f"<p>{escape(facts)}</p>",
+            _pairs(summary),
             _worst(records),
         ]
     )
 
 
-def _table(summary: Summary) -> str:
+def _pairs(summary: Summary) -> str:
+    titles = pairs.header(summary)
+    return f"<h3>Any two systems, paired by question</h3>{_table(titles, pairs.rows(summary))}" if titles else ""
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    body = "".join(row(cells, "td") for cells in tables.rows(summary))
-    return f'<div class="wide"><table>{row(tables.header(summary), "th")}{body}</table></div>'
+    body = "".join(row(cells, "td") for cells in rows)
+    return f'<div class="wide"><table>{row(titles, "th")}{body}</table></div>'
 
 
 def _worst(records: Mapping[str, Sequence[Record]]) -> str:

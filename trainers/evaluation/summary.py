@@ -16,6 +16,7 @@ from trainers.evaluation.intervals import (
     retained_interval,
 )
 from trainers.evaluation.meter import PHASES
+from trainers.evaluation.pairs import compared
 from trainers.evaluation.ranking_scores import ranking_scores
 from trainers.evaluation.records import Record
 
@@ -35,7 +36,7 @@ def summarize(
         known_only: as for `ranking_scores`.
 
     Returns:
-        ``questions``, ``clusters``, ``break_even`` and, by name, ``systems``.
+        ``questions``, ``clusters``, ``break_even``, ``pairs`` (`pairs.compared`) and, by name, ``systems``.
     """
     first = next(iter(records.values()))
     found = {name: _system(some, known_only) for name, some in records.items()}
@@ -47,6 +48,7 @@ def summarize(
         "clusters": len({one.cluster for one in first}),
         "systems": found,
         "break_even": _break_even(found, once),
+        "pairs": compared(records),
     }
 
 

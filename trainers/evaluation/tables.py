@@ -11,6 +11,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from trainers.evaluation import pairs
+from trainers.evaluation.pairs import COMPARED
+
 Summary = Mapping[str, Any]
 
 WITH_INTERVAL = ("em", "f1", "rouge1", "rougeL")
@@ -31,7 +34,6 @@ TITLES = {
     "entities": "names kept",
 }
 """Figures that a table shows, in this order; the CSV holds all."""
-COMPARED = ("f1", "rougeL")
 ABSENT = "-"
 
 
@@ -125,8 +127,7 @@ def _figure(found: Mapping[str, Any] | None, with_interval: bool) -> str:
 def _against(found: Mapping[str, Any] | None, name: str) -> str:
     if not found or name not in found:
         return ABSENT
-    p = found[name]["p"]
-    return f"{found[name]['value']:+.3f} ({'<0.001' if p < 0.001 else f'{p:.3f}'})"
+    return pairs.shown(found[name]["value"], found[name]["p"])
 
 
 def _seconds(value: float, unit: bool = True) -> str:
@@ -158,6 +159,13 @@ def markdown(summary: Summary) -> str:
     )
 
 
+def pairs_markdown(summary: Summary) -> str:
+    """Any two systems as Markdown; nothing where there is nothing to add to `markdown`."""
+    titles = pairs.header(summary)
+    lines = [_line(titles), _line(["---"] * len(titles)), *map(_line, pairs.rows(summary))]
+    return "\n".join(["", *lines, ""]) if titles else ""
+
+
 _PLAIN = ("date", "processor", "device", "system")
 
 
@@ -173,6 +181,11 @@ def as_csv(summary: Summary) -> str:
     for name, system in summary["systems"].items():
         for figure, found in _figures(system):
             writer.writerow([asked["model"], asked["dataset"], asked["setting"], asked["stage"], name, figure, *found])
+    for pair in summary.get("pairs") or []:
+        where = [asked["model"], asked["dataset"], asked["setting"], asked["stage"], pair["system"]]
+        against = f"{pair['score']} against {pair['other']}"
+        writer.writerow([*where, against, pair["value"], pair["low"], pair["high"]])
+        writer.writerow([*where, f"{against}, p", pair["p"], None, None])
     return text.getvalue()
 
 

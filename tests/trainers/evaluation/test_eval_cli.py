@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import eval_rows
@@ -193,3 +194,11 @@ def test_what_cannot_be_measured_is_one_sentence(tmp_path: Path, tiny_clara_fold
 def test_a_checkpoint_without_query_reasoner_does_not_rank(tmp_path: Path, pretrained: Path, capsys):
     assert measure(tmp_path, pretrained, eval_rows.questions(tmp_path, 1), "--stage", "stage2") == 2
     assert "no query reasoner to rank with; use --stage stage1 or stage1_2" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_can_rank_does_so_whatever_stage_it_was_trained_in(tmp_path: Path, tiny_clara_folder: Path):
+    copy = Path(shutil.copytree(tiny_clara_folder, tmp_path / "ranks"))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "stage": "instruct"}))
+    assert measure(tmp_path, copy, eval_rows.questions(tmp_path, 1), "--systems", "clara") == 0
+    assert run_folder(tmp_path).name.endswith("_stage2")

@@ -1,4 +1,4 @@
-"""One evaluation: a checkpoint, a data set and a setting, through all systems, into a folder of records and figures.
+"""One comparison: a checkpoint beside its baselines on one data set, into a folder of records and figures.
 
 ``FOLDER/run.json`` holds what was asked for and where it ran, ``SYSTEM.jsonl`` every answer, ``summary.json`` the
 figures, ``table.md`` and ``table.csv`` the same for reading. Started again with the same settings, it goes on.
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STAGES = ("stage1", "stage1_2", "stage2", "paraphrase")
-OF_CHECKPOINT = {"pretrain": "stage1", "instruct": "stage1_2", "end_to_end": "stage2"}
+OF_CHECKPOINT = {"pretrain": "stage1", "instruct": "stage1_2"}
+"""What is measured of a checkpoint that cannot rank."""
 RUN, SUMMARY = "run.json", "summary.json"
 _FREE = ("batch_size", "systems", "docs")
 """Settings that may differ when a run goes on: they do not change an answer."""
@@ -55,7 +56,7 @@ class Settings:
     """A name or a file."""
     setting: Setting = "normal"
     stage: str | None = None
-    """One of `STAGES`; by default the checkpoint's own."""
+    """One of `STAGES`; by default ``stage2`` for a checkpoint that ranks, else what it was trained for."""
     systems: tuple[str, ...] = ()
     """By default those that need no further model."""
     top_k: int | None = None
@@ -94,7 +95,7 @@ class Settings:
 
 
 @dataclass
-class Evaluation:
+class Comparison:
     """A checkpoint with the settings that it is measured under."""
 
     clara: Clara
@@ -135,7 +136,9 @@ class Evaluation:
     @property
     def stage(self) -> str:
         """What is measured of the checkpoint."""
-        return self.settings.stage or OF_CHECKPOINT[self.clara.model.config.stage]
+        if self.settings.stage or self.clara.can_rank:
+            return self.settings.stage or RANKING_STAGE
+        return OF_CHECKPOINT[self.clara.model.config.stage]
 
     def _default(self, questions: Sequence[Question]) -> tuple[str, ...]:
         left_out = {"first"} if questions[0].pool.shared or self.stage != RANKING_STAGE else set()
@@ -236,7 +239,8 @@ class Evaluation:
         run = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
         found = summarize(records, once=once, known_only=self.settings.known_only)
         whole = {**run, **found}
-        latent_map.sample(self.clara, _some_passages(questions), self.folder / latent_map.FILE)
+        if not (self.folder / latent_map.FILE).exists():
+            latent_map.sample(self.clara, _some_passages(questions), self.folder / latent_map.FILE)
         (self.folder / SUMMARY).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return whole
 

