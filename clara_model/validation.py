@@ -21,6 +21,9 @@ from clara_model.latents import Latents
 LongDocuments = Literal["split", "truncate", "error"]
 """What becomes of a text with more tokens than are read at once: windows, its start alone, or an error."""
 
+Cold = Literal["compress", "text"]
+"""What a question does where candidates have no latents yet: compress them first, or answer from their text."""
+
 Documents = Sequence[str] | Latents
 """Candidates: their texts, or their latents where they have been compressed before."""
 
@@ -183,10 +186,18 @@ def check_instruction(instruction: object, prompt: Prompt) -> tuple[Prompt, int]
 
 def check_long_documents(value: object) -> LongDocuments:
     """What to do with a long text."""
-    known = get_args(LongDocuments)
+    return cast(LongDocuments, _one_of(value, get_args(LongDocuments), "long_documents"))
+
+
+def check_cold(value: object) -> Cold:
+    """What to do where there are no latents yet."""
+    return cast(Cold, _one_of(value, get_args(Cold), "cold"))
+
+
+def _one_of(value: object, known: tuple[str, ...], what: str) -> object:
     if value not in known:
-        raise ValueError(f"long_documents must be {', '.join(known[:-1])} or {known[-1]}, got {_shown(value)}")
-    return cast(LongDocuments, value)
+        raise ValueError(f"{what} must be {', '.join(known[:-1])} or {known[-1]}, got {_shown(value)}")
+    return value
 
 
 def check_count(value: object, what: str) -> int:

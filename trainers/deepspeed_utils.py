@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from clara_model.errors import ClaraError
@@ -72,6 +73,32 @@ def not_split_at_load(args: transformers.TrainingArguments) -> Iterator[None]:
         yield
     finally:
         set_hf_deepspeed_config(config)
+
+
+def splits_weights(args: transformers.TrainingArguments) -> bool:
+    """Whether the run is one of ZeRO 3."""
+    config = getattr(args, "hf_deepspeed_config", None)
+    return config is not None and config.is_zero3()
+
+
+def split(module: nn.Module, args: transformers.TrainingArguments) -> None:
+    """Under ZeRO 3 leave each process its part of the weights, on its device; otherwise do nothing.
+
+    DeepSpeed would move a whole model to the device first. Here one weight at a time is there as a whole, and what is
+    not split yet is the base's file, mapped, so that the processes of a machine share its pages.
+    """
+    if not splits_weights(args):
+        return
+    import deepspeed
+
+    config = args.hf_deepspeed_config.config
+    if config["bf16"]["enabled"]:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+    deepspeed.zero.Init(module=module, config_dict_or_path=config)
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.to(args.device))
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def train(config: TrainConfig) -> Path:
     batches = split_batches(config, len(order))
     args = training_arguments(config, batches)
     with deepspeed_utils.not_split_at_load(args), node.from_the_cache():
-        model = starting_model(config, args.device)
+        model = starting_model(config, "cpu" if deepspeed_utils.splits_weights(args) else args.device)
     rate_change = _recorded(config, order, model, resume)
     if resume is not None:
         model.load_weights(files.read(resume))

@@ -362,11 +362,12 @@ class ClaraTrainer(transformers.Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
-        """The parent's for a new run, and then the optimizer's state.
+        """The parent's for a new run, on weights that are split where the run splits them; then the optimizer's state.
 
         Overridden because the parent has DeepSpeed read its own checkpoint, and nothing public comes before the
         scheduler's first use.
         """
+        deepspeed_utils.split(self.clara, self.args)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             folder = Path(resume_from_checkpoint)

@@ -28,6 +28,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["int8", "int4"]
 LongDocuments = Literal["split", "truncate", "error"]
+Cold = Literal["compress", "text"]
 
 
 class Loading(TypedDict, total=False):
@@ -44,6 +45,7 @@ class Loading(TypedDict, total=False):
     batch_size: int | None
     cache_bytes: int | None
     long_documents: LongDocuments | None
+    cold: Cold | None
     store: str | None
 
 
@@ -84,6 +86,11 @@ class ClaraComponent(BaseComponent):
         default=None,
         frozen=True,
         description="Texts longer than the checkpoint reads at once: `split` (default), `truncate` or `error`.",
+    )
+    cold: Cold | None = Field(
+        default=None,
+        frozen=True,
+        description="Where there are no latents yet: `compress` (default), or `text` now and latents later.",
     )
     store: str | None = Field(
         default=None,

@@ -39,6 +39,8 @@ class ClaraAnswerEvent(BaseEvent):
     completion_tokens: int
     finish_reason: str
     seconds: dict[str, float]
+    answered_from: str
+    """``latents``, or ``text`` where there were none yet (``cold="text"``)."""
     citations: list[str]
     """What was read, in the generator's order: ``document 2``, or ``document 2, window 3`` of a long text."""
 
@@ -108,6 +110,7 @@ class LatentReader(ClaraLLM):
                 completion_tokens=usage.completion_tokens,
                 finish_reason=answer.finish_reason,
                 seconds={"compress": seconds.compress, "generate": seconds.generate},
+                answered_from=answer.answered_from,
                 citations=answer.citations,
             )
         )

@@ -110,6 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_text_key(ask)
     ask.add_argument("--store", metavar="FOLDER", help="answer from a store (see compress) instead of --docs")
     ask.add_argument("--no-store", action="store_true", help="keep no latents of --docs in the user's cache folder")
+    ask.add_argument(
+        "--cold",
+        choices=("compress", "text"),
+        default="compress",
+        help="passages of --docs that no earlier question compressed: compress them first (default), or answer from "
+        "their text and compress them afterwards",
+    )
     _add_where(ask)
     ask.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     ask.add_argument(
@@ -192,6 +199,8 @@ def _ask(args: argparse.Namespace) -> None:
         raise ValueError("ask needs either --docs FILE_OR_FOLDER or --store FOLDER.")
     if args.where and args.docs:
         raise ValueError("--where needs --store: documents of --docs have no metadata.")
+    if args.cold == "text" and (args.store or args.no_store):
+        raise ValueError("--cold text needs --docs and the user's cache folder, where the next question finds latents.")
     if args.store:
         stores.ask(args)
         return
@@ -199,16 +208,21 @@ def _ask(args: argparse.Namespace) -> None:
         args.docs, text_key=args.text_key
     )  # before the model: what is wrong with the files shows at once
     with stores.load_with_cache(args) as clara:
+        if stores.store_of(clara) is None:
+            args.cold = "compress"
         if note := models.caution(args.model):
             logging.getLogger(__name__).warning(note)
         _ask_documents(args, clara, documents)
+        sys.stdout.flush()
+        with working("Compressing passages for the next question", args):
+            clara.flush()
 
 
 def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[passages.Document]) -> None:
     with working("Splitting documents", args):
         split = passages.split_documents(documents, clara.count_tokens, clara.doc_max_length)
     there = stores.stored(clara, [passage.text for passage in split])
-    latents, spent = _compressed(clara, [passage.text for passage in split], args)
+    latents, spent = _candidates(clara, [passage.text for passage in split], args)
     limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
     out = output()
     if args.stream:
@@ -216,7 +230,8 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
     else:
         with working("Answering", args):
             answer = clara.answer(args.question, latents, args.top_k, **limits)
-    answer = replace(answer, timings=replace(answer.timings, compress=spent))
+    if spent is not None:
+        answer = replace(answer, timings=replace(answer.timings, compress=spent))
     if args.json:
         print_json({**_ask_record(args, split, answer), "stored": there})
         return
@@ -231,10 +246,20 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
     out.print(report.ranking(rows, out.width))
     out.print()
     _print_costs(out, answer, len(split))
-    if there:
-        distinct = len({passage.text for passage in split})
+    distinct = len({passage.text for passage in split})
+    if answer.answered_from == "text":
+        later = f"answered from text: {distinct - there} passages are compressed now for the next question"
+        out.print(Text(later, style="dim"))
+    elif there:
         rest = "nothing was compressed" if there == distinct else f"{distinct - there} were compressed"
         out.print(Text(f"{there} of {distinct} passages were kept from an earlier question: {rest}", style="dim"))
+
+
+def _candidates(
+    clara: Clara, texts: Sequence[str], args: argparse.Namespace
+) -> tuple[Sequence[str] | Latents, float | None]:
+    """What a question is asked of: texts where it may do without latents, else latents and the seconds they took."""
+    return (texts, None) if args.cold == "text" else _compressed(clara, texts, args)
 
 
 def _compressed(clara: Clara, texts: Sequence[str], args: argparse.Namespace) -> tuple[Latents, float]:
@@ -313,6 +338,7 @@ def _ask_record(args: argparse.Namespace, split: Sequence[passages.Passage], ans
         "question": args.question,
         "answer": answer.text,
         "finish_reason": answer.finish_reason,
+        "answered_from": answer.answered_from,
         "model": args.model,
         "passages": [
             {

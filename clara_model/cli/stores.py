@@ -21,6 +21,7 @@ from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, Clara, SearchResults
+    from clara_model.store import DurableStore
 
 CACHE_BYTES = 2 << 30
 """Of one checkpoint's latents in the user's cache folder; those put longest ago go first."""
@@ -53,12 +54,18 @@ def load_with_cache(args: argparse.Namespace) -> Clara:
         return load(args, str(folder))
 
 
+def store_of(clara: Clara) -> DurableStore | None:
+    """Its store, if it has one."""
+    from clara_model.store.layered import durable
+
+    return durable(clara.store)
+
+
 def stored(clara: Clara, texts: Sequence[str]) -> int:
     """How many of some texts the store holds."""
-    from clara_model.store.layered import durable
     from clara_model.store.memory import content_key
 
-    store = durable(clara.store)
+    store = store_of(clara)
     return 0 if store is None else len(store.numbers(list({content_key(text) for text in texts})))
 
 

@@ -44,6 +44,8 @@ def load(args: argparse.Namespace, store: str | DurableStore | None = None) -> C
         if args.quiet or not sys.stderr.isatty():
             disable_progress_bars()
         keywords: dict[str, Any] = {name: getattr(args, name, None) for name in options.NAMES}
+        if "cold" in args:
+            keywords["cold"] = args.cold
         return Clara.load(args.model, store=store, **keywords)
 
 

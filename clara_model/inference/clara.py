@@ -20,7 +20,7 @@ from clara_model.checkpoint.config import MAX_NEW_TOKENS
 from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.defaults import DEFAULT_MODEL, DIMENSIONS
 from clara_model.errors import ClaraError
-from clara_model.inference import loader, pipeline, searching
+from clara_model.inference import from_text, loader, pipeline, searching
 from clara_model.inference.batching import release_memory
 from clara_model.inference.engine import Engine
 from clara_model.inference.pipeline import Encoded, Limits
@@ -36,9 +36,11 @@ from clara_model.store.layered import durable, layered
 from clara_model.store.memory import CACHE_BYTES, LatentCache, LatentStore
 from clara_model.store.protocol import Where
 from clara_model.validation import (
+    Cold,
     Documents,
     Generation,
     LongDocuments,
+    check_cold,
     check_count,
     check_documents,
     check_instruction,
@@ -70,6 +72,7 @@ class Clara:
         batch_tokens: int | None = None,
         batch_size: int | None = None,
         long_documents: LongDocuments = "split",
+        cold: Cold = "compress",
     ) -> None:
         """Use a model that is in memory already.
 
@@ -80,9 +83,10 @@ class Clara:
             batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
             batch_size: texts or prompts in one batch at most; no bound by default.
             long_documents: as for `load`.
+            cold: as for `load`.
         """
         limits, long = _limits(batch_tokens, batch_size, store), check_long_documents(long_documents)
-        self._start(loader.wrap(model), LatentCache(cache_bytes), store, limits, long)
+        self._start(loader.wrap(model), LatentCache(cache_bytes), store, limits, long, check_cold(cold))
 
     def _start(
         self,
@@ -91,10 +95,11 @@ class Clara:
         store: str | Path | LatentStore | None,
         limits: Limits,
         long_documents: LongDocuments,
+        cold: Cold,
     ) -> None:
         kept = cache if store is None else layered(store, cache, loaded.model.fingerprint)
         lasting = durable(kept)
-        self._engine: Engine | None = Engine(loaded, kept, limits, long_documents)
+        self._engine: Engine | None = Engine(loaded, kept, limits, long_documents, cold)
         self._search = None if lasting is None else StoreSearch(lasting, loaded.model.config.ranking)
         self._opened = lasting if isinstance(store, (str, Path)) else None
 
@@ -108,6 +113,7 @@ class Clara:
         batch_tokens: int | None = None,
         batch_size: int | None = None,
         long_documents: LongDocuments = "split",
+        cold: Cold = "compress",
         **options: Unpack[LoadKeywords],
     ) -> Self:
         """Load a checkpoint; one that is in memory already, with the same options, is shared.
@@ -122,6 +128,10 @@ class Clara:
             long_documents: what becomes of a text with more than ``doc_max_length`` tokens: ``split`` reads it whole,
                 in windows that end with sentences and count as its parts; ``truncate`` reads its start and says so in
                 a warning; ``error`` refuses it.
+            cold: what a question does where candidates have no latents yet: ``compress`` makes them first; ``text``
+                answers from the text of the best by shared words, by the base model alone, and makes the latents in
+                the background for the next question, the third one at the latest. Where fewer are missing than are
+                read, they are compressed. `Answer.answered_from` says which it was.
             **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
                 ``attn_implementation``, ``quantization``, ``token``; see `LoadOptions`.
 
@@ -130,10 +140,11 @@ class Clara:
             TypeError: an unknown option.
         """
         limits, long = _limits(batch_tokens, batch_size, store), check_long_documents(long_documents)
+        check_cold(cold)
         loaded = loader.load(name, LoadOptions.of(options), cache_bytes)
         assert loaded.cache is not None
         clara = cls.__new__(cls)
-        clara._start(loaded, loaded.cache, store, limits, long)
+        clara._start(loaded, loaded.cache, store, limits, long, cold)
         return clara
 
     def close(self) -> None:
@@ -141,9 +152,12 @@ class Clara:
 
         A store that was given by its path is closed too; one that was handed over stays open.
 
-        A call that another thread is in the middle of ends as it would have.
+        A call that another thread is in the middle of ends as it would have; what is being compressed in the background
+        is finished where a store keeps it.
         """
         engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.background.close()
         search, self._search = self._search, None
         if search is not None:
             search.close()
@@ -154,6 +168,14 @@ class Clara:
             del engine
             if last() is None:
                 release_memory()
+
+    def flush(self) -> None:
+        """Wait until everything that was answered from text (``cold="text"``) has its latents.
+
+        Raises:
+            BaseException: what went wrong in the background since the last flush.
+        """
+        self.engine.background.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -260,7 +282,9 @@ class Clara:
         return embed(self.encode_queries(questions), size, self.model.config.ranking)
 
     def rank(self, question: str, texts: Documents, top_k: int | None = None) -> list[Ranked]:
-        """Rank candidates by the checkpoint's score of their latents for the question's, a long one by its best window's.
+        """Rank candidates by the checkpoint's score of their latents, a long one by its best window's.
+
+        With ``cold="text"``, where latents are missing, by shared words, and `Ranked.by` says so.
 
         Args:
             question: must not be blank.
@@ -276,6 +300,12 @@ class Clara:
         question, documents = check_question(question), check_documents(texts)
         keep = None if top_k is None else check_count(top_k, "top_k")
         call = self.engine.call()
+        if not isinstance(documents, Latents) and self.can_rank:
+            parts, windows = call.windows(documents)
+            if missing := call.missing(parts, keep or self.top_k):
+                call.later(missing, answered=False)
+                choice = from_text.choose(question, parts, windows, len(parts), rerank=True)
+                return pipeline.by_document(choice.ranking, choice.row)[:keep]
         rows = call.candidates([documents])
         return pipeline.by_document(call.rank([question], rows)[0], rows[0])[:keep]
 

@@ -20,6 +20,7 @@ from functools import cached_property
 import torch
 
 from clara_model.inference import pipeline
+from clara_model.inference.background import Background
 from clara_model.inference.gathering import Job, may_gather
 from clara_model.inference.loader import Loaded
 from clara_model.inference.pipeline import Candidates, Encoded, Limits, Written
@@ -28,14 +29,17 @@ from clara_model.inference.reading import Reader, warn_of_cuts
 from clara_model.inference.results import Ranked, Timings
 from clara_model.inference.streaming import Feed
 from clara_model.latents import Latents
+from clara_model.store.layered import durable
 from clara_model.store.memory import Block, LatentStore, content_key
-from clara_model.validation import Generation, LongDocuments
+from clara_model.validation import Cold, Generation, LongDocuments
 from clara_model.windows import Window
 
 CLAIMED = 512
 """Texts that one call makes between two looks at what others have made; another thread waits for no more than these."""
 _PATIENCE = 0.2
 """Seconds between two looks at whether a stream is still read."""
+_LATER = 16
+"""Texts in one pass in the background on a GPU; on a CPU one, since there a text is a pass of its own anyway."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,14 @@ class Engine:
     store: LatentStore
     limits: Limits
     long_documents: LongDocuments = "split"
+    cold: Cold = "compress"
+
+    @cached_property
+    def background(self) -> Background:
+        """Where texts are compressed after an answer from text."""
+        at_once = 1 if self.model.device.type == "cpu" else _LATER
+        lasting = durable(self.store) is not None
+        return Background(at_once, lasting=lasting)
 
     @cached_property
     def reader(self) -> Reader:
@@ -59,6 +71,7 @@ class Engine:
 
     def call(self, feed: Feed | None = None) -> Call:
         """A new call; ``feed`` is where its text goes if it is streamed."""
+        self.background.touch()
         return Call(self, feed)
 
 
@@ -70,6 +83,7 @@ class Call:
         self.model, self._loaded = engine.model, engine.loaded
         self._store, self._limits = engine.store, engine.limits
         self._reader, self._long_documents = engine.reader, engine.long_documents
+        self._engine = engine
         self._feed = feed
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -107,6 +121,8 @@ class Call:
             part = dict(list(missing.items())[:CLAIMED])
             blocks |= self._made(fingerprint, part)
             missing = {key: text for key, text in missing.items() if blocks[key] is None}
+        if self._engine.cold == "text":
+            self._engine.background.settled(texts)
         found = [block for key in keys if (block := blocks[key]) is not None]
         lengths = tuple(block.length for block in found)
         if self._long_documents == "truncate":
@@ -122,7 +138,7 @@ class Call:
     def candidates(self, rows: Sequence[list[str] | Latents]) -> list[Candidates]:
         """The candidates of each question, long ones in windows; what several questions offer is compressed once."""
         given: dict[int, list[str] | Latents] = {id(row): row for row in rows}
-        read = {key: self._read(row) for key, row in given.items() if not isinstance(row, Latents)}
+        read = {key: self.windows(row) for key, row in given.items() if not isinstance(row, Latents)}
         place = pipeline.distinct(texts for texts, _ in read.values())
         blocks = self.compress(list(place)) if place else None
         made: dict[int, Candidates] = {}
@@ -135,12 +151,36 @@ class Call:
                 made[key] = Candidates(blocks, [place[text] for text in texts], windows)
         return [made[id(row)] for row in rows]
 
-    def _read(self, documents: list[str]) -> tuple[list[str], list[Window] | None]:
+    def windows(self, documents: list[str]) -> tuple[list[str], list[Window] | None]:
         """The texts that are read of some documents, and their windows if they are not the documents themselves."""
         windows = self._reader.windows(documents, self._long_documents)
         if all(window.whole for window in windows):
             return documents, None
         return [documents[window.document][window.start : window.end] for window in windows], windows
+
+    # -- without latents ---------------------------------------------------------------------------------------
+
+    def missing(self, texts: Sequence[str], k: int) -> list[str]:
+        """The texts without latents, where a question does without them: ``cold="text"``, and at least ``k`` missing.
+
+        Compressing fewer than are read costs less than reading them.
+        """
+        if self._engine.cold != "text":
+            return []
+        distinct = list(dict.fromkeys(texts))
+        found = self._store.get(self.model.fingerprint, [content_key(text) for text in distinct])
+        missing = [text for text, block in zip(distinct, found, strict=True) if block is None]
+        return missing if len(missing) >= min(k, len(distinct)) and not self._engine.background.due(missing) else []
+
+    def later(self, texts: Sequence[str], *, answered: bool) -> None:
+        """Have texts compressed when nobody asks for anything; ``answered`` as for `Background.add`."""
+        if texts:
+            self._engine.background.touch()
+            self._engine.background.add(texts, Call(self._engine).compress, answered=answered)
+
+    def read_part(self, text: str) -> str:
+        """What is read of a window: all of it, or its start where long texts are cut."""
+        return text[: self.model.tokens.reach(text)] if self._long_documents == "truncate" else text
 
     def rank(self, questions: Sequence[str], rows: Sequence[Candidates]) -> list[list[Ranked]]:
         """The windows of each question's candidates, best first."""

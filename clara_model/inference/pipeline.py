@@ -228,7 +228,7 @@ def by_document(ranking: Sequence[Ranked], row: Candidates) -> list[Ranked]:
     best: dict[int, Ranked] = {}
     for one in ranking:
         window = row.windows[one.index]
-        best.setdefault(window.document, Ranked(window.document, one.score, None if window.whole else window))
+        best.setdefault(window.document, Ranked(window.document, one.score, None if window.whole else window, one.by))
     return list(best.values())
 
 

@@ -6,10 +6,11 @@ A request is run at once or in a stream's thread; both run the same steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from clara_model.inference import pipeline
+from clara_model.inference import from_text, pipeline
 from clara_model.inference.engine import Call, Engine
+from clara_model.inference.from_text import TextPrompt
 from clara_model.inference.pipeline import Candidates, Encoded, Written
 from clara_model.inference.results import Answer, Ranked, Timings, Usage
 from clara_model.inference.streaming import Feed, TextPieces
@@ -32,15 +33,49 @@ class AnswerRequest:
     how: Generation
 
     def run(self, call: Call) -> list[Answer]:
-        """Compress, rank, select and answer."""
+        """Answer each question from latents, or from text where its candidates have none yet."""
+        prompts, missing = self._text_prompts(call)
+        found: dict[int, Answer] = {}
+        try:
+            if prompts:
+                found.update(zip(prompts, self._from_text(call, list(prompts.values())), strict=True))
+        finally:
+            call.later(missing, answered=True)
+        rest = [index for index in range(len(self.questions)) if index not in prompts]
+        if rest:
+            asked, rows = [self.questions[index] for index in rest], [self.rows[index] for index in rest]
+            found.update(zip(rest, replace(self, questions=asked, rows=rows)._from_latents(call), strict=True))
+        timings = call.timings(len(self.questions))
+        return [replace(found[index], timings=timings) for index in range(len(self.questions))]
+
+    def _text_prompts(self, call: Call) -> tuple[dict[int, TextPrompt], list[str]]:
+        """The prompt of each question that is answered from text, and the texts to compress afterwards."""
+        read = {id(row): call.windows(row) for row in self.rows if not isinstance(row, Latents)}
+        missing = {key: call.missing(texts, self.top_k) for key, (texts, _) in read.items()}
+        prompts: dict[int, TextPrompt] = {}
+        for index, (question, row) in enumerate(zip(self.questions, self.rows, strict=True)):
+            if missing.get(id(row)):
+                choice = from_text.choose(question, *read[id(row)], self.top_k, rerank=self.rerank)
+                made = from_text.prompt(call, question, choice, self.how)
+                if made is not None:
+                    prompts[index] = made
+        later = {id(self.rows[index]) for index in prompts}
+        return prompts, [text for key, texts in missing.items() if key in later for text in texts]
+
+    def _from_text(self, call: Call, prompts: list[TextPrompt]) -> list[Answer]:
+        """By the base model alone; the seconds are put in later."""
+        written = call.write([one.ids for one in prompts], None, self.how)
+        return [_text_answer(one, made) for one, made in zip(prompts, written, strict=True)]
+
+    def _from_latents(self, call: Call) -> list[Answer]:
+        """Compress, rank, select and answer; the seconds are put in later."""
         rows = call.candidates(self.rows)
         scored = self.rerank or (self.can_rank and any(row.windows is not None for row in rows))
         rankings: list[list[Ranked]] = call.rank(self.questions, rows) if scored else [[] for _ in rows]
         selected = [self._selected(ranking, row) for ranking, row in zip(rankings, rows, strict=True)]
         latents = [row.pick(chosen) for row, chosen in zip(rows, selected, strict=True)]
         written = call.answer(self.questions, latents, self.how)
-        timings = call.timings(len(self.questions))
-        return [self._answer(*parts, timings) for parts in zip(written, rankings, rows, selected, latents, strict=True)]
+        return [self._answer(*parts) for parts in zip(written, rankings, rows, selected, latents, strict=True)]
 
     def _selected(self, ranking: list[Ranked], row: Candidates) -> list[int]:
         """The windows that the generator reads, in its order."""
@@ -49,13 +84,7 @@ class AnswerRequest:
         return pipeline.in_given_order(row, ranking, self.top_k)
 
     def _answer(
-        self,
-        one: Written,
-        ranking: list[Ranked],
-        row: Candidates,
-        selected: list[int],
-        used: Encoded,
-        timings: Timings,
+        self, one: Written, ranking: list[Ranked], row: Candidates, selected: list[int], used: Encoded
     ) -> Answer:
         """What was written, with where it comes from by document and window."""
         windows = [row.window(index) for index in selected]
@@ -64,7 +93,7 @@ class AnswerRequest:
             ranking=pipeline.by_document(ranking, row) if self.rerank else [],
             selected=[window.document for window in windows],
             usage=_usage(one, used, row),
-            timings=timings,
+            timings=Timings(),
             finish_reason=one.finish_reason,
             windows=windows,
         )
@@ -81,7 +110,7 @@ class PlainRequest:
         """Generate; one answer."""
         one = call.write([self.ids], None, self.how)[0]
         usage = Usage(prompt_tokens=one.prompt_tokens, completion_tokens=one.completion_tokens)
-        return [Answer(one.text, [], [], usage, call.timings(), one.finish_reason)]
+        return [Answer(one.text, [], [], usage, call.timings(), one.finish_reason, answered_from="text")]
 
 
 def stream(feed: Feed, engine: Engine, request: AnswerRequest | PlainRequest) -> Answer:
@@ -90,6 +119,21 @@ def stream(feed: Feed, engine: Engine, request: AnswerRequest | PlainRequest) ->
     answer = request.run(engine.call(feed))[0]
     feed.finish(answer.text)
     return answer
+
+
+def _text_answer(prompt: TextPrompt, one: Written) -> Answer:
+    """What the base model wrote, with where it comes from."""
+    windows = [prompt.choice.row.window(index) for index in prompt.selected]
+    return Answer(
+        text=one.text,
+        ranking=pipeline.by_document(prompt.choice.ranking, prompt.choice.row),
+        selected=[window.document for window in windows],
+        usage=Usage(prompt.text_tokens, 0, one.prompt_tokens, one.completion_tokens, prompt.text_tokens),
+        timings=Timings(),
+        finish_reason=one.finish_reason,
+        windows=windows,
+        answered_from="text",
+    )
 
 
 def _usage(one: Written, used: Encoded, row: Candidates) -> Usage:

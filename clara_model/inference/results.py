@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from clara_model.latents import Latents
 from clara_model.windows import Window
@@ -13,13 +13,16 @@ from clara_model.windows import Window
 
 @dataclass(frozen=True)
 class Ranked:
-    """One candidate: its index in the texts that were given, and its cosine with the question."""
+    """One candidate: its index in the texts that were given, and its score."""
 
     index: int
     score: float
-    """Of a text that is read in windows: the best window's."""
+    """The cosine of its latents with the question's; of a text that is read in windows, the best window's."""
     window: Window | None = None
     """That window; None where the text is read in one."""
+    by: Literal["latents", "words"] = "latents"
+    """``words`` where there were no latents yet (``cold="text"``): then the score is no cosine but the share of the
+    question's words that the text holds (BM25), from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Answer:
 
     text: str
     ranking: list[Ranked]
-    """All candidates, best first; empty where the checkpoint has no query reasoner to rank with."""
+    """All candidates, best first; empty where the checkpoint has no query reasoner to rank with, or nothing was
+    ranked."""
     selected: list[int]
     """Indices of the documents that the generator read, best first; one comes as often as it read a window of it."""
     usage: Usage
@@ -69,6 +73,8 @@ class Answer:
     """``stop`` (end token or stop string) or ``length``."""
     windows: list[Window] = field(default_factory=list)
     """What the generator read of each document in ``selected``: the whole of it, or one of its windows."""
+    answered_from: Literal["latents", "text"] = "latents"
+    """``text`` where the base model alone has read text: candidates without latents (``cold="text"``), or a prompt."""
 
     @property
     def citations(self) -> list[str]:

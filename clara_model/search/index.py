@@ -2,8 +2,7 @@
 
 Derived from the store, in a folder of its own, and built anew where it is lost, mostly of blocks that are gone, or
 learned from too few. An SQLite file says how far it reaches and lets one process write at a time; what it counts as
-written is never changed. Parts of 65,536 rows lie column by column, so that the scan reads one word of all rows at a
-time. Shapes: ``N`` blocks, ``S`` directions, ``W`` words of 64 bits.
+written is never changed. Shapes: ``N`` blocks, ``S`` directions, ``G`` bytes of signs.
 """
 
 from __future__ import annotations
@@ -21,14 +20,12 @@ import torch
 
 from clara_model.errors import ClaraError
 from clara_model.modeling.ranking import coarse_blocks
-from clara_model.search.sketch import SIZE, WORDS, Array, Directions, as_bytes, rotation
+from clara_model.search.sketch import BITS, SIZE, Array, Directions, as_bytes, rotation
 from clara_model.store.protocol import DurableStore, Row
 from clara_model.store.sqlite_connection import Connections
 
 FILE = "coarse.sqlite"
-FORMAT = 1
-PART = 65_536
-"""Rows of one part of the files."""
+FORMAT = 2
 _AT_ONCE = 4096
 """Blocks that are taken in together; the first of them say in which directions blocks differ."""
 _ROTATED_AT_ONCE = 1 << 21
@@ -125,7 +122,7 @@ class CoarseIndex:
             directions = Directions.frombytes(_get(connection, "directions"))
             projections_NS = directions.document(rotations_NR)
             numbers = np.array([row.number for row in rows], dtype=np.int64)
-            _write(self.folder, reach, numbers, projections_NS, directions.words(projections_NS))
+            _write(self.folder, reach, numbers, projections_NS, directions.signs(projections_NS))
             _set(connection, count=reach.count + len(rows), last=rows[-1].number)
         return True
 
@@ -150,12 +147,9 @@ class CoarseIndex:
         scales = self._mapped(reach, "scales", np.float32, 1)[: reach.count, 0]
         return self._mapped(reach, "bytes", np.int8, SIZE)[: reach.count], scales
 
-    def signs(self, reach: Reach) -> Iterator[Array]:
-        """``[W, n]`` words of each part in order; a part has at most `PART` rows."""
-        mapped = self._mapped(reach, "signs", np.uint64, WORDS)
-        for start in range(0, reach.count, PART):
-            part = mapped[start : start + PART].reshape(-1)[: WORDS * PART].reshape(WORDS, PART)
-            yield part[:, : min(PART, reach.count - start)]
+    def signs(self, reach: Reach) -> Array:
+        """``[N, G]`` uint8, see `Directions.signs`."""
+        return self._mapped(reach, "signs", np.uint8, BITS // 8)[: reach.count]
 
     def _mapped(self, reach: Reach, name: str, dtype: type, width: int) -> Array:
         """``[rows, width]``; mapped anew where the file has grown."""
@@ -165,7 +159,8 @@ class CoarseIndex:
             path = _path(self.folder, reach.generation, name)
             if not path.exists() or path.stat().st_size < reach.count * width * np.dtype(dtype).itemsize:
                 raise ClaraError(f"{self.folder} is damaged ({path.name} is too short); delete it, it is built anew")
-            self._maps[key] = found = np.memmap(path, dtype=dtype, mode="r").reshape(-1, width)
+            mapped = np.asarray(np.memmap(path, dtype=dtype, mode="r"))  # slices of a memmap object are slow to make
+            self._maps[key] = found = mapped.reshape(-1, width)
         return found
 
     def close(self) -> None:
@@ -190,24 +185,14 @@ def _path(folder: Path, generation: int, name: str) -> Path:
     return folder / f"{generation}-{name}.bin"
 
 
-def _write(folder: Path, reach: Reach, numbers: Array, projections_NS: Array, words_WN: Array) -> None:
-    """Put rows behind what is there; whole parts of the signs are laid out at once."""
+def _write(folder: Path, reach: Reach, numbers: Array, projections_NS: Array, signs_NG: Array) -> None:
+    """Put rows behind what is there."""
     whole, scales = as_bytes(projections_NS)
-    files = {"numbers": numbers, "bytes": whole, "scales": scales}
+    files = {"numbers": numbers, "bytes": whole, "scales": scales, "signs": signs_NG}
     try:
         for name, values in files.items():
             row_bytes = values.nbytes // len(values)
             _put(_path(folder, reach.generation, name), reach.count * row_bytes, values)
-        done = 0
-        while done < len(numbers):
-            part, inside = divmod(reach.count + done, PART)
-            take = min(PART - inside, len(numbers) - done)
-            path = _path(folder, reach.generation, "signs")
-            for word in range(WORDS):
-                offset = 8 * (part * PART * WORDS + word * PART + inside)
-                _put(path, offset, np.ascontiguousarray(words_WN[word, done : done + take]))
-            _reserve(path, 8 * (part + 1) * PART * WORDS)
-            done += take
     except OSError as error:
         raise ClaraError(
             f"{folder} cannot be written ({error.strerror}); free some room, or check its permissions"
@@ -224,11 +209,6 @@ def _put(path: Path, offset: int, values: Array) -> None:
             rest, offset = rest[written:], offset + written
     finally:
         os.close(file)
-
-
-def _reserve(path: Path, size: int) -> None:
-    if path.stat().st_size < size:
-        os.truncate(path, size)
 
 
 def _set(connection: sqlite3.Connection, **values: Any) -> None:

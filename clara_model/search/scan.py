@@ -1,32 +1,34 @@
 """The coarse scan: which blocks of an index are nearest to a question, by signs first and then by bytes.
 
-Half of all signs is read (exact, no graph, nothing to train); those that share most are counted by all their signs, and
-the thousands nearest by these are scored by their bytes. Leaves out the exact score (`search.find`).
-Shapes: ``N`` blocks, ``R`` numbers of a rotation, ``S`` directions, ``W`` words of 64 bits.
+All signs are read (exact, no graph, nothing to train), by faiss where it is installed (extra ``search``) and there are
+many, else by NumPy; the thousands that share most are scored by their bytes. Leaves out the exact score
+(`search.find`). Shapes: ``N`` blocks, ``R`` numbers of a rotation, ``S`` directions, ``G`` bytes of signs.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
-from clara_model.search.index import PART, CoarseIndex, Reach
-from clara_model.search.sketch import WORDS, Array
+from clara_model.search.index import CoarseIndex, Reach
+from clara_model.search.sketch import Array
 
 FIRST = 8192
 """Blocks that the signs let through, at least, and as many times over as candidates are asked for."""
 PER_CANDIDATE = 8
-WIDE = 8
-"""As many times more are let through by half of their signs, where there are more blocks than that."""
-_HALF = WORDS // 2
-_CHUNK = 8192
-"""Rows at once: their words stay in a CPU's second cache."""
+_ALONE = 100_000
+"""Rows for which threads are not worth their start."""
 _SAMPLED = 97
 """One row in so many says which distance lets enough through."""
+_COUNTED_AT_ONCE = 8192
+_SCORED_AT_ONCE = 1024
+"""Rows at once: they stay in a CPU's second cache."""
 
 
 def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, allowed: Array | None = None) -> Array:
@@ -45,88 +47,81 @@ def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, all
     directions = index.directions(reach)
     question = directions.question(rotation_R)
     places = None if allowed is None else np.flatnonzero(np.isin(numbers, allowed, assume_unique=True))
-    first = max(FIRST, PER_CANDIDATE * count)
-    if (reach.count if places is None else len(places)) > first:
-        places = _nearest_by_signs(index, reach, directions.words(question[None]), first, places)
-    elif places is None:
-        places = np.arange(reach.count)
-    scores = _scores(index, reach, question, places)
-    return np.asarray(numbers[places[np.argsort(-scores, kind="stable")[:count]]])
-
-
-def _nearest_by_signs(index: CoarseIndex, reach: Reach, words_W1: Array, count: int, places: Array | None) -> Array:
-    """The places, rising, that share most signs with the question: ``count`` or a few more of ``places``, or of all."""
     total = reach.count if places is None else len(places)
-    if total <= WIDE * count:
-        distances = _distances(index, reach, words_W1) if places is None else _at(index, reach, words_W1, places)
-        found = _smallest(distances, count)
-        return found if places is None else places[found]
-    half_N = _distances(index, reach, words_W1[:_HALF])
-    wide = _smallest(half_N if places is None else half_N[places], WIDE * count)
-    places = wide if places is None else places[wide]
-    distances = half_N[places] + _at(index, reach, words_W1[_HALF:], places, _HALF)
-    return places[_smallest(distances, count)]
-
-
-def _distances(index: CoarseIndex, reach: Reach, words_W1: Array) -> Array:
-    """``[N]`` signs in which each block differs from the question, in as many words as are given."""
-    out = np.empty(reach.count, dtype=np.uint16)
-    words = len(words_W1)
-
-    def scan(part: int, words_WN: Array) -> None:
-        for start in range(0, words_WN.shape[1], _CHUNK):
-            differing = np.bitwise_count(np.bitwise_xor(words_WN[:words, start : start + _CHUNK], words_W1))
-            place = part * PART + start
-            np.add.reduce(differing, axis=0, dtype=np.uint16, out=out[place : place + differing.shape[1]])
-
-    _side_by_side(scan, list(enumerate(index.signs(reach))))
-    return out
-
-
-def _at(index: CoarseIndex, reach: Reach, words_W1: Array, places: Array, first_word: int = 0) -> Array:
-    """`_distances` of some places, rising, in the words from ``first_word`` on."""
-    out = np.empty(len(places), dtype=np.uint16)
-    words = slice(first_word, first_word + len(words_W1))
-
-    def count(part: int, words_WN: Array) -> None:
-        start, end = np.searchsorted(places, (part * PART, (part + 1) * PART))
-        chosen = words_WN[words].take(places[start:end] - part * PART, axis=1)
-        differing = np.bitwise_count(np.bitwise_xor(chosen, words_W1))
-        np.add.reduce(differing, axis=0, dtype=np.uint16, out=out[start:end])
-
-    _side_by_side(count, list(enumerate(index.signs(reach))))
-    return out
-
-
-def _scores(index: CoarseIndex, reach: Reach, question_S: Array, places: Array) -> Array:
-    """Products of some blocks' bytes and the question."""
+    first = max(FIRST, PER_CANDIDATE * count)
     whole_NS, scales_N = index.bytes(reach)
-    out = np.empty(len(places), dtype=np.float32)
+    cores = 1 if total <= _ALONE else torch.get_num_threads()
+    with ThreadPoolExecutor(cores, initializer=_alone) as pool:  # starts no thread before it is given something to do
+        side_by_side = map if cores == 1 else pool.map
+        if total > first:
+            signs_NG = index.signs(reach) if places is None else index.signs(reach)[places]
+            near = _nearest_by_signs(signs_NG, directions.question_signs(question), first, cores, side_by_side)
+            places = near if places is None else places[near]
+        elif places is None:
+            places = np.arange(total)
+        shares = np.array_split(places, cores)
+        scores = np.concatenate(list(side_by_side(lambda share: _scores(whole_NS, scales_N, question, share), shares)))
+    return np.asarray(numbers[places[_largest(scores, count)]])
 
-    def score(start: int, end: int) -> None:
-        chosen = places[start:end]
-        np.multiply(whole_NS[chosen].astype(np.float32) @ question_S, scales_N[chosen], out=out[start:end])
 
-    _side_by_side(score, [(start, start + _CHUNK // 4) for start in range(0, len(places), _CHUNK // 4)])
-    return out
+def _nearest_by_signs(
+    signs_NG: Array, question_1G: Array, count: int, cores: int, side_by_side: Callable[..., Iterable[Any]]
+) -> Array:
+    """The rows, rising, that share most signs with the question: ``count`` or a few more."""
+    differing = np.empty(len(signs_NG), dtype=np.int32)
+    bounds = np.linspace(0, len(signs_NG), cores + 1).astype(int)
+    shares = [slice(*pair) for pair in pairwise(bounds)]
+    list(side_by_side(lambda share: distances(signs_NG[share], question_1G, differing[share]), shares))
+    return _smallest(differing, count)
 
 
-def _side_by_side(work: Callable[..., None], parts: Sequence[tuple[Any, ...]]) -> None:
-    """Some work, part by part on the process's CPU cores; NumPy lets go of the interpreter meanwhile."""
-    if len(parts) < 2:
-        for part in parts:
-            work(*part)
+def distances(signs_NG: Array, question_1G: Array, out_N: Array) -> None:
+    """How many signs of each block differ from the question's, into ``out_N``, int32."""
+    faiss = _faiss() if len(signs_NG) > _ALONE // 2 else None
+    if faiss is not None:
+        signs, question, out = map(faiss.swig_ptr, (signs_NG, question_1G, out_N))
+        faiss.hammings(question, signs, 1, *signs_NG.shape, out)
         return
-    with ThreadPoolExecutor(min(len(parts), len(os.sched_getaffinity(0)))) as pool:
-        list(pool.map(lambda part: work(*part), parts))
+    question = question_1G.view(np.uint64)
+    for start in range(0, len(signs_NG), _COUNTED_AT_ONCE):
+        words = signs_NG[start : start + _COUNTED_AT_ONCE].view(np.uint64)
+        np.bitwise_count(words ^ question).sum(axis=1, dtype=np.int32, out=out_N[start : start + len(words)])
 
 
 def _smallest(values: Array, count: int) -> Array:
-    """The places of the smallest values: ``count`` of them or a few more, where equal ones are at the end."""
+    """The places of the smallest values: ``count`` of them or a few more; a sample says where they end."""
     sample = np.sort(values[::_SAMPLED])
     guess = min(len(sample) - 1, int(1.2 * count / _SAMPLED) + 2)
     found = np.flatnonzero(values <= sample[guess])
-    if not count <= len(found) <= 3 * count:
-        limit = np.searchsorted(np.cumsum(np.bincount(values)), count)
-        found = np.flatnonzero(values <= limit)
-    return found
+    return found if count <= len(found) <= 2 * count else np.sort(np.argpartition(values, count)[:count])
+
+
+def _scores(whole_NS: Array, scales_N: Array, question_S: Array, places: Array) -> Array:
+    """Products of some blocks' bytes and the question; not by BLAS, whose threads take longer to wake than this."""
+    out = np.empty(len(places), dtype=np.float32)
+    for start in range(0, len(places), _SCORED_AT_ONCE):
+        chosen = places[start : start + _SCORED_AT_ONCE]
+        np.einsum("ns,s->n", whole_NS[chosen], question_S, out=out[start : start + len(chosen)])
+    return out * scales_N[places]
+
+
+def _largest(values: Array, count: int) -> Array:
+    """The places of the largest values, the largest first, equal ones in their order."""
+    chosen = np.sort(np.argpartition(-values, count)[:count]) if count < len(values) else np.arange(len(values))
+    return np.asarray(chosen[np.argsort(-values[chosen], kind="stable")])
+
+
+@cache
+def _faiss() -> Any:
+    """The library, or None where it is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        return None
+    return faiss
+
+
+def _alone() -> None:
+    """This thread computes by itself; the setting is a thread's own."""
+    if _faiss() is not None:
+        _faiss().omp_set_num_threads(1)

@@ -5,7 +5,7 @@ what all blocks of the store share and is projected on its first 256 principal d
 blocks: ``cosine(question, block)`` is nearly a constant plus the product of the two projections. Where blocks differ
 in all directions alike, it is as good as a random projection of that size. The signs of 512 random mixtures of a
 projection, one bit each, say roughly the same and are read four times faster than bytes.
-Shapes: ``N`` blocks, ``R`` numbers of a rotation, ``S`` directions, ``W`` words of 64 bits.
+Shapes: ``N`` blocks, ``R`` numbers of a rotation, ``S`` directions.
 Source: principal components; sign bits after Charikar 2002 (doi 10.1145/509907.509965).
 """
 
@@ -27,7 +27,6 @@ SIZE = 256
 """Directions; a million blocks are 256 MB as bytes."""
 BITS = 512
 """Signs of a block; a million are 64 MB."""
-WORDS = BITS // 64
 _SEED = 20_111
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -65,13 +64,19 @@ class Directions:
         return np.asarray((rotations_NR - self.mean_R) @ self.axes_RS)
 
     def question(self, rotation_R: Array) -> Array:
-        """``[S]`` float32; the part along the mean gives all blocks the same and is left out."""
-        return np.asarray(rotation_R @ self.axes_RS)
+        """``[S]`` float32; the part along the mean gives all blocks the same and is left out.
 
-    def words(self, projections_NS: Array) -> Array:
-        """``[W, N]`` words whose bits are 1 where a mixture is above 0."""
-        bits_NW = np.packbits(projections_NS @ self.mixture_SB > 0, axis=1).view(np.uint64)
-        return np.ascontiguousarray(bits_NW.T)
+        Not by BLAS: its threads, once woken, keep a core busy for longer than a scan takes.
+        """
+        return np.einsum("r,rs->s", rotation_R, self.axes_RS)
+
+    def question_signs(self, question_S: Array) -> Array:
+        """``[1, BITS / 8]`` bytes as `signs` makes them."""
+        return np.packbits(np.einsum("s,sb->b", question_S, self.mixture_SB) > 0)[None]
+
+    def signs(self, projections_NS: Array) -> Array:
+        """``[N, BITS / 8]`` bytes whose bits are 1 where a mixture is above 0."""
+        return np.packbits(projections_NS @ self.mixture_SB > 0, axis=1)
 
     def tobytes(self) -> bytes:
         """For `frombytes`."""

@@ -18,11 +18,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from random_model import PRESETS, add_sizes, build, count, documents, take_sizes
-from torch import Tensor
-from torch.nn import functional
+from random_model import PRESETS, add_sizes, build, count, documents, matrix_products, take_sizes
 
-from clara_model import ClaraModel
 from clara_model.inference.batching import plan_batches
 from clara_model.inference.clara import Clara
 from clara_model.store.memory import LatentCache
@@ -97,25 +94,6 @@ def measure(args: argparse.Namespace, rate: int) -> dict:
         "activations_bytes": activations * size,
         "peak_bytes": memory_peak(args.device) - before,
     }
-
-
-def matrix_products(model: ClaraModel, rows: int, width: int) -> None:
-    """Every matrix product of one compressor batch of ``rows`` texts of ``width`` positions, and nothing else."""
-    config, weights = model.base.config, {"device": model.device, "dtype": model.base.dtype}
-    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    inputs = {n: torch.ones(rows * width, n, **weights) for n in (config.hidden_size, config.intermediate_size)}
-    query_NHTD = torch.ones(rows, heads, width, size, **weights)
-    scores_NHTT = torch.ones(rows, heads, width, width, **weights)
-    low = torch.ones(rows * width, model.config.lora_rank, **weights)
-    with torch.no_grad():
-        for index, layer in enumerate(model.roles.layers().values()):
-            x: Tensor = inputs[layer.base_layer.in_features]
-            functional.linear(x, layer.base_layer.weight)
-            functional.linear(x, layer.lora_A["compressor"].weight)
-            functional.linear(low, layer.lora_B["compressor"].weight)
-            if index % 7 == 0:  # seven projections in a layer, one attention
-                torch.matmul(query_NHTD, query_NHTD.transpose(-1, -2))
-                torch.matmul(scores_NHTT, query_NHTD)
 
 
 def seconds(device: str, work) -> float:

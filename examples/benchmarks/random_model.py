@@ -1,14 +1,18 @@
-"""A random model of a chosen size and texts for it, built here: nothing is downloaded, and the answers mean nothing."""
+"""A random model of a chosen size and texts for it, built here: nothing is downloaded, and the answers mean nothing.
+
+Asks `clara_model` for nothing but its public names, so that `before_after.py` can run it on older code.
+"""
 
 import argparse
 import random
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from clara_model import ClaraModel
-from clara_model.checkpoint.config import ClaraConfig
+from clara_model import ClaraConfig, ClaraModel
 
 PRESETS = {
     "58m": {"hidden": 512, "layers": 8, "intermediate": 1376, "heads": 8, "kv_heads": 8, "words": 180},
@@ -82,3 +86,22 @@ def documents(args: argparse.Namespace) -> list[str]:
 def count(model: ClaraModel) -> int:
     """Parameters of the base model, adapters left out."""
     return sum(p.numel() for name, p in model.base.named_parameters() if ".lora_" not in name)
+
+
+def matrix_products(model: ClaraModel, rows: int, width: int) -> None:
+    """Every matrix product of one compressor batch of ``rows`` texts of ``width`` positions, and nothing else."""
+    config, weights = model.base.config, {"device": model.device, "dtype": model.base.dtype}
+    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    inputs = {n: torch.ones(rows * width, n, **weights) for n in (config.hidden_size, config.intermediate_size)}
+    query_NHTD = torch.ones(rows, heads, width, size, **weights)
+    scores_NHTT = torch.ones(rows, heads, width, width, **weights)
+    low = torch.ones(rows * width, model.config.lora_rank, **weights)
+    with torch.no_grad():
+        for index, layer in enumerate(model.roles.layers().values()):
+            x: Tensor = inputs[layer.base_layer.in_features]
+            functional.linear(x, layer.base_layer.weight)
+            functional.linear(x, layer.lora_A["compressor"].weight)
+            functional.linear(low, layer.lora_B["compressor"].weight)
+            if index % 7 == 0:  # seven projections in a layer, one attention
+                torch.matmul(query_NHTD, query_NHTD.transpose(-1, -2))
+                torch.matmul(scores_NHTT, query_NHTD)

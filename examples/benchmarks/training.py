@@ -1,7 +1,8 @@
 """Tokens per second of each stage, the share of padding, and the ratio to the step's bare matrix products.
 
 A step is run forward and backward on synthetic rows; all its matrix products are then run alone, on random numbers of
-the same shapes. What is missing from a ratio of 1 went into attention, casts, small operations and Python.
+the same shapes. What is missing from a ratio of 1 went into attention, casts, small operations and Python. On the CPU
+the times are CPU time, so run it with one thread (OMP_NUM_THREADS=1).
 
     python examples/benchmarks/training.py [BASE] [--steps 3] [--rows 32] [--micro 8] [--bf16]
 
@@ -146,14 +147,15 @@ def products(found: Counter[tuple[Any, ...]]) -> None:
 
 
 def timed(run: Any) -> float:
-    """Seconds of the faster of two runs."""
-    best = float("inf")
+    """Seconds of the faster of two runs; on the CPU those that this process had, whatever else ran."""
+    gpu = torch.cuda.is_available()
+    clock, best = time.perf_counter if gpu else time.process_time, float("inf")
     for _ in range(2):
-        start = time.perf_counter()
+        start = clock()
         run()
-        if torch.cuda.is_available():
+        if gpu:
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
     return best
 
 

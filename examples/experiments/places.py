@@ -44,6 +44,8 @@ class Setting:
     """Share of pools whose documents are all of one kind, so that only names tell them apart."""
     shuffled: float
     """Share of rows in random order."""
+    told: float = 0.0
+    """Share of rows that ask for all facts of a document."""
 
 
 SETTINGS = {
@@ -51,6 +53,7 @@ SETTINGS = {
     "half shuffled, pools of one kind": Setting(0.8, 0.5),
     "half shuffled, mixed pools": Setting(0.3, 0.5),
     "all shuffled, mixed pools": Setting(0.3, 1.0),
+    "all shuffled, mixed pools, much told": Setting(0.3, 1.0, 0.4),
 }
 
 
@@ -71,9 +74,9 @@ def alone(model: ClaraModel, rows: list[Row]) -> float:
 def run(name: str, folder: Path, steps: int) -> Path:
     """Train with one setting."""
     setting, target = SETTINGS[name], folder / name.replace(" ", "-").replace(",", "")
-    data = folder / f"stage2-{setting.alike}.jsonl"
+    data = folder / f"stage2-{setting.alike}-{setting.told}.jsonl"
     if not data.is_file():
-        write(data, stage2_rows(World(1002), steps * 96, alike=setting.alike))
+        write(data, stage2_rows(World(1002), steps * 96, alike=setting.alike, told=setting.told))
     settings = read_yaml(RECIPE) | {
         "pretrain_checkpoint": str(start(folder / "start")),
         "dataset": str(data),

@@ -1,43 +1,48 @@
-"""Train clara-tiny's stages 2 and 3 anew from its bundled base and compressor, with documents in random order.
+"""Train clara-tiny's stage 3 once more, with the ranking taught first, from a finished checkpoint.
 
-    python examples/tiny/again.py [--only data|stage2|stage3|measure]
+    python examples/tiny/again.py [CHECKPOINT] [--only data|stage3|measure|seeds]
 
-The settings are those for the next bundle; `train.py` and its YAML files are what the bundled one was made with. Stage
-2 goes on from the bundled compressor and generator: pools of mixed kinds, half of the rows in random order. Stage 3
-starts its query reasoner as that compressor. Everything goes to ``~/.cache/clara-tiny/again``; a run that was stopped
-goes on when the command is given again. The last step measures the result as the card does and says of each figure
-whether it is better; nothing is bundled (`package.py` does that).
+Made for the checkpoint that `train.py` ends with; by default the bundled one. Its compressor and generator go on, and
+the query reasoner starts as that compressor again: some steps on labels alone, then the paper's estimator. Everything
+goes to ``~/.cache/clara-tiny/again``; a run that was stopped goes on when the command is given again. The result is
+measured as the card does, with a word for each figure whether it is better; two runs with other seeds and rows follow.
+Nothing is bundled (`package.py` does that).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from clara_model.checkpoint import files
+from clara_model.checkpoint.base_model import resolve_base
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("examples/tiny")
 RUNS = Path.home() / ".cache" / "clara-tiny" / "again"
 BUNDLED = files.BUNDLED / "clara-tiny"
-ALIKE = 0.3
-"""Share of pools whose documents are of one kind; in the rest the kind asked for tells many of them apart."""
-STAGE2 = {"shuffle_documents": 0.5}
-STAGE3 = {"shuffle_documents": 0.5, "ranking_loss": "labels", "ranking_warmup": 20}
+DATA = {"stage1": 0, "stage1-again": 0, "stage2": 0, "stage3": 9_600}
+STAGE3 = {"ranking_loss": "labels", "ranking_warmup": 20, "logging_steps": 10}
 """The best ranking of those that were compared (docs/results.md)."""
-STEPS = ("data", "stage2", "stage3", "measure")
+SEEDS = (4, 5)
+"""Of the other runs, whose rows differ too."""
+STEPS = ("data", "stage3", "measure", "seeds")
 
 
-def start(target: Path) -> Path:
-    """The bundled checkpoint without its query reasoner, its base named by where it lies."""
+def start(target: Path, checkpoint: Path = BUNDLED) -> Path:
+    """A checkpoint without its query reasoner, its base beside it, so that the bundle may be replaced."""
     if not (target / files.CONFIG).is_file():
-        state = files.read(BUNDLED)
+        state = files.read(checkpoint)
         roles = ("compressor", "generator")
-        state.config = replace(state.config, roles=roles, base_model=str(BUNDLED / "base"))
+        found = resolve_base(state.config.base_model, checkpoint)
+        base = shutil.copytree(found, target / "base", dirs_exist_ok=True)
+        state.config = replace(state.config, roles=roles, base_model=str(base))
         state.adapters = {role: state.adapters[role] for role in roles}
         state.memory = {role: rows for role, rows in state.memory.items() if role in roles}
         files.write(state, target)
@@ -50,13 +55,32 @@ def run(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, *map(str, arguments)], check=True, cwd=ROOT)
 
 
-def train(stage: str, begin: Path, settings: dict[str, object]) -> None:
-    """One stage, or the rest of it."""
-    if (RUNS / stage / files.CONFIG).is_file():
+def words(options: Mapping[str, object]) -> list[str]:
+    """Options as on a command line."""
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+def train(rows: str, name: str, begin: Path, settings: Mapping[str, object]) -> None:
+    """Stage 3, or the rest of it."""
+    if (RUNS / name / files.CONFIG).is_file():
         return
-    paths = ["--pretrain_checkpoint", begin, "--dataset", RUNS / "data" / f"{stage}.jsonl", "--save_path", RUNS / stage]
-    more = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    run("-m", "trainers.cli", "--config", HERE / f"{stage}.yaml", "--load_checkpoint", "--use_cpu", *paths, *more)
+    paths: list[str | Path] = [
+        "--pretrain_checkpoint",
+        begin,
+        "--dataset",
+        RUNS / rows / "stage3.jsonl",
+        "--save_path",
+        RUNS / name,
+    ]
+    command: list[str | Path] = [
+        "-m",
+        "trainers.cli",
+        "--config",
+        HERE / "stage3.yaml",
+        "--load_checkpoint",
+        "--use_cpu",
+    ]
+    run(*command, *paths, *words(settings))
 
 
 def compare(new: dict[str, float], card: Path) -> list[str]:
@@ -71,22 +95,47 @@ def compare(new: dict[str, float], card: Path) -> list[str]:
     return found
 
 
+def make(rows: str, options: Mapping[str, object]) -> None:
+    """Write a folder of rows, unless it is there."""
+    if not (RUNS / rows / "heldout_20.jsonl").is_file():
+        run(HERE / "data.py", RUNS / rows, *words(options))
+
+
+def measured(name: str) -> dict[str, float]:
+    """A run's figures, measured unless they are there."""
+    path = RUNS / name / "figures.json"
+    if not path.is_file():
+        run(HERE / "measure.py", RUNS / name, "--out", path)
+    return json.loads(path.read_text())
+
+
 def main() -> None:
     """All steps, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", type=Path, default=BUNDLED, help="where to start (default: bundled)")
     parser.add_argument("--only", choices=STEPS, help="one step (default: all in order)")
-    chosen = parser.parse_args().only
-    for step in [chosen] if chosen else STEPS:
-        if step == "data" and not (RUNS / "data" / "heldout_20.jsonl").is_file():
-            run(HERE / "data.py", RUNS / "data", "--alike", ALIKE, "--stage1", 0, "--stage1-again", 0)
-        elif step == "stage2":
-            train("stage2", start(RUNS / "start"), STAGE2)
+    arguments = parser.parse_args()
+    begin = start(RUNS / "start", arguments.checkpoint)
+    for step in [arguments.only] if arguments.only else STEPS:
+        if step == "data":
+            make("data", DATA)
         elif step == "stage3":
-            train("stage3", RUNS / "stage2", STAGE3)
+            train("data", "stage3", begin, STAGE3)
         elif step == "measure":
-            run(HERE / "measure.py", RUNS / "stage3", "--out", RUNS / "figures.json")
-            figures = json.loads((RUNS / "figures.json").read_text())
-            print(*compare(figures, BUNDLED / "README.md"), sep="\n")
+            print(*compare(measured("stage3"), BUNDLED / "README.md"), sep="\n")
+        elif step == "seeds":
+            other_seeds(begin)
+
+
+def other_seeds(begin: Path) -> None:
+    """The same with other seeds and rows, and the figures of all beside each other."""
+    found = [measured("stage3")]
+    for seed in SEEDS:
+        make(f"data-{seed}", {**DATA, "seed": 100 + seed})
+        train(f"data-{seed}", f"stage3-{seed}", begin, {**STAGE3, "seed": seed})
+        found.append(measured(f"stage3-{seed}"))
+    for name in ("gold_compressed_em", "ranked_em", "recall@1", "recall@5", "five_unranked_em"):
+        print(name, *[f"{figures[name]:.3f}" for figures in found])
 
 
 if __name__ == "__main__":

@@ -68,19 +68,38 @@ def _paraphrase_row(world: World, entity: Entity, questions: float) -> dict:
     return {"data_type": "paraphrase", "question": "", "answers": [again], "docs": [text]}
 
 
-def stage2_rows(world: World, count: int, alike: float = ALIKE) -> Iterator[dict]:
-    """A question with its document among others of its pool, or alone; and many paraphrases, half of questions."""
-    for pool, texts, gold in _asked(world, count, alike=alike):
-        if world.rng.random() < STAGE2_PARAPHRASES:
-            yield _paraphrase_row(world, pool[gold], STAGE2_QUESTIONS)
+def stage2_rows(
+    world: World, count: int, alike: float = ALIKE, told: float = 0.0, pool: int = POOL, group: int = GROUP
+) -> Iterator[dict]:
+    """A question with its document among others of its pool, or alone; and many paraphrases, half of questions.
+
+    Args:
+        world: where names and facts come from.
+        count: of rows.
+        alike: share of pools of one kind of thing.
+        told: share of rows that ask for all facts of a document, by its name, among others.
+        pool: documents of a pool.
+        group: rows that share it.
+    """
+    for entities, texts, gold in _asked(world, count, alike, pool, group):
+        if told and world.rng.random() < told:
+            yield _told_row(world, entities, texts, gold)
+        elif world.rng.random() < STAGE2_PARAPHRASES:
+            yield _paraphrase_row(world, entities[gold], STAGE2_QUESTIONS)
         else:
-            yield _found_row(world, pool, texts, gold)
+            yield _found_row(world, entities, texts, gold)
 
 
 def _found_row(world: World, pool: list[Entity], texts: list[str], gold: int) -> dict:
     """A question and its document, alone or among others in the order of a keyword search."""
     single = world.rng.random() < SINGLE_SHARE
     return _keyword_order(_row(world, pool, texts, gold, 1 if single else READ))
+
+
+def _told_row(world: World, pool: list[Entity], texts: list[str], gold: int) -> dict:
+    """All facts of a document that only its name tells from the others: each word of the answer needs the right one."""
+    row = _row(world, pool, texts, gold, READ)
+    return {**row, "question": f"What is told of {pool[gold].name}?", "gold_answer": world.tell(pool[gold])}
 
 
 def _keyword_order(row: dict) -> dict:
@@ -98,13 +117,15 @@ def stage3_rows(world: World, count: int) -> Iterator[dict]:
         yield _row(world, pool, texts, gold, CANDIDATES)
 
 
-def _asked(world: World, count: int, alike: float = 0.0) -> Iterator[tuple[list[Entity], list[str], int]]:
+def _asked(
+    world: World, count: int, alike: float = 0.0, size: int = POOL, group: int = GROUP
+) -> Iterator[tuple[list[Entity], list[str], int]]:
     """Pools, their documents, and which document is asked about; a share of the pools is of one kind of thing."""
-    for start in range(0, count, GROUP):
-        pool = world.entities(POOL, alike=world.rng.random() < alike)
+    for start in range(0, count, group):
+        pool = world.entities(size, alike=world.rng.random() < alike)
         texts = [world.document(entity) for entity in pool]
-        for _ in range(min(GROUP, count - start)):
-            yield pool, texts, world.rng.randrange(POOL)
+        for _ in range(min(group, count - start)):
+            yield pool, texts, world.rng.randrange(size)
 
 
 def _row(world: World, pool: list[Entity], texts: list[str], gold: int, documents: int) -> dict:
@@ -148,13 +169,21 @@ def main() -> None:
         default=ALIKE,
         help="share of stage 2's pools that are of one kind (default: %(default)s)",
     )
+    parser.add_argument(
+        "--told",
+        type=float,
+        default=0.0,
+        help="share of stage 2's rows that ask for all facts of one of five documents (default: %(default)s)",
+    )
+    parser.add_argument("--pool", type=int, default=POOL, help="documents of a pool of stage 2 (default: %(default)s)")
+    parser.add_argument("--group", type=int, default=GROUP, help="its rows, a batch (default: %(default)s)")
     parser.add_argument("--heldout", type=int, default=500, help="held-out questions")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     first, second, third, again = (World(10 * args.seed + number) for number in (1, 2, 3, 4))
     write(args.folder / "stage1.jsonl", stage1_rows(first, args.stage1))
     write(args.folder / "stage1_again.jsonl", stage1_rows(again, args.stage1_again))
-    write(args.folder / "stage2.jsonl", stage2_rows(second, args.stage2, args.alike))
+    write(args.folder / "stage2.jsonl", stage2_rows(second, args.stage2, args.alike, args.told, args.pool, args.group))
     write(args.folder / "stage3.jsonl", stage3_rows(third, args.stage3))
     held_out = list(stage3_rows(World(args.heldout_seed, held_out=True), args.heldout))
     write(args.folder / "heldout_20.jsonl", held_out)

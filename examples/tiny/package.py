@@ -62,8 +62,8 @@ printed by `python examples/tiny/measure.py`. They come from {figures["pools"]:.
 {rows}
 
 A search by words (BM25) ranks this world's documents at `bm25_recall`: a question repeats its document's names. The
-generator reads mostly the document that the ranking puts first: `five_unranked_em_place_1` to `_5` are its answers when
-the right document stands at each place of five that nobody ranked.
+generator reads the document that the ranking puts first and hardly any other: `five_unranked_em_place_1` to `_5` are
+its answers when the right document stands at each place of five that nobody ranked.
 
 Licence: Apache-2.0, weights and data alike.
 """

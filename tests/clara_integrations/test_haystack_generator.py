@@ -42,6 +42,7 @@ def test_the_reply_is_the_models_answer_with_its_meta(generator, clara, tiny_cla
                         "slots": usage.slots,
                         "text_tokens": usage.text_tokens,
                     },
+                    "answered_from": "latents",
                     "document_ids": ["n0", "n1"],
                     "windows": [
                         {"document_id": "n0", "number": 0, "start": 0, "end": None},

@@ -66,7 +66,7 @@ def test_the_table_is_what_the_example_prints_lost_runs_included(name, monkeypat
     __import__(command[1]).main(command[2].split())
     printed = capsys.readouterr().out
     assert rows(printed) == rows(text) != []
-    assert "(wrong)" in printed
+    assert "(wrong)" in printed or name == "haystack", "wrong answers are marked; Haystack's four are all right"
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,3 +150,37 @@ def test_a_resumed_run_equals_one_left_alone(runs: Path, zero: int):
     assert [[line[name] for name in names] for line in resumed] == [[line[name] for name in names] for line in alone]
     one, other = (load_file(runs / f"{which}-{zero}" / "adapters.safetensors") for which in ("alone", "again"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def split_one(rank: int, folder: Path) -> None:
+    """One process of two: what it has of a layer once ZeRO 3 has split it, and the whole again."""
+    from transformers.integrations import HfDeepSpeedConfig
+
+    from trainers import deepspeed_utils
+
+    os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    deepspeed_utils.prepare(use_cpu=True)
+    import deepspeed
+
+    deepspeed.init_distributed(
+        "gloo", auto_mpi_discovery=False, init_method=f"file://{folder}/meet", rank=rank, world_size=2, verbose=False
+    )
+    config = deepspeed_utils.configuration(stage=3, micro=1, accumulation=1, processes=2, max_norm=0.0, bf16=False)
+    args = SimpleNamespace(hf_deepspeed_config=HfDeepSpeedConfig(config), device=torch.device("cpu"))
+    torch.manual_seed(1)
+    layer = torch.nn.Linear(64, 64)
+    layer.register_buffer("scale", torch.ones(3))
+    before = layer.weight.detach().clone()
+    deepspeed_utils.split(layer, args)
+    held = (layer.weight.numel(), layer.weight.ds_tensor.numel())
+    with deepspeed_utils.gathered([layer.weight]):
+        same = torch.equal(layer.weight, before)
+    (folder / f"{rank}.json").write_text(json.dumps([*held, same]))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_zero_3_leaves_each_process_its_part_before_training_starts(tmp_path: Path):
+    torch.multiprocessing.spawn(split_one, args=(tmp_path,), nprocs=2)
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [0, 64 * 64 // 2, True]

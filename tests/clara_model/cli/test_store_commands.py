@@ -77,6 +77,19 @@ def test_the_second_question_to_a_folder_compresses_nothing_and_says_so(docs, mo
     assert "holds no store yet" in capsys.readouterr().out
 
 
+def test_cold_text_answers_first_and_compresses_then(docs, model, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = ["ask", QUESTIONS[0], "--docs", str(docs), "--cold", "text", "--max-new-tokens", "4", *model]
+    assert main(asked) == 0
+    assert "answered from text: 5 passages are compressed now for the next question" in capsys.readouterr().out
+    second = record(capsys, *asked)
+    assert (second["answered_from"], second["stored"]) == ("latents", 5)
+    for words in (["--no-store"], ["--store", str(tmp_path)]):
+        docs_or_none = [] if words[0] == "--store" else ["--docs", str(docs)]
+        assert main(["ask", "Who?", *docs_or_none, "--cold", "text", *words, *model]) == 2
+        assert "--cold text needs --docs and the user's cache folder" in capsys.readouterr().err
+
+
 def test_no_store_keeps_nothing(docs, model, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     record(capsys, "ask", QUESTIONS[0], "--docs", str(docs), "--no-store", *model)

@@ -12,8 +12,8 @@ from clara_model.modeling.ranking import cosine_scores
 from clara_model.search import index as coarse
 from clara_model.search import scan
 from clara_model.search.find import StoreSearch, index_folder
-from clara_model.search.scan import _at, _distances, nearest
-from clara_model.search.sketch import ROTATION, WORDS, Directions, as_bytes, rotation
+from clara_model.search.scan import distances, nearest
+from clara_model.search.sketch import BITS, ROTATION, Directions, as_bytes, rotation
 from clara_model.store import Block, StoredDocument, Window, open_store
 from clara_model.store.memory import content_key
 
@@ -69,8 +69,7 @@ def test_few_directions_say_all_where_blocks_differ_in_few():
     scores = directions.document(rotation(vectors)) @ directions.question(question)
     exact = rotation(vectors) @ question
     assert np.corrcoef(scores, exact)[0, 1] > 0.99
-    words = directions.words(directions.document(rotation(vectors[:3])))
-    assert words.shape == (WORDS, 3)
+    assert directions.signs(directions.document(rotation(vectors[:3]))).shape == (3, BITS // 8)
 
 
 def test_directions_are_the_same_again_and_leave_the_random_state_alone():
@@ -81,9 +80,7 @@ def test_directions_are_the_same_again_and_leave_the_random_state_alone():
 
 
 def test_the_scan_counts_differing_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(coarse, "PART", 1000)
-    monkeypatch.setattr("clara_model.search.scan.PART", 1000)
-    monkeypatch.setattr("clara_model.search.scan._CHUNK", 300)
+    monkeypatch.setattr(scan, "_COUNTED_AT_ONCE", 300)
     monkeypatch.setattr(coarse, "_AT_ONCE", 700)
     vectors = latents(2500)
     with open_store(tmp_path / "s") as store:
@@ -94,7 +91,8 @@ def test_the_scan_counts_differing_signs(tmp_path: Path, monkeypatch: pytest.Mon
     question = directions.question(rotation(latents(1, seed=3))[0])
     projections = directions.document(rotation(vectors))
     expected = ((projections @ directions.mixture_SB > 0) != (question @ directions.mixture_SB > 0)).sum(axis=1)
-    found = _distances(index, reach, directions.words(question[None]))
+    found = np.empty(2500, dtype=np.int32)
+    distances(index.signs(reach), directions.signs(question[None]), found)
     assert np.abs(found.astype(int) - expected).max() <= 2  # a sum that is nearly 0 has either sign
     assert found.tolist()[::50] == expected.tolist()[::50]
     assert (index.numbers(reach) == np.arange(1, 2501)).all()
@@ -134,12 +132,11 @@ def test_finds_nearly_all_that_brute_force_finds_where_there_is_something_to_fin
 
 
 @pytest.mark.parametrize("filtered", [False, True])
-def test_half_of_the_signs_and_then_all_find_what_all_find(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filtered: bool
+@pytest.mark.parametrize("faiss", [True, False])
+def test_many_blocks_are_searched_by_several_threads_and_by_faiss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faiss: bool, filtered: bool
 ):
-    """Parts are small here, so that a few thousand blocks take the way of a million."""
-    for module in (coarse, scan):
-        monkeypatch.setattr(module, "PART", 1024)
+    """What counts as many is little here; both ways find what a scan by NumPy in one thread finds."""
     vectors = latents(6000)
     with open_store(tmp_path / "s") as store:
         fill(store, vectors)
@@ -148,26 +145,20 @@ def test_half_of_the_signs_and_then_all_find_what_all_find(
     numbers = np.arange(1, 6001)
     allowed = numbers[numbers % 5 != 0] if filtered else None
     questions = [rotation(near(vectors[place])[None])[0] for place in range(0, 200, 11)]
-    monkeypatch.setattr(scan, "FIRST", 500)
-    monkeypatch.setattr(scan, "_SAMPLED", 1)  # exactly as many as are asked for, and a fifth
-    monkeypatch.setattr(scan, "WIDE", 100)  # all signs of all blocks
-    whole = [nearest(index, reach, one, 20, allowed) for one in questions]
-    monkeypatch.setattr(scan, "WIDE", 8)
-    quick = [nearest(index, reach, one, 20, allowed) for one in questions]
-    shared = [len(set(one) & set(other)) / 20 for one, other in zip(quick, whole, strict=True)]
-    assert all(len(one) == 20 for one in whole)
+    monkeypatch.setattr(scan, "FIRST", 2000)
+    plain = [nearest(index, reach, one, 20, allowed).tolist() for one in questions]
+    if faiss:
+        pytest.importorskip("faiss")
+    else:
+        monkeypatch.setattr(scan, "_faiss", lambda: None)
+    monkeypatch.setattr(scan, "_ALONE", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    found = [nearest(index, reach, one, 20, allowed).tolist() for one in questions]
+    assert np.mean([len(set(one) & set(other)) / 20 for one, other in zip(found, plain, strict=True)]) > 0.99
+    assert [one[0] for one in found] == [one[0] for one in plain]
+    assert all(len(one) == 20 for one in found)
     if filtered:
-        assert not any(number % 5 == 0 for one in whole for number in one)
-    assert np.mean(shared) > 0.98
-    words = index.directions(reach).words(index.directions(reach).question(questions[0])[None])
-    places = np.arange(3, 6000, 7)
-    assert (_at(index, reach, words[3:5], places, 3) == sum_of_words(index, reach, words, 3, 5)[places]).all()
-
-
-def sum_of_words(index, reach, words, first: int, end: int) -> np.ndarray:
-    """Differing signs word by word."""
-    stored = np.concatenate(list(index.signs(reach)), axis=1)[first:end]
-    return np.bitwise_count(stored ^ words[first:end]).astype(int).sum(axis=0)
+        assert not any(number % 5 == 0 for one in found for number in one)
 
 
 def test_an_empty_store(tmp_path: Path):

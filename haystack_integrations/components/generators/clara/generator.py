@@ -116,7 +116,8 @@ class ClaraGenerator(ClaraComponent):
         Returns:
             ``replies``: one message, none where there are no documents. Its ``meta`` holds ``model``, ``index``,
             ``finish_reason`` (``stop`` or ``length``), ``usage`` (``prompt_tokens`` with ``slots`` memory tokens among
-            them, ``completion_tokens``, ``total_tokens``, and ``text_tokens``, which the slots stand for) and
+            them, ``completion_tokens``, ``total_tokens``, and ``text_tokens``, which the slots stand for),
+            ``answered_from`` (``latents``, or ``text`` where there were none yet: ``cold``),
             ``document_ids`` (those that were read) and ``windows`` (what was read of them, in the generator's order:
             the number of the window and the characters of the text where it starts and ends; 0, 0 and None for a
             whole text).
@@ -205,6 +206,7 @@ class ClaraGenerator(ClaraComponent):
                 "slots": usage.slots,
                 "text_tokens": usage.text_tokens,
             },
+            "answered_from": answer.answered_from,
             "document_ids": list(dict.fromkeys(offered[index].id for index in answer.selected)),
             "windows": [
                 {"document_id": offered[one.document].id, "number": one.number, "start": one.start, "end": one.end}

@@ -75,7 +75,7 @@ class ClaraRanker(ClaraComponent):
             store: a folder where latents are kept beyond the process; what it holds is not compressed again, by no
                 component that is given the same.
             model_kwargs: further plain options of `Clara.load`: ``base_model``, ``quantization``, ``prompts``,
-                ``attn_implementation``, ``cache_bytes``, ``batch_tokens``, ``long_documents``.
+                ``attn_implementation``, ``cache_bytes``, ``batch_tokens``, ``long_documents``, ``cold``.
 
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
@@ -99,7 +99,9 @@ class ClaraRanker(ClaraComponent):
             score_threshold: instead of the component's; 0.0 counts.
 
         Returns:
-            ``documents``: copies with their cosine as ``score``, best first; equal scores in the order given.
+            ``documents``: copies with their cosine as ``score``, best first; equal scores in the order given. With
+            ``cold="text"`` and latents missing, the score is the share of the query's words (`Ranked.by`), to which
+            no threshold is put.
 
         Raises:
             ValueError: a blank query, a ``top_k`` below 1, or a checkpoint without a query reasoner.
@@ -118,7 +120,7 @@ class ClaraRanker(ClaraComponent):
             "documents": [
                 replace(candidates[one.index], score=one.score)
                 for one in ranking
-                if threshold is None or one.score >= threshold
+                if threshold is None or one.by == "words" or one.score >= threshold
             ]
         }
 
