@@ -53,8 +53,8 @@ class ClaraConfig:
     memory_positions: str = "appended"
     """Position ids of the memory tokens: ``appended`` to the text's, or ``spread`` evenly over them."""
     ranking: str = "cosine"
-    """The score of a document for a question: ``cosine`` of the flattened blocks (paper section 3.3), or ``late``: every
-    slot of the question seeks its likest of the document (`modeling.ranking`); needs ``anchors``."""
+    """The score of a document for a question: ``cosine`` of the flattened blocks (paper section 3.3), or ``late``:
+    every slot of the question seeks its likest of the document (`modeling.ranking`); needs ``anchors``."""
     roles: tuple[str, ...] = ROLES
     """The roles that have an adapter; a PISCO-like checkpoint has no query reasoner."""
     lora_rank: int = 16

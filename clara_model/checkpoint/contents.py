@@ -26,8 +26,8 @@ class Checkpoint:
 
     config: ClaraConfig
     adapters: dict[str, dict[str, Tensor]]
-    """LoRA weights by role, keys as in `clara_model.modeling.adapters.Roles.parameters`; none for a role whose adapter was
-    never trained, which starts afresh."""
+    """LoRA weights by role, keys as in `clara_model.modeling.adapters.Roles.parameters`; none for a role whose adapter
+    was never trained, which starts afresh."""
     memory: dict[str, Tensor] = field(default_factory=dict)
     """Memory-token rows ``[M, D]`` by role; a role that is absent takes the added rows of the embedding."""
     embeddings: dict[str, Tensor] = field(default_factory=dict)

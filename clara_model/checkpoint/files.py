@@ -2,8 +2,8 @@
 
 ``config.json`` (with prompts) and ``adapters.safetensors`` (``<role>.<LoRA key>``, ``memory.<role>``,
 ``embed_tokens.added``, ``lm_head.added``, or ``.weight`` where the whole matrix differs from the base's). A role whose
-adapter adds nothing, because it was never trained, is named in the file's metadata instead (``untrained``). Nothing in a
-checkpoint is executed, and its sizes are compared with the file's header before anything of that size is built.
+adapter adds nothing, because it was never trained, is named in the file's metadata instead (``untrained``). Nothing in
+a checkpoint is executed, and its sizes are compared with the file's header before anything of that size is built.
 Floor 2: knows files and tensors; what a model does with them is `clara_model.modeling.model`'s.
 """
 

@@ -184,7 +184,7 @@ class Roles:
 
 
 def _start(parameters: dict[str, nn.Parameter]) -> None:
-    """PEFT's start, an output of zero, from a generator of its own, so that no caller's random numbers move."""
+    """PEFT's start, an output of zero, from a generator of its own, so that it is always the same."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in parameters.items():
         drawn = (2 * torch.rand(parameter.shape, generator=generator) - 1) / parameter.shape[1] ** 0.5

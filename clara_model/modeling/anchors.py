@@ -6,8 +6,8 @@ same one as before in the text weighs `REPEATED` less. A memory token's latent i
 center) + gate * state`` over the tokens between the anchor before and its own, ``d`` the distance to the anchor,
 ``share`` the token's weight between `LEAST` and 1: the anchor's embedding, which the base model reads as text, with
 faint copies of the tokens that were left out. A text with fewer tokens than memory tokens is its own embeddings, then
-centres. A question is one sum, ``center + P sum_i share_i (e_i - center) / sqrt(n)``, repeated at every memory token; or,
-where the checkpoint ranks by late interaction, a slot for each of its tokens: the direction of ``P (e_i - center)``
+centres. A question is one sum, ``center + P sum_i share_i (e_i - center) / sqrt(n)``, repeated at every memory token;
+or, where the checkpoint ranks by late interaction, a slot for each of its tokens: the direction of ``P (e_i - center)``
 without what lies along the centre, so that an empty slot of a document is like no token, as long as the token's weight.
 What it bought: docs/results.md.
 
@@ -123,7 +123,9 @@ class QuestionTokens(WeighedQuestion):
         turned = turned - (turned @ middle)[:, None] * middle
         found = F.normalize(turned, dim=-1) * weights_NT[rows, at][:, None]
         places = rows * slots + kept.cumsum(dim=1)[rows, at] - 1
-        total = states_NMD.new_zeros(len(text_NT) * slots, found.shape[-1]).index_add(0, places, found.to(states_NMD.dtype))
+        total = states_NMD.new_zeros(len(text_NT) * slots, found.shape[-1]).index_add(
+            0, places, found.to(states_NMD.dtype)
+        )
         return total.view_as(states_NMD) + self.gate * states_NMD
 
 

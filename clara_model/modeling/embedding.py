@@ -34,8 +34,8 @@ def embed(latents: Latents, size: int = DIMENSIONS, ranking: str = "cosine") -> 
     """One vector for each block: of questions and of documents, in one space.
 
     The cosine of two vectors differs from `cosine_scores` of the blocks by about ``(1 - cosine ** 2) / sqrt(size)``,
-    whatever the blocks' width; from ``size = M * D`` on there is no difference. Of a checkpoint that ranks otherwise, it is
-    that of `coarse_blocks`, which only says which documents are worth the whole score.
+    whatever the blocks' width; from ``size = M * D`` on there is no difference. Of a checkpoint that ranks otherwise,
+    it is that of `coarse_blocks`, which only says which documents are worth the whole score.
 
     Args:
         latents: from ``Clara.compress`` or ``Clara.encode_queries``.

@@ -1,7 +1,7 @@
 """Scores and selection in latent space: a checkpoint's score, and the straight-through differentiable top-k.
 
-The paper's score is the cosine of flattened blocks. A checkpoint whose configuration says ``ranking: "late"`` was trained
-with another: every slot of the question seeks its likest slot of the document.
+The paper's score is the cosine of flattened blocks. A checkpoint whose configuration says ``ranking: "late"`` was
+trained with another: every slot of the question seeks its likest slot of the document.
 
 Shapes: ``B`` questions, ``K`` candidates, ``k`` selected, ``M`` memory tokens, ``D`` hidden size.
 Source: paper section 3.3 (cosine, differentiable top-k), Khattab and Zaharia 2020 (arXiv 2004.12832: late interaction),
@@ -82,7 +82,7 @@ def coarse_blocks(blocks_NMD: Tensor, ranking: str) -> Tensor:
         ranking: of the checkpoint.
 
     Returns:
-        the blocks; for ``late`` the mean of their slots ``[N, 1, D]``, for a sum over pairs of slots is a product of sums.
+        the blocks; for ``late`` the mean of their slots ``[N, 1, D]``: a sum over pairs is a product of sums.
     """
     return blocks_NMD if ranking == "cosine" else blocks_NMD.float().mean(dim=1, keepdim=True)
 

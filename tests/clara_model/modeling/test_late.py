@@ -1,4 +1,4 @@
-"""Late interaction: the score by hand, a question's slots, what is saved, and all that takes the score from one place."""
+"""Late interaction: the score by hand, a question's slots, what is saved, and that all take the score from there."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +90,10 @@ def test_a_question_has_a_slot_for_each_token_and_keeps_the_heaviest():
     text = torch.tensor([[False, True, True, True, True, False]])
 
     def slot(place: int, weight: float) -> Tensor:
-        turned, middle = residual.projection[0] @ (embeds[0, place] - residual.center), F.normalize(residual.center, dim=0)
+        turned, middle = (
+            residual.projection[0] @ (embeds[0, place] - residual.center),
+            F.normalize(residual.center, dim=0),
+        )
         return weight * F.normalize(turned - turned @ middle * middle, dim=0)
 
     found = residual(ids, embeds, text, torch.zeros(1, 5, 6))[0]
@@ -157,9 +160,7 @@ def test_everything_ranks_by_the_one_score(late: ClaraModel, tmp_path: Path):
         asked = clara.embed_questions([question], 64)[0]
     means = F.normalize(late.compress(texts).vectors.mean(dim=1), dim=-1)
     torch.testing.assert_close(torch.tensor(vectors)[:, :32], means)  # a mean of 32 numbers needs no sketch
-    torch.testing.assert_close(
-        torch.tensor(asked), torch.tensor(embed(late.encode_queries([question]), 64, "late")[0])
-    )
+    torch.testing.assert_close(torch.tensor(asked), torch.tensor(embed(late.encode_queries([question]), 64, "late")[0]))
 
 
 def test_coarse_blocks_of_the_cosine_are_the_blocks_to_the_bit():
