@@ -1,6 +1,6 @@
 """Each step of an answer with the code as it was and as it is: one command, the same machine, in turn.
 
-    python examples/benchmarks/before_after.py --threads 1                         # 135M parameters, about six minutes
+    python examples/benchmarks/before_after.py --threads 1    # 135M parameters, three minutes
     python examples/benchmarks/before_after.py --before COMMIT --png before-after.png
 
 Checks out ``--before`` (by default the last commit before this was begun) into a folder for the time being, runs
@@ -12,6 +12,7 @@ is bfloat16 where the processor has it, else float32. A random model: costs, not
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ RATIOS = {
 
 def main() -> None:
     args = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the older tree goes in any case
     with tempfile.TemporaryDirectory() as folder:
         trees = {"before": Path(folder) / "before", "after": ROOT}
         git = ["git", "-C", str(ROOT), "worktree"]
@@ -63,6 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--preset", default="135m", help="size of the model, as for probe.py")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=default_dtype())
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--documents", type=int, default=10, help="candidates of the question (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="of the probe on each tree (default: %(default)s)")
     parser.add_argument("--starts", type=int, default=7, help="of each whole process (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the numbers here")
@@ -80,6 +83,7 @@ def default_dtype() -> str:
 def steps(trees: dict[str, Path], args: argparse.Namespace) -> tuple[Found, set[str]]:
     """The steps of an answer, and what was written (one text, if both trees write the same)."""
     words = ["--preset", args.preset, "--dtype", args.dtype, "--threads", str(args.threads)]
+    words += ["--documents", str(args.documents)]
     found: Found = defaultdict(lambda: {side: [] for side in SIDES})
     texts = set()
     for _ in range(args.runs):
@@ -95,7 +99,7 @@ def starts(trees: dict[str, Path], args: argparse.Namespace, folder: Path) -> Fo
     """Whole processes, milliseconds."""
     document = folder / "notes.txt"
     document.write_text("Ranvun Mepos was born in Jiwas. By trade he was a sailor, and liked the work.", "utf-8")
-    asked = ["ask", "Where was Ranvun Mepos born?", "--docs", str(document), "--model", "clara-tiny"]
+    asked = ["ask", "Where was Ranvun Mepos born?", "--docs", str(document), "--model", "clara-tiny", "--quiet"]
     program = f"import sys; from CLI import main; sys.exit(main({asked!r}))"
     rows: dict[str, Callable[[Path], str]] = {
         "clara ask, the whole process": lambda tree: program.replace("CLI", cli_of(tree)),
@@ -132,7 +136,8 @@ def run(words: Sequence[str], tree: Path, cache: Path | None = None) -> str:
 
 
 def show(found: Found, texts: set[str], args: argparse.Namespace) -> None:
-    print(f"{args.preset}, {args.dtype}, {args.threads} threads, rate 16; before: {args.before}, {args.runs} runs each")
+    print(f"{args.preset}, {args.dtype}, {args.threads} threads, {args.documents} documents, rate 16; "
+          f"before: {args.before}, {args.runs} runs each")  # fmt: skip
     print(f"{'milliseconds, median (range)':<36}{'before':>30}{'after':>30}{'after / before':>16}")
     for name, sides in found.items():
         cells = [f"{median(v):.3g} ({min(v):.3g} to {max(v):.3g})" for v in (sides[side] for side in SIDES)]

@@ -223,6 +223,7 @@ class Comparison:
         values = {**asdict(self.settings), "stage": self.stage, "top_k": self.settings.top_k or self.clara.top_k}
         return json.loads(json.dumps(values)) | {
             "model": self.clara.name,
+            "base": Path(config.base_model).name,
             "fingerprint": self.clara.fingerprint,
             "dtype": str(self.clara.model.base.dtype).removeprefix("torch."),
             "rate": config.compression_rate,

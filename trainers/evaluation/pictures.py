@@ -169,7 +169,9 @@ def rates(summaries: Sequence[Summary], path: Path) -> bool:
         points = sorted(((_tokens_a_slot(one), one) for one in some), key=lambda point: point[0])
         found = [one["systems"]["clara"]["metrics"][score] for _, one in points]
         x = [rate for rate, _ in points]
-        axes.plot(x, [value["value"] for value in found], marker="o", color=COLOURS["clara"], label="latents", zorder=3)
+        for place, (rates_x, values) in enumerate(_curves(points, score)):
+            label = "latents" if place == 0 else None
+            axes.plot(rates_x, values, marker="o", color=COLOURS["clara"], label=label, zorder=3)
         for rate, value in zip(x, found, strict=True):
             if value["low"] is not None:
                 axes.vlines(rate, value["low"], value["high"], color=COLOURS["clara"], alpha=0.5, zorder=2)
@@ -193,6 +195,16 @@ def rates(summaries: Sequence[Summary], path: Path) -> bool:
         _legend(axes)
         plain(axes, "y")
     return saved(figure, "Accuracy against rate", path)
+
+
+def _curves(points: Sequence[tuple[float, Summary]], score: str) -> list[tuple[list[float], list[float]]]:
+    """Rates and scores of the checkpoints that stand on one base, which a line joins."""
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    for rate, one in points:
+        x, values = curves.setdefault(one["asked"].get("base") or _model(one), ([], []))
+        x.append(rate)
+        values.append(one["systems"]["clara"]["metrics"][score]["value"])
+    return list(curves.values())
 
 
 def places(summaries: Sequence[Summary], path: Path) -> bool:

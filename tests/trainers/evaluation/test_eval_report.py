@@ -8,7 +8,7 @@ import eval_rows
 import pytest
 
 from clara_model.errors import ClaraError
-from trainers.evaluation import page, report
+from trainers.evaluation import page, pictures, report
 from trainers.evaluation.cli import main
 
 HOSTILE = "<script>alert(1)</script> $x_1$ | pipe"
@@ -65,3 +65,14 @@ def test_tables_go_into_a_page_between_its_marks(measured: Path, tmp_path: Path,
         page.write(results, {"something": {}})
     assert main(["report", str(tmp_path / "empty")]) == 2
     assert "holds no evaluation" in capsys.readouterr().err
+
+
+def test_a_line_joins_the_rates_of_one_base(measured: Path, tmp_path: Path):
+    (one, _) = report.summaries_in(measured).values()
+    at = [{**one, "asked": {**one["asked"], "model": f"m{rate}", "rate": rate, "base": base}}
+          for rate, base in ((2, "a"), (4, "a"), (8, "b"))]  # fmt: skip
+    curves = pictures._curves([(float(summary["asked"]["rate"]), summary) for summary in at], "f1")
+    f1 = one["systems"]["clara"]["metrics"]["f1"]["value"]
+    assert curves == [([2.0, 4.0], [f1, f1]), ([8.0], [f1])]
+    assert one["asked"]["base"]  # which a line is drawn by
+    assert pictures.rates(at, tmp_path / "rates.png") and (tmp_path / "rates.png").read_bytes()[1:4] == b"PNG"
