@@ -67,6 +67,12 @@ class Settings:
     residual: str = _group(
         "compression and LoRA", "what latents begin as: none, blocks or anchors (docs/training.md)", "none", fresh=True
     )
+    ranking: str = _group(
+        "compression and LoRA",
+        "score of a document: cosine of whole blocks, or late (docs/training.md), which needs anchors",
+        "cosine",
+        fresh=True,
+    )
     memory_positions: str = _group(
         "compression and LoRA",
         "position ids of memory tokens: appended to the text's, or spread over them",

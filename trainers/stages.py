@@ -120,6 +120,7 @@ def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraM
         lora_targets=config.lora_targets or default_targets(base),
         lora_dropout=config.lora_dropout,
         residual=config.residual,
+        ranking=config.ranking,
         memory_positions=config.memory_positions,
         prompts=PromptSet.from_file(config.prompts) if config.prompts else PromptSet(),
     )
@@ -149,6 +150,7 @@ def _from_checkpoint(config: TrainConfig, device: torch.device | str | None) -> 
         "lora_alpha": model.config.lora_alpha,
         "lora_targets": model.config.lora_targets,
         "residual": model.config.residual,
+        "ranking": model.config.ranking,
         "memory_positions": model.config.memory_positions,
     }
     for name, value in found.items():

@@ -21,13 +21,14 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 FUSED_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 """The same layers where queries, keys and values, and gate and up, are one each (Phi)."""
 RESIDUALS, POSITIONS = ("none", "blocks", "anchors"), ("appended", "spread")
+RANKINGS = ("cosine", "late")
 MAX_NEW_TOKENS = 128
 """Tokens of an answer at most, where a caller does not say."""
 LARGEST = 2**20
 """No size of a configuration is larger; a checkpoint's sizes are compared with its tensors besides."""
 LARGEST_JSON = 64 * 1024 * 1024
 """Bytes of a JSON file that is read at most."""
-_LATER = ("base_sha256", "residual", "memory_positions", "lora_targets")
+_LATER = ("base_sha256", "residual", "memory_positions", "lora_targets", "ranking")
 """Fields that the first version did not have; at their defaults they are not written."""
 _SIZES = ("doc_max_length", "compression_rate", "lora_rank", "lora_alpha", "top_k", "max_prompt_length")
 
@@ -51,6 +52,9 @@ class ClaraConfig:
     `modeling.anchors`); ``none``."""
     memory_positions: str = "appended"
     """Position ids of the memory tokens: ``appended`` to the text's, or ``spread`` evenly over them."""
+    ranking: str = "cosine"
+    """The score of a document for a question: ``cosine`` of the flattened blocks (paper section 3.3), or ``late``:
+    every slot of the question seeks its likest of the document (`modeling.ranking`); needs ``anchors``."""
     roles: tuple[str, ...] = ROLES
     """The roles that have an adapter; a PISCO-like checkpoint has no query reasoner."""
     lora_rank: int = 16
@@ -95,9 +99,11 @@ class ClaraConfig:
         targets = self.lora_targets if isinstance(self.lora_targets, tuple) else ()
         if not targets or not all(isinstance(one, str) and one.isidentifier() for one in targets):
             raise ClaraError(f"lora_targets must be names of layers, e.g. q_proj, got {shown(self.lora_targets)}")
-        for name, choices in (("residual", RESIDUALS), ("memory_positions", POSITIONS)):
+        for name, choices in (("residual", RESIDUALS), ("memory_positions", POSITIONS), ("ranking", RANKINGS)):
             if getattr(self, name) not in choices:
                 raise ClaraError(f"{name} must be one of {', '.join(choices)}, got {shown(getattr(self, name))}")
+        if self.ranking == "late" and self.residual != "anchors":
+            raise ClaraError(f"ranking late needs residual anchors, whose questions have slots; got {self.residual}")
         if self.base_sha256 is not None and not isinstance(self.base_sha256, str):
             raise ClaraError(f"base_sha256 must be a SHA-256 or null, got {shown(self.base_sha256)}")
         if self.stage not in PUBLISHED_STAGES.values():

@@ -16,6 +16,8 @@ from clara_model.errors import ClaraError
 
 CONFIG, ADAPTERS = "config.json", "adapters.safetensors"
 EMBEDDINGS = ("embed_tokens", "lm_head")
+UNTRAINED = "untrained"
+"""Name of the note in the adapters file that lists the roles without LoRA weights in it, by commas."""
 
 
 @dataclass
@@ -24,7 +26,8 @@ class Checkpoint:
 
     config: ClaraConfig
     adapters: dict[str, dict[str, Tensor]]
-    """LoRA weights by role, keys as in `clara_model.modeling.adapters.Roles.parameters`."""
+    """LoRA weights by role, keys as in `clara_model.modeling.adapters.Roles.parameters`; none for a role whose adapter
+    was never trained, which starts afresh."""
     memory: dict[str, Tensor] = field(default_factory=dict)
     """Memory-token rows ``[M, D]`` by role; a role that is absent takes the added rows of the embedding."""
     embeddings: dict[str, Tensor] = field(default_factory=dict)
@@ -39,15 +42,15 @@ def check_sizes(config: ClaraConfig, ranks: dict[str, Shapes], rows: dict[str, i
 
     Args:
         config: of the checkpoint.
-        ranks: for each role the shapes of its LoRA matrices by key.
+        ranks: for each role that must have weights the shapes of its LoRA matrices by key.
         rows: of each matrix with the memory tokens' rows, how many there are.
         path: the file, for the error.
 
     Raises:
         ClaraError: the configuration asks for more memory tokens or another LoRA rank than the file has.
     """
-    for role in config.roles:
-        first = next((shape for key, shape in ranks.get(role, {}).items() if ".lora_A." in key), None)
+    for role in ranks:
+        first = next((shape for key, shape in ranks[role].items() if ".lora_A." in key), None)
         if first is None:
             raise ClaraError(f"{path} holds no LoRA weights of the {role.replace('_', ' ')}; is the download complete?")
         rank = first[0] if first else 0

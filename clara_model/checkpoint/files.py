@@ -1,8 +1,9 @@
 """Checkpoint folders to weights and back, in this project's layout; `checkpoint.published` reads the others.
 
 ``config.json`` (with prompts) and ``adapters.safetensors`` (``<role>.<LoRA key>``, ``memory.<role>``,
-``embed_tokens.added``, ``lm_head.added``, or ``.weight`` where the whole matrix differs from the base's). Nothing in a
-checkpoint is executed, and its sizes are compared with the file's header before anything of that size is built.
+``embed_tokens.added``, ``lm_head.added``, or ``.weight`` where the whole matrix differs from the base's). A role whose
+adapter adds nothing, because it was never trained, is named in the file's metadata instead (``untrained``). Nothing in
+a checkpoint is executed, and its sizes are compared with the file's header before anything of that size is built.
 Floor 2: knows files and tensors; what a model does with them is `clara_model.modeling.model`'s.
 """
 
@@ -17,10 +18,11 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from clara_model.checkpoint.config import ClaraConfig, read_json
-from clara_model.checkpoint.contents import ADAPTERS, CONFIG, EMBEDDINGS, Checkpoint, check_sizes
-from clara_model.checkpoint.headers import Shapes, safetensors_shapes
+from clara_model.checkpoint.contents import ADAPTERS, CONFIG, EMBEDDINGS, UNTRAINED, Checkpoint, check_sizes
+from clara_model.checkpoint.headers import Shapes, safetensors_note, safetensors_shapes
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.checkpoint.published import read_published
 from clara_model.errors import ClaraError, naming
@@ -119,7 +121,8 @@ def _read_own(folder: Path, values: dict[str, object], prompts: PromptSet | None
 def _check_header(config: ClaraConfig, path: Path) -> None:
     """Compare the configuration's sizes with the file's header; no tensor is read."""
     shapes = safetensors_shapes(path)
-    ranks: dict[str, Shapes] = {role: {} for role in config.roles}
+    fresh = safetensors_note(path, UNTRAINED).split(",")
+    ranks: dict[str, Shapes] = {role: {} for role in config.roles if role not in fresh}
     rows: dict[str, int] = {}
     for key, shape in shapes.items():
         head, _, rest = key.partition(".")
@@ -138,15 +141,22 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     added = checkpoint.config.memory_tokens + 3
     for name, rows in checkpoint.embeddings.items():
         tensors[f"{name}.added" if len(rows) == added else f"{name}.weight"] = rows
+    fresh = [role for role, weights in checkpoint.adapters.items() if _adds_nothing(weights)]
     for role, weights in checkpoint.adapters.items():
-        tensors |= {f"{role}.{key}": weight for key, weight in weights.items()}
+        tensors |= {} if role in fresh else {f"{role}.{key}": weight for key, weight in weights.items()}
     temporary = folder / f".{ADAPTERS}.partial"
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+    saved = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    save_file(saved, temporary, {UNTRAINED: ",".join(fresh)} if fresh else None)
     os.replace(temporary, folder / ADAPTERS)
     temporary = folder / f".{CONFIG}.partial"
     config = replace(checkpoint.config, base_model=_base_seen_from(folder, checkpoint.config.base_model))
     temporary.write_text(json.dumps(config.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, folder / CONFIG)
+
+
+def _adds_nothing(weights: dict[str, Tensor]) -> bool:
+    """Whether an adapter's output is zero, as a fresh one's."""
+    return not any(bool(weight.any()) for key, weight in weights.items() if ".lora_B." in key)
 
 
 def _base_seen_from(folder: Path, base: str) -> str:

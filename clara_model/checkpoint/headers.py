@@ -29,3 +29,9 @@ def safetensors_shapes(path: Path) -> Shapes:
         what = f"holds {empty[0]!r} of shape {shapes[empty[0]]}" if empty else "holds no tensor"
         raise ClaraError(f"{path} {what}; download it again")
     return shapes
+
+
+def safetensors_note(path: Path, name: str) -> str:
+    """What a file that can be read says about itself under a name; nothing where it is silent."""
+    with safe_open(path, framework="pt") as file:
+        return str((file.metadata() or {}).get(name, ""))

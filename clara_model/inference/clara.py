@@ -100,7 +100,7 @@ class Clara:
         kept = cache if store is None else layered(store, cache, loaded.model.fingerprint)
         lasting = durable(kept)
         self._engine: Engine | None = Engine(loaded, kept, limits, long_documents, cold)
-        self._search = None if lasting is None else StoreSearch(lasting)
+        self._search = None if lasting is None else StoreSearch(lasting, loaded.model.config.ranking)
         self._opened = lasting if isinstance(store, (str, Path)) else None
 
     @classmethod
@@ -275,14 +275,14 @@ class Clara:
 
     def embed_texts(self, texts: Sequence[str], size: int = DIMENSIONS) -> list[list[float]]:
         """One short vector for each document, for first-stage search in a vector store; see `modeling.embedding`."""
-        return embed(self.compress(texts), size)
+        return embed(self.compress(texts), size, self.model.config.ranking)
 
     def embed_questions(self, questions: Sequence[str], size: int = DIMENSIONS) -> list[list[float]]:
         """One short vector for each question, to be compared with those of `embed_texts` of the same size."""
-        return embed(self.encode_queries(questions), size)
+        return embed(self.encode_queries(questions), size, self.model.config.ranking)
 
     def rank(self, question: str, texts: Documents, top_k: int | None = None) -> list[Ranked]:
-        """Rank candidates by the cosine of their latents with the question's, a long one by its best window's.
+        """Rank candidates by the checkpoint's score of their latents, a long one by its best window's.
 
         With ``cold="text"``, where latents are missing, by shared words, and `Ranked.by` says so.
 

@@ -186,7 +186,7 @@ class Call:
         """The windows of each question's candidates, best first."""
         queries = self.queries(questions)
         start = time.perf_counter()
-        ranked = pipeline.rank(queries.vectors, rows)
+        ranked = pipeline.rank(queries.vectors, rows, self.model.config.ranking)
         self._seconds["rank"] += time.perf_counter() - start
         return ranked
 

@@ -187,8 +187,8 @@ def compress(
 # -- rank --------------------------------------------------------------------------------------------------------
 
 
-def rank(queries_BMD: Tensor, rows: Sequence[Candidates]) -> list[list[Ranked]]:
-    """Each question's candidates by the cosine of their latents, best first; equal scores in the order given.
+def rank(queries_BMD: Tensor, rows: Sequence[Candidates], ranking: str = "cosine") -> list[list[Ranked]]:
+    """Each question's candidates by the checkpoint's score, best first; equal scores in the order given.
 
     Equal texts have one block, so their scores are equal to the bit. Questions that share one `Candidates` object are
     scored together.
@@ -199,7 +199,7 @@ def rank(queries_BMD: Tensor, rows: Sequence[Candidates]) -> list[list[Ranked]]:
         used = {place: number for number, place in enumerate(dict.fromkeys(row.places))}
         whole = len(used) == len(row.blocks)
         blocks = row.blocks.vectors if whole else row.blocks.vectors[list(used)]
-        scores_BK = _scored(queries_BMD[asking], blocks)
+        scores_BK = _scored(queries_BMD[asking], blocks, ranking)
         columns = row.places if whole else [used[place] for place in row.places]
         for index, scores in zip(asking, scores_BK, strict=True):
             ranked = [Ranked(number, scores[column]) for number, column in enumerate(columns)]
@@ -207,12 +207,12 @@ def rank(queries_BMD: Tensor, rows: Sequence[Candidates]) -> list[list[Ranked]]:
     return [rankings[index] for index in range(len(rows))]
 
 
-def _scored(queries_BMD: Tensor, blocks_NMD: Tensor) -> list[list[float]]:
+def _scored(queries_BMD: Tensor, blocks_NMD: Tensor, ranking: str) -> list[list[float]]:
     """The scores of all blocks; where memory ends, in smaller parts down to one block."""
     part = PART_BYTES
     while True:
         try:
-            return scores_in_parts(queries_BMD, blocks_NMD, part).tolist()
+            return scores_in_parts(queries_BMD, blocks_NMD, part, ranking=ranking).tolist()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or part <= 4 * blocks_NMD[0].numel():
                 raise

@@ -98,7 +98,8 @@ class ClaraModel(modeling.ClaraModel):
         rows, asked = self._candidates(documents), check_texts(questions, "question")
         _check_rows(asked, rows)
         queries = pipeline.encode(self, "query_reasoner", asked, "question")
-        picks = [[one.index for one in ranking[:k]] for ranking in pipeline.rank(queries.vectors, rows)]
+        rankings = pipeline.rank(queries.vectors, rows, self.config.ranking)
+        picks = [[one.index for one in ranking[:k]] for ranking in rankings]
         texts = self._answered(asked, rows, picks, max_new_tokens, options)
         width = max(len(pick) for pick in picks)
         return texts, torch.tensor([pick + [-1] * (width - len(pick)) for pick in picks])

@@ -149,12 +149,15 @@ class Roles:
 
     @torch.no_grad()
     def load(self, role: str, tensors: dict[str, Tensor], source: str) -> None:
-        """Copy one role's LoRA weights in.
+        """Copy one role's LoRA weights in; without any the role starts afresh, always with the same numbers.
 
         Raises:
             ClaraError: a tensor is missing, left over, or of the wrong shape.
         """
         parameters = self.parameters(role)
+        if not tensors:
+            _start(parameters)
+            return
         missing, extra = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
         if missing or extra:
             what = f"lacks {missing[0]!r}" if missing else f"has {extra[0]!r}, which the base model has no place for"
@@ -178,6 +181,14 @@ class Roles:
         """Initialise one role's weights anew, as when it was added (stage 2 starts a fresh generator)."""
         for layer in self.layers().values():
             layer.reset_lora_parameters(role, init_lora_weights=True)
+
+
+def _start(parameters: dict[str, nn.Parameter]) -> None:
+    """PEFT's start, an output of zero, from a generator of its own, so that it is always the same."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in parameters.items():
+        drawn = (2 * torch.rand(parameter.shape, generator=generator) - 1) / parameter.shape[1] ** 0.5
+        parameter.copy_(drawn if ".lora_A." in name else torch.zeros_like(drawn))
 
 
 def default_targets(base: nn.Module) -> tuple[str, ...]:

@@ -6,7 +6,9 @@ same one as before in the text weighs `REPEATED` less. A memory token's latent i
 center) + gate * state`` over the tokens between the anchor before and its own, ``d`` the distance to the anchor,
 ``share`` the token's weight between `LEAST` and 1: the anchor's embedding, which the base model reads as text, with
 faint copies of the tokens that were left out. A text with fewer tokens than memory tokens is its own embeddings, then
-centres. A question is one sum, ``center + P sum_i share_i (e_i - center) / sqrt(n)``, repeated at every memory token.
+centres. A question is one sum, ``center + P sum_i share_i (e_i - center) / sqrt(n)``, repeated at every memory token;
+or, where the checkpoint ranks by late interaction, a slot for each of its tokens: the direction of ``P (e_i - center)``
+without what lies along the centre, so that an empty slot of a document is like no token, as long as the token's weight.
 What it bought: docs/results.md.
 
 Shapes: ``N`` texts, ``T`` ids, ``M`` memory tokens, ``D`` hidden size, ``V`` vocabulary without added tokens.
@@ -17,10 +19,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAST = 0.1
 """Share of a token's embedding, at least, that enters its memory token's latent."""
+FAINTEST = 0.01
+"""Weight of a question's token, at least, in late interaction."""
 REPEATED = 0.45
 """What the second token of a pair loses of its weight where the pair came before in the text."""
 DISTANCES = 3
@@ -101,6 +106,27 @@ class WeighedQuestion(nn.Module):
         count = text_NT.sum(dim=1).clamp_min(1).to(sums.dtype)[:, None, None]
         sums = self.center + (sums / count.sqrt()) @ self.projection[0].T
         return sums.to(states_NMD.dtype).expand_as(states_NMD) + self.gate * states_NMD
+
+
+class QuestionTokens(WeighedQuestion):
+    """The query reasoner's latents where each token has a slot of its own; the heaviest where there are more tokens."""
+
+    def forward(self, ids_NT: Tensor, embeds_NTD: Tensor, text_NT: Tensor, states_NMD: Tensor) -> Tensor:
+        """The latents ``[N, M, D]``, tokens in their order and zeros behind them; arguments as of `AnchorResidual`."""
+        weights_NT = self.weight[ids_NT.clamp_max(len(self.weight) - 1)].clamp_min(FAINTEST)
+        slots = states_NMD.shape[1]
+        order = weights_NT.detach().float().masked_fill(~text_NT, -torch.inf).sort(dim=1, descending=True, stable=True)
+        kept = torch.zeros_like(text_NT).scatter(1, order.indices[:, :slots], True) & text_NT
+        rows, at = kept.nonzero(as_tuple=True)
+        turned = (embeds_NTD[rows, at] - self.center) @ self.projection[0].T
+        middle = F.normalize(self.center, dim=0)
+        turned = turned - (turned @ middle)[:, None] * middle
+        found = F.normalize(turned, dim=-1) * weights_NT[rows, at][:, None]
+        places = rows * slots + kept.cumsum(dim=1)[rows, at] - 1
+        total = states_NMD.new_zeros(len(text_NT) * slots, found.shape[-1]).index_add(
+            0, places, found.to(states_NMD.dtype)
+        )
+        return total.view_as(states_NMD) + self.gate * states_NMD
 
 
 def cut_at_anchors(ids_NT: Tensor, weights_NT: Tensor, text_NT: Tensor, count: int) -> Cut:

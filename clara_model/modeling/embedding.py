@@ -22,6 +22,7 @@ from torch import Tensor
 
 from clara_model.defaults import DIMENSIONS
 from clara_model.latents import Latents
+from clara_model.modeling.ranking import coarse_blocks
 
 _KEY = "clara embedding 1"
 _FACTOR = 64
@@ -29,15 +30,17 @@ _FACTOR = 64
 """Seed of the signs and the rows; another one would make stored vectors useless."""
 
 
-def embed(latents: Latents, size: int = DIMENSIONS) -> list[list[float]]:
+def embed(latents: Latents, size: int = DIMENSIONS, ranking: str = "cosine") -> list[list[float]]:
     """One vector for each block: of questions and of documents, in one space.
 
     The cosine of two vectors differs from `cosine_scores` of the blocks by about ``(1 - cosine ** 2) / sqrt(size)``,
-    whatever the blocks' width; from ``size = M * D`` on there is no difference.
+    whatever the blocks' width; from ``size = M * D`` on there is no difference. Of a checkpoint that ranks otherwise,
+    it is that of `coarse_blocks`, which only says which documents are worth the whole score.
 
     Args:
         latents: from ``Clara.compress`` or ``Clara.encode_queries``.
-        size: numbers in each vector; those beyond ``M * D`` are zero.
+        size: numbers in each vector; those beyond the block's are zero.
+        ranking: of the checkpoint.
 
     Returns:
         one for each document, of a long one the mean of its windows' vectors: ``N`` lists of ``size`` floats, each of
@@ -48,7 +51,7 @@ def embed(latents: Latents, size: int = DIMENSIONS) -> list[list[float]]:
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    vectors_NW = project(latents.vectors, size)
+    vectors_NW = project(coarse_blocks(latents.vectors, ranking), size)
     if latents.windows is not None:
         sums_NW = vectors_NW.new_zeros(latents.documents, size)
         places = torch.tensor([window.document for window in latents.windows], device=vectors_NW.device)

@@ -166,7 +166,7 @@ class ClaraModel(ClaraParts):
         return Latents(self.encode_rows(role, rows), self.tokens.lengths(rows), self.fingerprint)
 
     def score(self, queries: Latents, latents: Latents) -> Tensor:
-        """Cosine of every question with every document, ``[B, N]`` float32.
+        """The checkpoint's score (``config.ranking``) of every document for every question, ``[B, N]`` float32.
 
         Raises:
             ClaraError: the two come from different checkpoints, or not from this one.
@@ -175,7 +175,7 @@ class ClaraModel(ClaraParts):
         self.check_latents(latents)
         if not len(latents):
             return queries.vectors.new_empty(len(queries), 0, dtype=torch.float32)
-        return scores_in_parts(queries.vectors, latents.vectors)
+        return scores_in_parts(queries.vectors, latents.vectors, ranking=self.config.ranking)
 
     def check_latents(self, latents: Latents) -> None:
         """Refuse latents that another checkpoint made, of another form, or with what is no number.

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clara_model.modeling.model import ClaraModel
-from clara_model.modeling.ranking import contrastive_loss, cosine_scores, straight_through_topk
+from clara_model.modeling.ranking import SCORES, contrastive_loss, straight_through_topk
 from clara_model.modeling.teaching import Signs, row_likelihoods, target_loss
 from clara_model.modeling.training_batch import Sequences, TrainingBatch
 
@@ -132,7 +132,7 @@ class TrainingModel(nn.Module):
         return {"loss": loss, "lm_loss": lm_loss.detach(), "alignment_loss": alignment.detach()}
 
     def _rank(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Cosines ``[B, K]``, -inf where there is no candidate, and the candidates' latents ``[B, K, M, D]``."""
+        """Scores ``[B, K]``, -inf where there is no candidate, and the candidates' latents ``[B, K, M, D]``."""
         latents = batch.document_latents
         if latents is None:
             with torch.no_grad():
@@ -140,7 +140,8 @@ class TrainingModel(nn.Module):
         queries, _ = self.model.encode("query_reasoner", *batch.given("question_ids", "question_mask"))
         (index,), present = batch.given("document_index"), batch.present()
         candidates = latents[index.clamp_min(0)] * present[..., None, None].to(latents.dtype)
-        return cosine_scores(queries, candidates).masked_fill(~present, float("-inf")), candidates
+        scores = SCORES[self.model.config.ranking](queries, candidates)
+        return scores.masked_fill(~present, float("-inf")), candidates
 
     def _rank_by_labels(self, batch: TrainingBatch, scores: Tensor, totals: Tensor) -> dict[str, Tensor]:
         """The contrastive stage: gold labels alone, no answer."""

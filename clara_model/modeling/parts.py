@@ -94,7 +94,10 @@ class ClaraParts(nn.Module):
         return self.identity.fingerprint(self._compressor, self._compressor_places)
 
     def _compressor(self) -> dict[str, nn.Parameter]:
-        return self.trainable_parameters(["compressor"])
+        """The weights that shape latents: an adapter whose output is zero, as a fresh one's, does not."""
+        named = self.trainable_parameters(["compressor"])
+        adds = any(bool(p.any()) for name, p in named.items() if ".lora_B." in name)
+        return {name: p for name, p in named.items() if adds or ".lora_" not in name}
 
     def _compressor_places(self) -> list[Place]:
         """Where the weights that are not the decoder's are held."""

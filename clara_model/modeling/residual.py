@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.errors import ClaraError
-from clara_model.modeling.anchors import AnchorResidual, WeighedQuestion
+from clara_model.modeling.anchors import AnchorResidual, QuestionTokens, WeighedQuestion
 
 
 class BlockResidual(nn.Module):
@@ -100,7 +100,7 @@ class Residuals(nn.Module):
         self.of = nn.ModuleDict()
 
     def add(self, role: str, config: ClaraConfig, center_D: Tensor, vocabulary: int) -> None:
-        """Give a role the residual that the config names; a question is one block whatever the kind.
+        """Give a role the residual that the config names; a question is one block unless it is ranked by its tokens.
 
         Args:
             role: ``compressor`` or ``query_reasoner``.
@@ -110,9 +110,10 @@ class Residuals(nn.Module):
         """
         encodes = role == "compressor"
         if config.residual == "anchors":
+            question = QuestionTokens if config.ranking == "late" else WeighedQuestion
             self.of[role] = (
                 AnchorResidual(center_D, config.memory_tokens, vocabulary) if encodes
-                else WeighedQuestion(center_D, vocabulary)
+                else question(center_D, vocabulary)
             )  # fmt: skip
         elif encodes:
             places = max(config.compression_rate - 1, 1)

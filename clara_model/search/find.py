@@ -1,6 +1,6 @@
 """Search in a store: the coarse index's best few hundred, scored exactly on whole latents.
 
-The score is the cosine of the whole blocks, the same number that ranking gives. Leaves out encoding the question
+The score is the checkpoint's, the same number that ranking gives. Leaves out encoding the question
 (`inference`). Shapes: ``M`` memory tokens, ``D`` hidden size.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clara_model.modeling.ranking import cosine_scores
+from clara_model.modeling.ranking import SCORES, coarse_blocks
 from clara_model.search.index import CoarseIndex
 from clara_model.search.scan import nearest
 from clara_model.search.sketch import Array, rotation
@@ -31,7 +31,7 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A block of a store and its cosine with the question."""
+    """A block of a store and its score for the question."""
 
     row: Row
     score: float
@@ -40,14 +40,14 @@ class Scored:
 class StoreSearch:
     """Search in one store. Thread-safe."""
 
-    def __init__(self, store: DurableStore) -> None:
-        """The index is opened, and brought up to date, when first needed."""
-        self.store = store
+    def __init__(self, store: DurableStore, ranking: str = "cosine") -> None:
+        """The index is opened, and brought up to date, when first needed; the ranking is the checkpoint's."""
+        self.store, self.ranking = store, ranking
         self._index: CoarseIndex | None = None
         self._lock = Lock()
 
     def best(self, question_MD: Tensor, top_k: int, where: Where | None = None) -> list[Scored]:
-        """The blocks with the highest cosine, best first; equal ones in the order they were added.
+        """The blocks with the highest score, best first; equal ones in the order they were added.
 
         Args:
             question_MD: the question's latents.
@@ -56,17 +56,19 @@ class StoreSearch:
         """
         with self._lock:
             if self._index is None:
-                self._index = CoarseIndex(index_folder(self.store), self.store.identity)
+                self._index = CoarseIndex(index_folder(self.store), self.store.identity, self.ranking)
             reach = self._index.update(self.store)
         allowed = None if where is None else self._allowed(where)
         count = max(CANDIDATES, PER_RESULT * top_k)
-        numbers = nearest(self._index, reach, rotation(question_MD[None])[0], count, allowed)
+        numbers = nearest(
+            self._index, reach, rotation(coarse_blocks(question_MD[None], self.ranking))[0], count, allowed
+        )
         scored: list[Scored] = []
         for start in range(0, len(numbers), _AT_ONCE):
             rows = self.store.rows(numbers[start : start + _AT_ONCE].tolist())
             if rows:
                 vectors_KMD = torch.stack([row.block.vector for row in rows])
-                scores_K = cosine_scores(question_MD[None], vectors_KMD)[0].tolist()
+                scores_K = SCORES[self.ranking](question_MD[None], vectors_KMD)[0].tolist()
                 scored += map(Scored, rows, scores_K)
         return sorted(scored, key=lambda one: (-one.score, one.row.number))[:top_k]
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from clara_model.errors import ClaraError
+from clara_model.modeling.ranking import coarse_blocks
 from clara_model.search.sketch import BITS, SIZE, Array, Directions, as_bytes, rotation
 from clara_model.store.protocol import DurableStore, Row
 from clara_model.store.sqlite_connection import Connections
@@ -50,17 +51,18 @@ class Reach:
 class CoarseIndex:
     """The files of one store's index. Thread-safe; many processes may use and update it."""
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    def __init__(self, folder: Path, identity: str, ranking: str = "cosine") -> None:
         """Open the index in a folder, or start one there.
 
         Args:
             folder: made if it is not there.
             identity: of the store; an index of another one is built anew.
+            ranking: of the checkpoint, which the store's identity covers.
 
         Raises:
             ClaraError: the folder cannot be written to.
         """
-        self.folder = folder
+        self.folder, self.ranking = folder, ranking
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -108,7 +110,9 @@ class CoarseIndex:
         return self.reach()
 
     def _append(self, rows: list[Row]) -> bool:
-        rotations_NR = np.concatenate([rotation(torch.stack(group)) for group in _of_one_shape(rows)])
+        rotations_NR = np.concatenate(
+            [rotation(coarse_blocks(torch.stack(group), self.ranking)) for group in _of_one_shape(rows)]
+        )
         with self._connections.writing() as connection:
             reach = _reach(connection)
             if reach.last >= rows[0].number:

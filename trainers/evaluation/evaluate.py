@@ -110,7 +110,8 @@ def evaluate(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig | 
         if encoder == "auto":
             encoder = "query_reasoner" if "query_reasoner" in model.config.roles else "compressor"
         queries = pipeline.encode(model, encoder, questions, "question", limits)
-        rankings = [[one.index for one in ranking] for ranking in pipeline.rank(queries.vectors, candidates)]
+        ranked = pipeline.rank(queries.vectors, candidates, model.config.ranking)
+        rankings = [[one.index for one in ranking] for ranking in ranked]
         read = _what_to_read(config.read, encoder, rows)
         chosen = [_chosen(row, ranking, read, config.top_k) for row, ranking in zip(rows, rankings, strict=True)]
         selected = [offered.pick(documents) for offered, documents in zip(candidates, chosen, strict=True)]

@@ -595,7 +595,7 @@ def test_a_checkpoint_without_query_reasoner(base_folder: Path, tmp_path: Path):
 def test_an_interrupted_save_leaves_the_old_files(
     ours: Path, loaded: ClaraModel, other: ClaraModel, monkeypatch: pytest.MonkeyPatch
 ):
-    def fail(tensors: object, path: Path) -> None:
+    def fail(tensors: object, path: Path, metadata: object) -> None:
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
