@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     "bs4": "beautifulsoup4",
     "lance": "pylance",
     "docx": "python-docx",
+    "faiss": "faiss-cpu",
     "haystack": "haystack-ai",
     "llama_index": "llama-index-core",
     "pytrec_eval": "pytrec-eval-terrier",

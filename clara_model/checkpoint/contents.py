@@ -5,9 +5,11 @@ Leaves out reading and writing (`checkpoint.files`, `checkpoint.published`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from clara_model.checkpoint.config import ClaraConfig
@@ -27,7 +29,7 @@ class Checkpoint:
     config: ClaraConfig
     adapters: dict[str, dict[str, Tensor]]
     """LoRA weights by role, keys as in `clara_model.modeling.adapters.Roles.parameters`; none for a role whose adapter
-    was never trained, which starts afresh."""
+    was never trained, which starts as `fresh`."""
     memory: dict[str, Tensor] = field(default_factory=dict)
     """Memory-token rows ``[M, D]`` by role; a role that is absent takes the added rows of the embedding."""
     embeddings: dict[str, Tensor] = field(default_factory=dict)
@@ -65,3 +67,16 @@ def check_sizes(config: ClaraConfig, ranks: dict[str, Shapes], rows: dict[str, i
                 f"{path} holds {found} rows in {name}, {CONFIG} asks for {config.memory_tokens} memory tokens "
                 f"({config.doc_max_length} // {config.compression_rate}); do the two files belong together?"
             )
+
+
+def fresh(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The start of an adapter that no file holds: PEFT's, an output of zero, and always the same numbers.
+
+    Args:
+        weights: LoRA matrices by key, for their names, shapes and element type.
+    """
+    generator, start = torch.Generator().manual_seed(0), {}
+    for name in sorted(weights):
+        drawn = (2 * torch.rand(weights[name].shape, generator=generator) - 1) / weights[name].shape[1] ** 0.5
+        start[name] = (drawn if ".lora_A." in name else torch.zeros_like(drawn)).to(weights[name].dtype)
+    return start

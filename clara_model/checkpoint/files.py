@@ -2,8 +2,8 @@
 
 ``config.json`` (with prompts) and ``adapters.safetensors`` (``<role>.<LoRA key>``, ``memory.<role>``,
 ``embed_tokens.added``, ``lm_head.added``, or ``.weight`` where the whole matrix differs from the base's). A role whose
-adapter adds nothing, because it was never trained, is named in the file's metadata instead (``untrained``). Nothing in
-a checkpoint is executed, and its sizes are compared with the file's header before anything of that size is built.
+adapter is still as loading starts one is named in the file's metadata instead (``untrained``). Nothing in a checkpoint
+is executed, and its sizes are compared with the file's header before anything of that size is built.
 Floor 2: knows files and tensors; what a model does with them is `clara_model.modeling.model`'s.
 """
 
@@ -15,13 +15,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clara_model.checkpoint.config import ClaraConfig, read_json
-from clara_model.checkpoint.contents import ADAPTERS, CONFIG, EMBEDDINGS, UNTRAINED, Checkpoint, check_sizes
+from clara_model.checkpoint.contents import ADAPTERS, CONFIG, EMBEDDINGS, UNTRAINED, Checkpoint, check_sizes, fresh
 from clara_model.checkpoint.headers import Shapes, safetensors_note, safetensors_shapes
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.checkpoint.published import read_published
@@ -121,8 +122,8 @@ def _read_own(folder: Path, values: dict[str, object], prompts: PromptSet | None
 def _check_header(config: ClaraConfig, path: Path) -> None:
     """Compare the configuration's sizes with the file's header; no tensor is read."""
     shapes = safetensors_shapes(path)
-    fresh = safetensors_note(path, UNTRAINED).split(",")
-    ranks: dict[str, Shapes] = {role: {} for role in config.roles if role not in fresh}
+    untrained = safetensors_note(path, UNTRAINED).split(",")
+    ranks: dict[str, Shapes] = {role: {} for role in config.roles if role not in untrained}
     rows: dict[str, int] = {}
     for key, shape in shapes.items():
         head, _, rest = key.partition(".")
@@ -141,12 +142,12 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     added = checkpoint.config.memory_tokens + 3
     for name, rows in checkpoint.embeddings.items():
         tensors[f"{name}.added" if len(rows) == added else f"{name}.weight"] = rows
-    fresh = [role for role, weights in checkpoint.adapters.items() if _adds_nothing(weights)]
+    untrained = [role for role, weights in checkpoint.adapters.items() if _is_fresh(weights)]
     for role, weights in checkpoint.adapters.items():
-        tensors |= {} if role in fresh else {f"{role}.{key}": weight for key, weight in weights.items()}
+        tensors |= {} if role in untrained else {f"{role}.{key}": weight for key, weight in weights.items()}
     temporary = folder / f".{ADAPTERS}.partial"
     saved = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    save_file(saved, temporary, {UNTRAINED: ",".join(fresh)} if fresh else None)
+    save_file(saved, temporary, {UNTRAINED: ",".join(untrained)} if untrained else None)
     os.replace(temporary, folder / ADAPTERS)
     temporary = folder / f".{CONFIG}.partial"
     config = replace(checkpoint.config, base_model=_base_seen_from(folder, checkpoint.config.base_model))
@@ -154,9 +155,11 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     os.replace(temporary, folder / CONFIG)
 
 
-def _adds_nothing(weights: dict[str, Tensor]) -> bool:
-    """Whether an adapter's output is zero, as a fresh one's."""
-    return not any(bool(weight.any()) for key, weight in weights.items() if ".lora_B." in key)
+def _is_fresh(weights: dict[str, Tensor]) -> bool:
+    """Whether an adapter is as loading starts one that is not stored, so that nothing is lost, bit for bit."""
+    if any(bool(weight.any()) for name, weight in weights.items() if ".lora_B." in name):
+        return False
+    return all(torch.equal(weights[name].detach().cpu(), start) for name, start in fresh(weights).items())
 
 
 def _base_seen_from(folder: Path, base: str) -> str:

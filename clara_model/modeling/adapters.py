@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clara_model.checkpoint.config import FUSED_TARGETS, LORA_TARGETS, ClaraConfig
+from clara_model.checkpoint.contents import fresh
 from clara_model.errors import ClaraError
 
 BASE = "base"
@@ -155,9 +156,7 @@ class Roles:
             ClaraError: a tensor is missing, left over, or of the wrong shape.
         """
         parameters = self.parameters(role)
-        if not tensors:
-            _start(parameters)
-            return
+        tensors = tensors or fresh(parameters)
         missing, extra = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
         if missing or extra:
             what = f"lacks {missing[0]!r}" if missing else f"has {extra[0]!r}, which the base model has no place for"
@@ -170,6 +169,10 @@ class Roles:
                 )
             parameter.copy_(tensors[name])
 
+    def adds_nothing(self, role: str) -> bool:
+        """Whether a role's output is zero, as that of an adapter that was never trained."""
+        return not any(bool(weight.any()) for name, weight in self.parameters(role).items() if ".lora_B." in name)
+
     @torch.no_grad()
     def copy(self, source: str, target: str) -> None:
         """Make ``target``'s weights equal to ``source``'s (stage 3 starts the query reasoner from the compressor)."""
@@ -181,14 +184,6 @@ class Roles:
         """Initialise one role's weights anew, as when it was added (stage 2 starts a fresh generator)."""
         for layer in self.layers().values():
             layer.reset_lora_parameters(role, init_lora_weights=True)
-
-
-def _start(parameters: dict[str, nn.Parameter]) -> None:
-    """PEFT's start, an output of zero, from a generator of its own, so that it is always the same."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in parameters.items():
-        drawn = (2 * torch.rand(parameter.shape, generator=generator) - 1) / parameter.shape[1] ** 0.5
-        parameter.copy_(drawn if ".lora_A." in name else torch.zeros_like(drawn))
 
 
 def default_targets(base: nn.Module) -> tuple[str, ...]:

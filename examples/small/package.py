@@ -66,6 +66,8 @@ def main() -> None:
     args = parser.parse_args()
     model = ClaraModel.from_pretrained(args.checkpoint, dtype=torch.bfloat16, device="cpu")
     model.config = replace(model.config, base_model=BASE)
+    for role in filter(model.roles.adds_nothing, model.config.roles):
+        model.roles.load(role, {}, "nothing")  # the start that need not be stored
     model.save_pretrained(args.target)
     figures = json.loads(args.figures.read_text())
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items() if name != "seed")

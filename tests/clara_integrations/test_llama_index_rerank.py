@@ -130,6 +130,7 @@ def test_it_comes_back_from_a_dict_json_and_pickle(rerank):
         "cache_bytes": None,
         "long_documents": None,
         "store": None,
+        "cold": None,
         "top_n": 3,
         "keep_retrieval_score": False,
         "metadata_mode": "embed",

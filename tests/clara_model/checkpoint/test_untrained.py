@@ -19,7 +19,7 @@ def model(tmp_path: Path) -> ClaraModel:
     """Only the generator's adapter adds anything."""
     made = small_model.build_model(small_model.save_base(tmp_path / "base"))
     for role in FRESH:
-        made.roles.reset(role)
+        made.roles.load(role, {}, "nothing")
     return made
 
 
@@ -52,6 +52,14 @@ def test_it_starts_afresh_with_the_same_numbers_and_can_be_trained(model: ClaraM
     with safe_open(tmp_path / "second" / ADAPTERS, framework="pt") as file:
         assert file.metadata()[UNTRAINED] == "query_reasoner"
     assert load(tmp_path / "second").fingerprint == one.fingerprint
+
+
+def test_an_adapter_that_adds_nothing_yet_but_was_drawn_otherwise_is_stored(model: ClaraModel, tmp_path: Path):
+    """As after the first step of a run whose rate rises from 0: resuming needs its very numbers."""
+    model.roles.reset("compressor")
+    model.save_pretrained(tmp_path)
+    again = load(tmp_path).roles.parameters("compressor")
+    assert all(torch.equal(weight, again[name]) for name, weight in model.roles.parameters("compressor").items())
 
 
 def test_a_checkpoint_with_every_role_trained_has_no_note(tmp_path: Path):
