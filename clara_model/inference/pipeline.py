@@ -187,7 +187,7 @@ def compress(
 # -- rank --------------------------------------------------------------------------------------------------------
 
 
-def rank(queries_BMD: Tensor, rows: Sequence[Candidates], ranking: str = "cosine") -> list[list[Ranked]]:
+def rank(queries_BMD: Tensor, rows: Sequence[Candidates], ranking: str) -> list[list[Ranked]]:
     """Each question's candidates by the checkpoint's score, best first; equal scores in the order given.
 
     Equal texts have one block, so their scores are equal to the bit. Questions that share one `Candidates` object are

@@ -96,7 +96,7 @@ class ClaraParts(nn.Module):
     def _compressor(self) -> dict[str, nn.Parameter]:
         """The weights that shape latents: an adapter whose output is zero, as a fresh one's, does not."""
         named = self.trainable_parameters(["compressor"])
-        adds = any(bool(p.any()) for name, p in named.items() if ".lora_B." in name)
+        adds = not self.roles.adds_nothing("compressor")
         return {name: p for name, p in named.items() if adds or ".lora_" not in name}
 
     def _compressor_places(self) -> list[Place]:

@@ -89,7 +89,8 @@ def measure(clara: Clara, asked: list[Question], k: int) -> dict[str, tuple[list
         "start of each document (cut)": (cut, lambda ranking, row: pipeline.best_first(ranking, k)),
     }
     for name, (offered, pick) in ways.items():
-        rankings = [pipeline.rank(query[None], [row])[0] for query, row in zip(queries, offered, strict=True)]
+        score = clara.model.config.ranking
+        rankings = [pipeline.rank(query[None], [row], score)[0] for query, row in zip(queries, offered, strict=True)]
         picked = [row.pick(pick(ranking, row)) for ranking, row in zip(rankings, offered, strict=True)]
         written = pipeline.answer(model, [question.text for question in asked], picked, how, Limits(items=50))
         right = [score_answer(o.text.strip(), [q.answer]).em for o, q in zip(written, asked, strict=True)]

@@ -67,7 +67,8 @@ def recall(model: ClaraModel, rows: list[Row], candidates: list[pipeline.Candida
     """Recall of the query reasoner, or of the compressor where there is none yet."""
     role = "query_reasoner" if "query_reasoner" in model.config.roles else "compressor"
     queries = pipeline.encode(model.eval(), role, [row.questions[0] for row in rows], "question")
-    rankings = [[one.index for one in ranking] for ranking in pipeline.rank(queries.vectors, candidates)]
+    ranked = pipeline.rank(queries.vectors, candidates, model.config.ranking)
+    rankings = [[one.index for one in ranking] for ranking in ranked]
     return ranking_means(rankings, [row.positives for row in rows])
 
 

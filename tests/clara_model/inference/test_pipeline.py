@@ -53,7 +53,7 @@ def test_texts_keep_their_order_whatever_they_are_batched_with(model: ClaraModel
 def test_candidates_that_are_part_of_many_blocks_are_ranked_alone(model: ClaraModel):
     rows = [TEXTS[3:5], TEXTS[:2], [TEXTS[4], TEXTS[0], TEXTS[4]]]
     queries = pipeline.encode(model, "query_reasoner", QUESTIONS, "question")
-    rankings = pipeline.rank(queries.vectors, pipeline.compress(model, rows))
+    rankings = pipeline.rank(queries.vectors, pipeline.compress(model, rows), model.config.ranking)
     for question, row, ranking in zip(QUESTIONS, rows, rankings, strict=True):
         alone = Clara(model).rank(question, row)
         assert [one.index for one in ranking] == [one.index for one in alone]
