@@ -5,7 +5,7 @@ windows in the same order: `--steps` steps of six windows with all their questio
 first third of them. Measured on held-out windows: the loss of the answers' tokens, and F1 and exact match of the first
 questions of a seeded order.
 
-    python examples/experiments/channel.py ~/.cache/clara-small [--steps 30] [--only NAME ..]
+    python examples/experiments/channel.py ~/.cache/clara-small [--steps 20] [--only NAME ..]
 
 The folder is `examples/small/train.py`'s: its data and its text reader. What was measured is kept in ``channel`` there
 and not measured again. The losses and batches are `clara-train`'s; the loop is this file's, because a teacher's
@@ -48,7 +48,7 @@ RATE, LENGTH, WINDOWS, SEED = 3, 129, 6, 4
 RISING = 3
 """Steps in which the learning rate rises to `PEAK`; then it falls to a tenth, as a cosine."""
 PEAK = 8e-4
-LOSSES, ANSWERED = 100, 100
+LOSSES, ANSWERED = 60, 60
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def main() -> None:
     """Teach in every way that was not tried yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
     args = parser.parse_args()
     kept = args.folder / "channel"

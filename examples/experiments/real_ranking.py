@@ -4,7 +4,7 @@ Both start from the bundled compressor and generator; the query reasoner is a co
 stage 3. ``stage3.yaml`` and ``ranking.yaml`` are the recipe's. Measured on the NQ evaluation questions, 20 candidates
 each: recall of all, F1 and exact match of the first of a seeded order from the best five.
 
-    python examples/experiments/real_ranking.py ~/.cache/clara-small [--steps 20] [--warm_up 100]
+    python examples/experiments/real_ranking.py ~/.cache/clara-small [--steps 10] [--warm_up 100]
 
 The folder is `examples/small/train.py`'s; what was trained is kept in ``ranking`` there and not trained again.
 """
@@ -35,7 +35,7 @@ from trainers.evaluation.metrics import ranking_means
 from trainers.run import train
 
 RECIPE = Path(__file__).parents[1] / "small"
-ASKED, ANSWERED, SEED = 300, 100, 7
+ASKED, ANSWERED, SEED = 300, 60, 7
 
 
 def load(folder: Path | str) -> ClaraModel:
@@ -95,7 +95,7 @@ def main() -> None:
     """Train what is not there yet, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=20, help="of 16 questions, by the answer's loss")
+    parser.add_argument("--steps", type=int, default=10, help="of 16 questions, by the answer's loss")
     parser.add_argument("--warm_up", type=int, default=100, help="of 32 questions, by gold labels")
     args = parser.parse_args()
     kept, rows, found = args.folder / "ranking", drawn(SHARED / "eval" / "nq.jsonl", ASKED, SEED), {}
