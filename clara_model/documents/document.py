@@ -46,7 +46,7 @@ def decoded(data: bytes, name: str, line: int = 1) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line += data.count(b"\n", 0, error.start)
+        line += data[: error.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n")
         raise Unreadable(
             f"{name}:{line} is not UTF-8 text (byte 0x{data[error.start]:02x}); convert the file to UTF-8 first."
         ) from None
