@@ -129,14 +129,14 @@ def test_a_gate_that_stays_shut_trains_the_residual_alone_and_resumes_to_the_bit
     encode = ClaraModel.encode
     monkeypatch.setattr(ClaraModel, "encode", lambda *args: encoded.append(1) or encode(*args))
     values = {"pretrain": base_folder, "dataset": rows, "residual": "anchors", "residual_gate": False,
-              "mse_loss": False, "save_steps": 1, "max_ckpt_num": 9}  # fmt: skip
+              "mse_loss": False, "save_steps": 1, "max_ckpt_num": 9, "max_epochs": 3}  # fmt: skip
     whole = train(training_rows.config("pretrain", tmp_path / "whole", **values))
     start = starting_model(training_rows.config("pretrain", tmp_path, **values), "cpu").state()
     trained = ClaraModel.from_pretrained(whole, dtype=torch.float32, device="cpu").state()
     assert not trained.residual["residual.compressor.gate"].any()
     assert not torch.equal(trained.residual["residual.compressor.projection"],
                            start.residual["residual.compressor.projection"])  # fmt: skip
-    assert torch.equal(trained.memory["compressor"], start.memory["compressor"].bfloat16().float())
+    assert torch.equal(trained.memory["compressor"], start.memory["compressor"])
     assert any(weight.any() for name, weight in trained.adapters["generator"].items() if "lora_B" in name)
     assert not any(weight.any() for name, weight in trained.adapters["compressor"].items() if "lora_B" in name)
     state = torch.load(whole / "checkpoint-1" / "optimizer.pt")["state"]
