@@ -101,8 +101,9 @@ class Reading(TrainingModel):
             return loss
         with torch.no_grad():
             shown, _ = self.teacher[0].label_logits(torch.empty(0), TrainingBatch(**texts).prompts())
-        wanted = shown.float().log_softmax(dim=-1)
-        apart = F.kl_div(logits.float().log_softmax(dim=-1), wanted, reduction="batchmean", log_target=True)
+        vocabulary = self.model.tokens.added_ids[0]  # the two have other added tokens
+        wanted, own = (one[:, :vocabulary].float().log_softmax(dim=-1) for one in (shown, logits))
+        apart = F.kl_div(own, wanted, reduction="batchmean", log_target=True)
         return (1 - self.setting.teacher) * loss + self.setting.teacher * apart
 
     def _sums(self, ids: Tensor, mask: Tensor) -> Tensor:
