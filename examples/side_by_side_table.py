@@ -19,7 +19,8 @@ def table(rows, bundled):
         accepted = known.get(row["question"])
         said, cost = zip(*(row[engine] for engine in ("stock", "CLaRa")), strict=True)
         marked = [text if not accepted or holds(text, accepted) else f"{text} (wrong)" for text in said]
-        lines.append(f"| {' | '.join([row['question'], *marked, *map(str, cost)])} |")
+        cells = [" ".join(text.split()) for text in (row["question"], *marked)]
+        lines.append(f"| {' | '.join([*cells, *map(str, cost)])} |")
     return "\n".join(lines)
 
 

