@@ -134,8 +134,19 @@ def _check_pairs(config: Settings) -> None:
         raise ClaraError("flash_attn computes in 16 bits only; pass --bf16 too")
     if config.read_text and config.qa_loss:
         raise ClaraError("read_text learns each answer after its own question; pass --qa_loss false too")
+    _check_gate(config)
     if config.stage == "end_to_end" and config.mse_loss:
         raise ClaraError("mse_loss would train the compressor, which stage end_to_end keeps frozen; leave it out")
+
+
+def _check_gate(config: Settings) -> None:
+    """A gate that stays shut; that of a checkpoint to start from is looked at when it is loaded."""
+    if config.residual_gate:
+        return
+    if config.residual == "none" and not config.pretrain_checkpoint:
+        raise ClaraError("without residual_gate latents are the residual alone; pass --residual anchors or blocks too")
+    if config.mse_loss and not config.read_text:
+        raise ClaraError("mse_loss aligns states, which do not enter without residual_gate; pass --mse_loss false too")
 
 
 def idle(config: Settings) -> list[str]:
@@ -157,6 +168,7 @@ def _needs(config: Settings) -> list[tuple[str, str, bool]]:
             "without load_checkpoint",
             config.new_learning_rate > 0 and not config.load_checkpoint,
         ),
+        ("residual_gate", "with read_text", "residual_gate" in given and config.read_text),
         ("mse_weight", "without mse_loss", "mse_weight" in given and not config.mse_loss),
         *((name, "without ranking_loss", name in given and not config.ranking_loss) for name in RANKING),
         (

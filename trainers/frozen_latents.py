@@ -58,7 +58,11 @@ class FrozenLatents:
         """One pass, padded to its own longest document."""
         lengths = mask_NT.sum(dim=1).tolist()
         width = int(max(lengths))
-        latents_NMD, _ = self.model.encode("compressor", ids_NT[:, -width:], mask_NT[:, -width:])
+        text = ids_NT[:, -width:], mask_NT[:, -width:]
+        at_rest = self.model.residuals.at_rest("compressor")
+        latents_NMD = (
+            self.model.residual_latents("compressor", *text) if at_rest else self.model.encode("compressor", *text)[0]
+        )
         memory = self.model.config.memory_tokens
         return [Block(block.clone(), int(n) - memory) for block, n in zip(latents_NMD.cpu(), lengths, strict=True)]
 

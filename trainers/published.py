@@ -63,7 +63,8 @@ MEANINGLESS = {
     "max_ckpt_mem": "checkpoints are bounded by number (--max_ckpt_num)",
     "pretrain_mode": "the stage decides the loss",
     "disable_fast_tokenizer": "only fast tokenizers are used",
-    "stage2_mips": "each row brings its own candidates",
+    "stage2_mips": "each row brings its candidates; for rows that have none, take them from a store before the run: "
+    "clara-data retrieve FILE --store FOLDER --model CHECKPOINT --out NEW_FILE",
 }
 """Published flags that are read and named, and change nothing; with the reason."""
 

@@ -181,6 +181,7 @@ def objective(config: TrainConfig) -> Objective:
         temperature=config.temperature,
         ranking_loss=cast("Literal['', 'labels', 'likelihood']", config.ranking_loss),
         ranking_weight=config.ranking_weight,
+        residual_gate=config.residual_gate,
     )
 
 

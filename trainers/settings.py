@@ -67,6 +67,12 @@ class Settings:
     residual: str = _group(
         "compression and LoRA", "what latents begin as: none, blocks or anchors (docs/training.md)", "none", fresh=True
     )
+    residual_gate: bool = _group(
+        "compression and LoRA",
+        "states at the memory tokens may enter latents that begin as a residual; False: they do not enter (no pass of "
+        "the base model over documents or questions, in training or after), the residual trains alone",
+        True,
+    )
     ranking: str = _group(
         "compression and LoRA",
         "score of a document: cosine of whole blocks, or late (docs/training.md), which needs anchors",

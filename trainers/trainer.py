@@ -380,4 +380,5 @@ class ClaraTrainer(transformers.Trainer):
 
     def _optimizer_state(self) -> optimizer_state.OptimizerState:
         model = self.clara.model
-        return optimizer_state.OptimizerState(self.optimizer, model.trainable_parameters(model.trainable_roles))
+        named = model.trainable_parameters(model.trainable_roles)
+        return optimizer_state.OptimizerState(self.optimizer, {k: p for k, p in named.items() if p.requires_grad})

@@ -39,7 +39,15 @@ def run(args: argparse.Namespace) -> None:
                     description=f"{done.documents:,} documents, {done.compressed:,} passages made, {_rates(done)}",
                 )
 
-            done = compress_corpus(compress, store, args.inputs, sync=args.sync, text_key=args.text_key, progress=show)
+            done = compress_corpus(
+                compress,
+                store,
+                args.inputs,
+                sync=args.sync,
+                text_key=args.text_key,
+                metadata=args.metadata,
+                progress=show,
+            )
         stats = store.stats()
     if args.json:
         print_json({**asdict(done), "store": asdict(stats)})

@@ -34,6 +34,7 @@ _MODEL_HELP = f"checkpoint: a folder, a bundled or a hub name (default: {models.
 USER_ERROR = 2
 UNEXPECTED = 1
 INTERRUPTED = 130
+_ENCODINGS = ("exact", "float32", "bfloat16", "float16", "int8", "int4")
 _TEXTS_PER_STEP = 128  # compressed between two steps of the progress bar
 
 
@@ -166,10 +167,12 @@ def _add_store_commands(commands: Any, model: _Parser, quiet: _Parser) -> None:
     _add_text_key(compress)
     compress.add_argument("--store", required=True, metavar="FOLDER", help="where the latents go")
     compress.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
+    compress.add_argument("--metadata", action="append", default=[], metavar="NAME",
+                          help="key or column that is kept beside a row's texts, for --where (repeatable)")  # fmt: skip
     compress.add_argument("--sync", action="store_true", help="remove documents that are not among the inputs any more")
     compress.add_argument(
         "--encoding",
-        choices=("exact", "float32", "bfloat16", "float16", "int8", "int4"),
+        choices=_ENCODINGS,
         help="element type of a new store (default: exact, as the model makes them)",
     )
     compress.add_argument(
@@ -191,8 +194,10 @@ def _add_store_commands(commands: Any, model: _Parser, quiet: _Parser) -> None:
     search.set_defaults(run=stores.search)
 
     store = commands.add_parser("store", parents=[quiet], help="look after a store, or after the user's cache")
-    store.add_argument("action", choices=("stats", "compact", "verify", "clear"))
+    store.add_argument("action", choices=("stats", "compact", "verify", "copy", "clear"))
     store.add_argument("store", nargs="?", metavar="FOLDER", help="default: the stores in the user's cache folder")
+    store.add_argument("--to", metavar="FOLDER", help="copy: the other store, in whatever place or element type")
+    store.add_argument("--encoding", choices=_ENCODINGS, help="copy: element type of the other store, if it is new")
     store.add_argument("--json", action="store_true", help="JSON instead of a table")
     store.set_defaults(run=stores.manage)
 

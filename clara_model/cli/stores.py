@@ -1,4 +1,4 @@
-"""Commands on a store: `clara search`, `clara ask --store`, `clara store stats|compact|verify|clear`; and the cache.
+"""Commands on a store: `clara search`, `clara ask --store`, `clara store ..`; and the cache.
 
 `clara ask --docs` keeps its latents in the user's cache folder, a store for each checkpoint, bounded in size.
 """
@@ -116,8 +116,19 @@ def ask(args: argparse.Namespace) -> None:
 
 def manage(args: argparse.Namespace) -> None:
     """`clara store`."""
-    folders = [Path(args.store)] if args.store else sorted(path for path in cache().glob("*") if path.is_dir())
-    records = [_ACTIONS[args.action](str(folder)) for folder in folders]
+    if args.action == "copy":
+        if not args.store or not args.to:
+            raise ValueError("store copy takes two stores: clara store copy FOLDER --to OTHER_FOLDER")
+        _show([_copy(args.store, args.to, args.encoding)], args)
+        return
+    if args.to or args.encoding:
+        raise ValueError(f"--to and --encoding say where a store is copied; store {args.action} takes neither")
+    kept = (str(path) for path in sorted(cache().glob("*")) if path.is_dir())
+    records = [_ACTIONS[args.action](folder) for folder in ([args.store] if args.store else kept)]
+    _show(records, args)
+
+
+def _show(records: list[dict[str, Any]], args: argparse.Namespace) -> None:
     if args.json:
         print_json(records)
         return
@@ -184,6 +195,13 @@ def _compact(folder: str) -> dict[str, Any]:
         return {"url": folder, "nbytes_before": before, "nbytes": store.stats().nbytes}
 
 
+def _copy(folder: str, target: str, encoding: str | None) -> dict[str, Any]:
+    from clara_model.store import copy_store, open_store
+
+    with open_store(_existing(folder)) as source, open_store(target, encoding=encoding) as other:
+        return {"url": folder, "copied": copy_store(source, other), "to": target, "nbytes": other.stats().nbytes}
+
+
 def _verify(folder: str) -> dict[str, Any]:
     from clara_model.store import open_store
 
@@ -193,7 +211,10 @@ def _verify(folder: str) -> dict[str, Any]:
 
 
 def _clear(folder: str) -> dict[str, Any]:
-    place = Path(_existing(folder)).expanduser()
+    name = _existing(folder)
+    if "://" in name.removeprefix("file://"):
+        raise ClaraError(f"{name} is on object storage; remove its blocks.lance and documents.lance there")
+    place = Path(name.removeprefix("file://")).expanduser()
     freed = _stats(folder)["nbytes"]
     shutil.rmtree(place / "search", ignore_errors=True)
     for file in (*place.glob("latents.sqlite*"), *place.glob("data-*.bin")):  # nothing that is not the store's

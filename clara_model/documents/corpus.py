@@ -7,6 +7,7 @@ the store, so that a run that is killed and started again does nothing twice. Le
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,7 @@ def compress_corpus(
     *,
     sync: bool = False,
     text_key: str | None = None,
+    metadata: Sequence[str] = (),
     progress: Callable[[CorpusReport], None] = lambda report: None,
 ) -> CorpusReport:
     """Compress the documents of files and folders into a store.
@@ -87,6 +89,8 @@ def compress_corpus(
         store: where they go.
         names: files, folders and data sets of the hub (``hf://datasets/..``).
         text_key: key or column that holds the text of a row (default: text, contents or docs).
+        metadata: keys or columns of a row that are kept as its documents' metadata, for `Clara.search(.., where=..)`;
+            ``file`` and ``line`` always are.
         sync: delete the store's documents that are not among them.
         progress: called after each step.
 
@@ -103,7 +107,7 @@ def compress_corpus(
     report.all_bytes = sum(path.stat().st_size for path in paths) if len(paths) == len(sources) else None
     known = store.digests()
     seen: set[str] = set()
-    batches = _batches(_new(_documents(sources, text_key, report), known, seen, report))
+    batches = _batches(_new(_documents(sources, text_key, metadata, report), known, seen, report))
     compress = clara if callable(clara) else _here(clara, store)
     for done in compress(batches):
         report.windows += done.windows
@@ -117,12 +121,14 @@ def compress_corpus(
     return report
 
 
-def _documents(sources: Iterable[Path | str], text_key: str | None, report: CorpusReport) -> Iterator[Document]:
+def _documents(
+    sources: Iterable[Path | str], text_key: str | None, metadata: Sequence[str], report: CorpusReport
+) -> Iterator[Document]:
     """The documents of all files that can be read; says in the report how far it is."""
     for source in sources:
         before, size = report.source_bytes, source.stat().st_size if isinstance(source, Path) else 0
         try:
-            for document in read_source(source, text_key):
+            for document in read_source(source, text_key, metadata):
                 read = len(document.text.encode("utf-8", "replace"))
                 report.source_bytes = min(before + size, report.source_bytes + read)
                 yield document
@@ -142,11 +148,17 @@ def _new(documents: Iterable[Document], known: dict[str, str], seen: set[str], r
         seen.add(name)
         report.documents += 1
         report.nbytes += len(document.text.encode("utf-8", "replace"))
-        digest = content_key(document.text)
+        digest = _digest(document)
         if known.get(name) == digest:
             report.unchanged += 1
         else:
             yield name, digest, document
+
+
+def _digest(document: Document) -> str:
+    """Of what is kept: changed metadata are recorded anew, which compresses nothing."""
+    more = f"\0{json.dumps(dict(document.metadata), sort_keys=True)}" if document.metadata else ""
+    return content_key(document.text + more)
 
 
 @dataclass(frozen=True)
@@ -199,7 +211,7 @@ def _stored(split: _Split) -> StoredDocument:
     windows = tuple(
         Window(content_key(text), start, end) for text, (start, end) in zip(split.texts, split.places, strict=True)
     )
-    metadata: dict[str, str | int] = {"file": split.document.file}
+    metadata: dict[str, str | int | float | bool] = {**split.document.metadata, "file": split.document.file}
     if split.document.line is not None:
         metadata["line"] = split.document.line
     return StoredDocument(split.id, windows, split.digest, metadata)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clara_model.errors import ClaraError
@@ -28,10 +28,17 @@ class Document:
     """The file as it was named or found, or `standard input`."""
     line: int | None = None
     """Line of a JSONL file or row of a table, from 1; None for a whole file."""
+    metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """Of the row, what was asked for and is there."""
 
 
-def decoded(data: bytes, name: str) -> str:
+def decoded(data: bytes, name: str, line: int = 1) -> str:
     """UTF-8 with or without a byte order mark; line ends as newlines.
+
+    Args:
+        data: all or a part of a file.
+        name: of the file.
+        line: in the file at which ``data`` begins.
 
     Raises:
         Unreadable: another encoding, with the line.
@@ -39,15 +46,16 @@ def decoded(data: bytes, name: str) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line += data[: error.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n")
         raise Unreadable(
             f"{name}:{line} is not UTF-8 text (byte 0x{data[error.start]:02x}); convert the file to UTF-8 first."
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def of_json_line(line: str, place: str, key: str | None) -> list[str]:
-    """The texts of one JSON line: `{"text"|"contents"|"docs": a string or a list of strings}`, or under ``key``."""
+def of_json_line(line: str, name: str, number: int, key: str | None, keep: Sequence[str] = ()) -> Iterator[Document]:
+    """The documents of one JSON line: `{"text"|"contents"|"docs": a string or a list of strings}`, or under ``key``."""
+    place = f"{name}:{number}"
     try:
         record = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -55,7 +63,25 @@ def of_json_line(line: str, place: str, key: str | None) -> list[str]:
     known = key_of(record, key) if isinstance(record, dict) else None
     if known is None:
         raise ClaraError(f"{place} must be a JSON object with {_wanted(key)}.")
-    return texts_of(record[known], known, place)
+    return _of_row(record, known, name, number, keep)
+
+
+def _of_row(row: Mapping[str, Any], column: str, name: str, number: int, keep: Sequence[str]) -> Iterator[Document]:
+    """The texts of a row, each with the row's metadata."""
+    texts = texts_of(row[column], column, f"{name}:{number}")
+    metadata = {one: _simple(row[one], one, f"{name}:{number}") for one in keep if row.get(one) is not None}
+    return (Document(text=text, file=name, line=number, metadata=metadata) for text in texts)
+
+
+def _simple(value: Any, key: str, place: str) -> str | int | float | bool:
+    """A value that a search can compare.
+
+    Raises:
+        ClaraError: a list, an object, or a number that is none.
+    """
+    if not isinstance(value, (str, int, float, bool)) or value != value or value in (float("inf"), -float("inf")):
+        raise ClaraError(f'{place}: "{key}" must be a string, a number, true or false to be kept as metadata.')
+    return without_surrogates(value) if isinstance(value, str) else value
 
 
 def key_of(names: Iterable[str], key: str | None) -> str | None:
@@ -99,12 +125,11 @@ def without_surrogates(text: str) -> str:
     return _LONE_SURROGATE.sub("\ufffd", text)
 
 
-def of_rows(rows: Iterable[Mapping[str, Any]], column: str, name: str) -> Iterator[Document]:
+def of_rows(rows: Iterable[Mapping[str, Any]], column: str, name: str, keep: Sequence[str] = ()) -> Iterator[Document]:
     """The documents of a table's rows, row by row; empty cells are left out."""
     for number, row in enumerate(rows, start=1):
         if row[column] is not None:
-            for text in texts_of(row[column], column, f"{name}:{number}"):
-                yield Document(text=text, file=name, line=number)
+            yield from _of_row(row, column, name, number, keep)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,15 +71,16 @@ def docx(data: bytes, name: str) -> str:
         return _paragraphs("\n\n".join(parts))
 
 
-def parquet(file: Path, key: str | None) -> Iterator[Document]:
-    """The texts of a table's column, row by row; the file is never whole in memory."""
+def parquet(file: Path, key: str | None, keep: Sequence[str] = ()) -> Iterator[Document]:
+    """The texts of a table's column, row by row, with other columns as metadata; the file is never whole in memory."""
     with needing("pyarrow", str(file)):
         from pyarrow.parquet import ParquetFile
 
     with _readable(str(file), "Parquet"), ParquetFile(file) as table:
-        column = column_of(table.schema_arrow.names, key, str(file))
-        batches = table.iter_batches(_ROWS_AT_ONCE, columns=[column])
-        yield from of_rows((row for batch in batches for row in batch.to_pylist()), column, str(file))
+        names = table.schema_arrow.names
+        column = column_of(names, key, str(file))
+        batches = table.iter_batches(_ROWS_AT_ONCE, columns=list({column, *keep} & set(names)))
+        yield from of_rows((row for batch in batches for row in batch.to_pylist()), column, str(file), keep)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from clara_model.documents.document import Document, Unreadable, column_of, needing, of_rows
 
@@ -16,12 +16,13 @@ def is_hub_name(name: str) -> bool:
     return name.startswith("hf://")
 
 
-def read_data_set(name: str, key: str | None = None) -> Iterator[Document]:
+def read_data_set(name: str, key: str | None = None, keep: Sequence[str] = ()) -> Iterator[Document]:
     """The texts of all splits of a data set, row by row; nothing is downloaded whole.
 
     Args:
         name: ``FILES`` leaves only these, such as ``data/train-*.parquet``.
         key: the column that holds the text (default: text, contents or docs).
+        keep: columns that become metadata.
 
     Raises:
         Unreadable: not such a name, a data set that cannot be read, or one without that column.
@@ -41,4 +42,4 @@ def read_data_set(name: str, key: str | None = None) -> Iterator[Document]:
         place = f"{PREFIX}{owner_and_name}/{split}"
         first = next(iter(rows), None)
         if first is not None:
-            yield from of_rows(rows, column_of(first, key, place), place)
+            yield from of_rows(rows, column_of(first, key, place), place, keep)

@@ -8,6 +8,7 @@ document length. It knows its file and its number, so an answer can be cited. Le
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
 import sys
@@ -86,7 +87,8 @@ def read_documents(
         if name == STDIN:
             data = (stdin if stdin is not None else sys.stdin.buffer).read()
             lines = _looks_like_json_lines(data)
-            found = _json_lines(data, "standard input", text_key) if lines else [_whole(data, "standard input")]
+            whole = io.BytesIO(data)
+            found = _json_lines(whole, "standard input", text_key) if lines else [_whole(data, "standard input")]
             documents += _with_text(found, "standard input", empty_ok=False)
             continue
         if is_hub_name(name):
@@ -125,9 +127,15 @@ def sources_of(names: Sequence[str]) -> list[Path | str]:
     return list(sources)
 
 
-def read_source(source: Path | str, text_key: str | None = None) -> Iterator[Document]:
-    """The documents of one file or data set, as for `read_documents`; none where it is empty."""
-    found = read_data_set(source, text_key) if isinstance(source, str) else _documents(source, text_key)
+def read_source(source: Path | str, text_key: str | None = None, keep: Sequence[str] = ()) -> Iterator[Document]:
+    """The documents of one file or data set, as for `read_documents`; none where it is empty.
+
+    Args:
+        source: as `sources_of` gives it.
+        text_key: see `read_documents`.
+        keep: keys or columns of a row that become its documents' metadata, where it has them.
+    """
+    found = read_data_set(source, text_key, keep) if isinstance(source, str) else _documents(source, text_key, keep)
     return _with_text(found, str(source), empty_ok=True)
 
 
@@ -172,19 +180,21 @@ def _suffix(path: Path) -> str:
     return ZIPPED if name.endswith(ZIPPED) else path.suffix.lower()
 
 
-def _documents(file: Path, text_key: str | None) -> Iterable[Document]:
+def _documents(file: Path, text_key: str | None, keep: Sequence[str] = ()) -> Iterable[Document]:
     """What a file holds, blank texts included."""
     name, suffix = str(file), _suffix(file)
     if suffix == PARQUET:
-        return formats.parquet(file, text_key)
+        return formats.parquet(file, text_key, keep)
     if suffix in (JSON_LINES, ZIPPED):
-        return _json_lines(_unzipped(file) if suffix == ZIPPED else file.read_bytes(), name, text_key)
+        return _json_lines(_lines(file, zipped=suffix == ZIPPED), name, text_key, keep)
     return [Document(text=TEXTS[suffix](file.read_bytes(), name), file=name)]
 
 
-def _unzipped(file: Path) -> bytes:
+def _lines(file: Path, *, zipped: bool) -> Iterator[bytes]:
+    """The lines of a file, which is never whole in memory."""
     try:
-        return gzip.decompress(file.read_bytes())
+        with gzip.open(file) if zipped else file.open("rb") as lines:
+            yield from lines
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise Unreadable(f"{file} cannot be unzipped: {error}") from error
 
@@ -193,11 +203,21 @@ def _whole(data: bytes, name: str) -> Document:
     return Document(text=decoded(data, name), file=name)
 
 
-def _json_lines(data: bytes, name: str, text_key: str | None) -> Iterator[Document]:
-    for number, line in enumerate(decoded(data, name).split("\n"), start=1):
+def _json_lines(
+    lines: Iterable[bytes], name: str, text_key: str | None, keep: Sequence[str] = ()
+) -> Iterator[Document]:
+    for number, line in enumerate(_decoded_lines(lines, name), start=1):
         if line.strip():
-            for text in of_json_line(line, f"{name}:{number}", text_key):
-                yield Document(text=text, file=name, line=number)
+            yield from of_json_line(line, name, number, text_key, keep)
+
+
+def _decoded_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """Lines may end in carriage returns, with a newline or alone."""
+    number = 1
+    for line in lines:
+        parts = decoded(line.rstrip(b"\r\n"), name, number).split("\n")
+        number += len(parts)
+        yield from parts
 
 
 def _with_text(documents: Iterable[Document], name: str, *, empty_ok: bool) -> Iterator[Document]:

@@ -127,11 +127,14 @@ class ClaraModel(ClaraParts):
 
     def _latents(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
         """Latents without all states; the base model is not run where no state would enter them."""
-        if not self.residuals.at_rest(role):
-            return self.encode(role, ids_NT, mask_NT)[0]
-        ids, weight = ids_NT.to(self.device), self._embedding_weight()
+        at_rest = self.residuals.at_rest(role)
+        return self.residual_latents(role, ids_NT, mask_NT) if at_rest else self.encode(role, ids_NT, mask_NT)[0]
+
+    def residual_latents(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
+        """`encode`'s latents where the role's gate is shut, without a pass of the base model: the residual alone."""
+        ids, hidden = ids_NT.to(self.device), self.base.config.get_text_config().hidden_size
         states = torch.zeros(
-            len(ids), self.config.memory_tokens, weight.shape[1], dtype=weight.dtype, device=self.device
+            len(ids), self.config.memory_tokens, hidden, dtype=self._embedding_weight().dtype, device=self.device
         )
         return self._on_residual(role, ids, mask_NT.to(self.device), states)
 

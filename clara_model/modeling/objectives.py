@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clara_model.errors import ClaraError
 from clara_model.modeling.model import ClaraModel
 from clara_model.modeling.ranking import SCORES, contrastive_loss, straight_through_topk
 from clara_model.modeling.teaching import Signs, row_likelihoods, target_loss
@@ -49,6 +50,9 @@ class Objective:
     generator's log-likelihood of the answer given each candidate alone."""
     ranking_weight: float = 0.0
     """Weight of that term once the warm-up, in which it is the only loss, is over."""
+    residual_gate: bool = True
+    """Whether states at memory tokens may enter latents that have a residual; where not, its gate must be shut, the
+    residual trains without it, and no document or question runs through the base model."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -56,6 +60,8 @@ class Objective:
             raise ValueError(f"stage must be one of {', '.join(TRAINED_ROLES)}, got {self.stage!r}")
         if self.alignment_weight < 0 or self.top_k < 1 or self.temperature <= 0:
             raise ValueError(f"alignment_weight >= 0, top_k >= 1 and temperature > 0 are needed, got {self}")
+        if not self.residual_gate and self.alignment_weight and self.stage in ("pretrain", "instruct"):
+            raise ValueError("without residual_gate there are no states to align; set alignment_weight to 0")
 
 
 class TrainingModel(nn.Module):
@@ -65,7 +71,8 @@ class TrainingModel(nn.Module):
         """Set what trains.
 
         Raises:
-            ClaraError: the checkpoint lacks a role that the stage trains.
+            ClaraError: the checkpoint lacks a role that the stage trains, or ``residual_gate`` is off and a role that
+                the stage trains has no residual with a gate that is shut.
         """
         super().__init__()
         self.model = model
@@ -75,7 +82,20 @@ class TrainingModel(nn.Module):
         self.warming_up = False
         """Whether the ranking alone is taught now (``end_to_end``)."""
         self.signs = Signs()
-        model.set_trainable(TRAINED_ROLES[objective.stage])
+        model.set_trainable(TRAINED_ROLES[objective.stage], residual_gate=objective.residual_gate)
+        self.at_rest = self._at_rest()
+        """Roles whose latents are their residual alone throughout: the gate is shut and does not train."""
+
+    def _at_rest(self) -> frozenset[str]:
+        residuals = self.model.residuals
+        encoders, trained = set(self.model.memory.rows), set(TRAINED_ROLES[self.objective.stage])
+        if not self.objective.residual_gate:
+            for role in sorted(encoders & trained):
+                if not residuals.at_rest(role):
+                    what = "whose gate is open" if role in residuals.of else "without a residual"
+                    raise ClaraError(f"residual_gate cannot be off for a {role} {what}; leave residual_gate out")
+            trained = set()
+        return frozenset(role for role in encoders - trained if residuals.at_rest(role))
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, object] | None = None) -> None:
         """See `ClaraModel.gradient_checkpointing_enable`."""
@@ -122,8 +142,12 @@ class TrainingModel(nn.Module):
     def _answer_all(self, batch: TrainingBatch, totals: Tensor) -> dict[str, Tensor]:
         """Stages 1 and 2: every document of a row is in its prompt, in order."""
         ids, mask, index = batch.given("document_ids", "document_mask", "document_index")
-        latents, states = self.model.encode("compressor", ids, mask)
         used = index[index >= 0]
+        if "compressor" in self.at_rest and not self.objective.alignment_weight:
+            latents = self.model.residual_latents("compressor", ids, mask)
+            loss = self._next_token_loss(latents[used], batch.prompts(), totals)
+            return {"loss": loss, "lm_loss": loss.detach()}
+        latents, states = self.model.encode("compressor", ids, mask)
         distances = alignment_losses(states, mask.to(states.device), self.model.config.memory_tokens)
         alignment = distances[used].sum() / totals[1]
         loss = lm_loss = self._next_token_loss(latents[used], batch.prompts(), totals)
@@ -136,12 +160,18 @@ class TrainingModel(nn.Module):
         latents = batch.document_latents
         if latents is None:
             with torch.no_grad():
-                latents, _ = self.model.encode("compressor", *batch.given("document_ids", "document_mask"))
-        queries, _ = self.model.encode("query_reasoner", *batch.given("question_ids", "question_mask"))
+                latents = self._encoded("compressor", *batch.given("document_ids", "document_mask"))
+        queries = self._encoded("query_reasoner", *batch.given("question_ids", "question_mask"))
         (index,), present = batch.given("document_index"), batch.present()
         candidates = latents[index.clamp_min(0)] * present[..., None, None].to(latents.dtype)
         scores = SCORES[self.model.config.ranking](queries, candidates)
         return scores.masked_fill(~present, float("-inf")), candidates
+
+    def _encoded(self, role: str, ids: Tensor, mask: Tensor) -> Tensor:
+        """Latents ``[N, M, D]``, without a pass of the base model for a role at rest."""
+        if role in self.at_rest:
+            return self.model.residual_latents(role, ids, mask)
+        return self.model.encode(role, ids, mask)[0]
 
     def _rank_by_labels(self, batch: TrainingBatch, scores: Tensor, totals: Tensor) -> dict[str, Tensor]:
         """The contrastive stage: gold labels alone, no answer."""

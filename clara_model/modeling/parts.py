@@ -188,14 +188,20 @@ class ClaraParts(nn.Module):
         named |= {f"memory.{role}": self.memory.of(role) for role in roles if role in self.memory.rows}
         return named | self.residuals.named(roles)
 
-    def set_trainable(self, roles: Sequence[str]) -> None:
-        """Let exactly these roles train (LoRA weights and memory rows); the base and all else is frozen."""
+    def set_trainable(self, roles: Sequence[str], *, residual_gate: bool = True) -> None:
+        """Let exactly these roles train (LoRA weights, memory rows, residuals); the base and all else is frozen.
+
+        Without ``residual_gate``, roles that have a residual train it alone, and its gate stays as it is.
+        """
         unknown = [role for role in roles if role not in self.config.roles]
         if unknown:
             raise ClaraError(f"this checkpoint has no {', '.join(unknown)}; it has {', '.join(self.config.roles)}")
         self.requires_grad_(False)
         for parameter in self.trainable_parameters(roles).values():
             parameter.requires_grad_(True)
+        for role in () if residual_gate else set(roles) & set(self.residuals.of):
+            for name, parameter in self.trainable_parameters([role]).items():
+                parameter.requires_grad_(name.startswith("residual.") and not name.endswith(".gate"))
         self.trainable_roles = tuple(roles)
         self.train(self.training)
 

@@ -65,9 +65,13 @@ def late_scores(queries_BMD: Tensor, latents_BKMD: Tensor) -> Tensor:
     queries, latents = F.normalize(queries, dim=-1), F.normalize(latents_BKMD.float(), dim=-1)
     shape = "kmd" if latents.dim() == 3 else "bkmd"
     best = torch.einsum(f"bid,{shape}->bkim", queries, latents).amax(dim=-1)
-    likeness = (best - UNLIKE).clamp_min(0.0) / (1.0 - UNLIKE)
-    worth = (1.0 + HALFWAY) * likeness / (likeness + HALFWAY)
-    return torch.einsum("bki,bi->bk", worth, weights).clamp(0.0, 1.0)
+    return torch.einsum("bki,bi->bk", worth(best), weights).clamp(0.0, 1.0)
+
+
+def worth(cosines: Tensor) -> Tensor:
+    """What the likest slot's cosine adds to `late_scores`, 0 to 1: ``f`` there."""
+    likeness = (cosines - UNLIKE).clamp_min(0.0) / (1.0 - UNLIKE)
+    return (1.0 + HALFWAY) * likeness / (likeness + HALFWAY)
 
 
 SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine_scores, "late": late_scores}
@@ -75,7 +79,7 @@ SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine_scores
 
 
 def coarse_blocks(blocks_NMD: Tensor, ranking: str) -> Tensor:
-    """The blocks, of questions or documents, whose cosine stands for the score where there are too many for it.
+    """The blocks, of questions or documents, whose cosine stands for the score in a vector database.
 
     Args:
         blocks_NMD: latents.

@@ -16,15 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clara_model.modeling.ranking import SCORES, coarse_blocks
+from clara_model.modeling.ranking import SCORES
 from clara_model.search.index import CoarseIndex
-from clara_model.search.scan import nearest
+from clara_model.search.scan import likest, nearest
 from clara_model.search.sketch import Array, rotation
 from clara_model.store.protocol import DurableStore, Row, Where
 
 CANDIDATES = 200
 """Blocks that are scored exactly, at least; four times as many as are asked for, where that is more."""
 PER_RESULT = 4
+LATE = 2
+"""Times as many for late interaction, which signs tell less exactly (docs/results.md)."""
 _AT_ONCE = 64
 """Whole blocks in memory at a time."""
 
@@ -60,9 +62,10 @@ class StoreSearch:
             reach = self._index.update(self.store)
         allowed = None if where is None else self._allowed(where)
         count = max(CANDIDATES, PER_RESULT * top_k)
-        numbers = nearest(
-            self._index, reach, rotation(coarse_blocks(question_MD[None], self.ranking))[0], count, allowed
-        )
+        if self.ranking == "late":
+            numbers = likest(self._index, reach, question_MD, LATE * count, allowed)
+        else:
+            numbers = nearest(self._index, reach, rotation(question_MD[None])[0], count, allowed)
         scored: list[Scored] = []
         for start in range(0, len(numbers), _AT_ONCE):
             rows = self.store.rows(numbers[start : start + _AT_ONCE].tolist())

@@ -2,7 +2,8 @@
 
 Derived from the store, in a folder of its own, and built anew where it is lost, mostly of blocks that are gone, or
 learned from too few. An SQLite file says how far it reaches and lets one process write at a time; what it counts as
-written is never changed. Shapes: ``N`` blocks, ``S`` directions, ``G`` bytes of signs.
+written is never changed. For late interaction it holds the signs of every slot instead.
+Shapes: ``N`` blocks, ``S`` directions, ``G`` bytes of signs, ``M`` slots.
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ import numpy as np
 import torch
 
 from clara_model.errors import ClaraError
-from clara_model.modeling.ranking import coarse_blocks
-from clara_model.search.sketch import BITS, SIZE, Array, Directions, as_bytes, rotation
+from clara_model.search.sketch import BITS, SIZE, Array, Directions, as_bytes, rotation, slot_signs
 from clara_model.store.protocol import DurableStore, Row
 from clara_model.store.sqlite_connection import Connections
 
 FILE = "coarse.sqlite"
-FORMAT = 2
+FORMAT = 3
 _AT_ONCE = 4096
 """Blocks that are taken in together; the first of them say in which directions blocks differ."""
 _ROTATED_AT_ONCE = 1 << 21
@@ -45,7 +45,7 @@ class Reach:
     generation: int
     """Grows when it is built anew, under new file names."""
     learned: int
-    """Blocks that its directions were learned from; 0 while it is empty."""
+    """Blocks that its directions were learned from; 0 while it has none."""
 
 
 class CoarseIndex:
@@ -110,21 +110,31 @@ class CoarseIndex:
         return self.reach()
 
     def _append(self, rows: list[Row]) -> bool:
-        rotations_NR = np.concatenate(
-            [rotation(coarse_blocks(torch.stack(group), self.ranking)) for group in _of_one_shape(rows)]
-        )
+        sketch = slot_signs if self.ranking == "late" else rotation
+        sketches = np.concatenate([sketch(torch.stack(group)) for group in _of_one_shape(rows)])
         with self._connections.writing() as connection:
             reach = _reach(connection)
             if reach.last >= rows[0].number:
                 return False
-            if not reach.learned:
-                _set(connection, directions=Directions.learned(rotations_NR).tobytes(), learned=len(rows))
-            directions = Directions.frombytes(_get(connection, "directions"))
-            projections_NS = directions.document(rotations_NR)
+            put = self._slots if self.ranking == "late" else self._projections
             numbers = np.array([row.number for row in rows], dtype=np.int64)
-            _write(self.folder, reach, numbers, projections_NS, directions.signs(projections_NS))
+            _write(self.folder, reach, {"numbers": numbers, **put(connection, reach, sketches)})
             _set(connection, count=reach.count + len(rows), last=rows[-1].number)
         return True
+
+    def _projections(self, connection: sqlite3.Connection, reach: Reach, rotations_NR: Array) -> dict[str, Array]:
+        """What the files get for the cosine of whole blocks."""
+        if not reach.learned:
+            _set(connection, directions=Directions.learned(rotations_NR).tobytes(), learned=len(rotations_NR))
+        directions = Directions.frombytes(_get(connection, "directions"))
+        projections_NS = directions.document(rotations_NR)
+        whole, scales = as_bytes(projections_NS)
+        return {"bytes": whole, "scales": scales, "signs": directions.signs(projections_NS)}
+
+    def _slots(self, connection: sqlite3.Connection, reach: Reach, signs_NMG: Array) -> dict[str, Array]:
+        """What the files get for late interaction."""
+        _set(connection, slots=signs_NMG.shape[1], sign_bytes=signs_NMG.shape[2])
+        return {"slots": signs_NMG}
 
     def directions(self, reach: Reach) -> Directions:
         """In which its blocks differ; it must have some."""
@@ -150,6 +160,12 @@ class CoarseIndex:
     def signs(self, reach: Reach) -> Array:
         """``[N, G]`` uint8, see `Directions.signs`."""
         return self._mapped(reach, "signs", np.uint8, BITS // 8)[: reach.count]
+
+    def slots(self, reach: Reach) -> Array:
+        """``[N, M, G]`` uint8, see `sketch.slot_signs`; there must be some."""
+        with self._connections.reading() as connection:
+            slots, sign_bytes = _get(connection, "slots"), _get(connection, "sign_bytes")
+        return self._mapped(reach, "slots", np.uint8, slots * sign_bytes)[: reach.count].reshape(-1, slots, sign_bytes)
 
     def _mapped(self, reach: Reach, name: str, dtype: type, width: int) -> Array:
         """``[rows, width]``; mapped anew where the file has grown."""
@@ -185,10 +201,8 @@ def _path(folder: Path, generation: int, name: str) -> Path:
     return folder / f"{generation}-{name}.bin"
 
 
-def _write(folder: Path, reach: Reach, numbers: Array, projections_NS: Array, signs_NG: Array) -> None:
+def _write(folder: Path, reach: Reach, files: dict[str, Array]) -> None:
     """Put rows behind what is there."""
-    whole, scales = as_bytes(projections_NS)
-    files = {"numbers": numbers, "bytes": whole, "scales": scales, "signs": signs_NG}
     try:
         for name, values in files.items():
             row_bytes = values.nbytes // len(values)

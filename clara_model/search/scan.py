@@ -1,8 +1,9 @@
 """The coarse scan: which blocks of an index are nearest to a question, by signs first and then by bytes.
 
 All signs are read (exact, no graph, nothing to train), by faiss where it is installed (extra ``search``) and there are
-many, else by NumPy; the thousands that share most are scored by their bytes. Leaves out the exact score
-(`search.find`). Shapes: ``N`` blocks, ``R`` numbers of a rotation, ``S`` directions, ``G`` bytes of signs.
+many, else by NumPy; the thousands that share most are scored by their bytes. For late interaction the signs of every
+slot are read, and each block's score is worked out from them. Leaves out the exact score (`search.find`).
+Shapes: ``N`` blocks, ``R`` numbers of a rotation, ``S`` directions, ``G`` bytes of signs, ``M`` slots of ``D`` numbers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from clara_model.modeling.ranking import worth
 from clara_model.search.index import CoarseIndex, Reach
-from clara_model.search.sketch import Array
+from clara_model.search.sketch import Array, slot_bits, slot_signs
 
 FIRST = 8192
 """Blocks that the signs let through, at least, and as many times over as candidates are asked for."""
@@ -29,6 +32,7 @@ _SAMPLED = 97
 _COUNTED_AT_ONCE = 8192
 _SCORED_AT_ONCE = 1024
 """Rows at once: they stay in a CPU's second cache."""
+_SLOTS_AT_ONCE = 65_536
 
 
 def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, allowed: Array | None = None) -> Array:
@@ -46,7 +50,7 @@ def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, all
     numbers = index.numbers(reach)
     directions = index.directions(reach)
     question = directions.question(rotation_R)
-    places = None if allowed is None else np.flatnonzero(np.isin(numbers, allowed, assume_unique=True))
+    places = _places(numbers, allowed)
     total = reach.count if places is None else len(places)
     first = max(FIRST, PER_CANDIDATE * count)
     whole_NS, scales_N = index.bytes(reach)
@@ -62,6 +66,52 @@ def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, all
         shares = np.array_split(places, cores)
         scores = np.concatenate(list(side_by_side(lambda share: _scores(whole_NS, scales_N, question, share), shares)))
     return np.asarray(numbers[places[_largest(scores, count)]])
+
+
+def likest(index: CoarseIndex, reach: Reach, question_MD: Tensor, count: int, allowed: Array | None = None) -> Array:
+    """The numbers of the blocks with the highest late interaction as their slots' signs tell it, best first.
+
+    Args:
+        index: of the store.
+        reach: of the index.
+        question_MD: the question's latents.
+        count: how many.
+        allowed: block numbers, rising, that alone may be returned; all by default.
+    """
+    if not reach.count:
+        return np.empty(0, dtype=np.int64)
+    numbers = index.numbers(reach)
+    places = _places(numbers, allowed)
+    signs_NMG = index.slots(reach) if places is None else index.slots(reach)[places]
+    asked = question_MD[question_MD.any(dim=-1)]
+    asked_QG, weights_Q = slot_signs(asked[:, None])[:, 0], asked.float().norm(dim=-1).numpy()
+    bits = slot_bits(question_MD.shape[1])
+    worths = worth(torch.cos(torch.pi * torch.arange(bits + 1) / bits)).numpy()
+    cores = 1 if signs_NMG.shape[0] * signs_NMG.shape[1] <= _ALONE else torch.get_num_threads()
+    with ThreadPoolExecutor(cores, initializer=_alone) as pool:
+        shares = np.array_split(signs_NMG, cores)
+        scores = np.concatenate(list(pool.map(lambda share: _late(share, asked_QG, weights_Q, worths), shares)))
+    best = _largest(scores, count)
+    return np.asarray(numbers[best if places is None else places[best]])
+
+
+def _late(signs_NMG: Array, asked_QG: Array, weights_Q: Array, worths: Array) -> Array:
+    """Late interaction ``[N]`` of blocks, but for the division by the weights' sum."""
+    blocks, slots, size = signs_NMG.shape
+    out = np.zeros(blocks, dtype=np.float32)
+    at_once = max(1, _SLOTS_AT_ONCE // slots)
+    for start in range(0, blocks, at_once):
+        rows = signs_NMG[start : start + at_once].reshape(-1, size)
+        differing = np.empty(len(rows), dtype=np.int32)
+        for asked_G, weight in zip(asked_QG, weights_Q, strict=True):
+            distances(rows, asked_G[None], differing)
+            out[start : start + at_once] += weight * worths[differing.reshape(-1, slots).min(axis=1)]
+    return out
+
+
+def _places(numbers: Array, allowed: Array | None) -> Array | None:
+    """Where the allowed numbers stand; None for all."""
+    return None if allowed is None else np.flatnonzero(np.isin(numbers, allowed, assume_unique=True))
 
 
 def _nearest_by_signs(

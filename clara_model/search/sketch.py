@@ -5,7 +5,10 @@ what all blocks of the store share and is projected on its first 256 principal d
 blocks: ``cosine(question, block)`` is nearly a constant plus the product of the two projections. Where blocks differ
 in all directions alike, it is as good as a random projection of that size. The signs of 512 random mixtures of a
 projection, one bit each, say roughly the same and are read four times faster than bytes.
-Shapes: ``N`` blocks, ``R`` numbers of a rotation, ``S`` directions.
+
+Late interaction compares slots, of which no one vector can speak, so there every slot has the signs of 512 numbers of
+its rotation: two slots' cosine is about ``cos(pi * differing / signs)``.
+Shapes: ``N`` blocks, ``M`` slots of ``D`` numbers, ``R`` numbers of a rotation, ``S`` directions, ``G`` bytes of signs.
 Source: principal components; sign bits after Charikar 2002 (doi 10.1145/509907.509965).
 """
 
@@ -26,7 +29,7 @@ ROTATION = 2048
 SIZE = 256
 """Directions; a million blocks are 256 MB as bytes."""
 BITS = 512
-"""Signs of a block; a million are 64 MB."""
+"""Signs of a block, or of a slot where slots are compared; a million are 64 MB."""
 _SEED = 20_111
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -88,6 +91,19 @@ class Directions:
         flat = np.frombuffer(data, dtype=np.float32)
         mean, axes, mixture = np.split(flat, [ROTATION, ROTATION * (1 + SIZE)])
         return cls(mean, axes.reshape(ROTATION, SIZE), mixture.reshape(SIZE, BITS))
+
+
+def slot_signs(blocks_NMD: Tensor) -> Array:
+    """``[N, M, G]`` uint8, ``G`` a multiple of 8; bits behind the last number are 0."""
+    blocks, slots, size = blocks_NMD.shape
+    signs = np.packbits(rotated(blocks_NMD.reshape(blocks * slots, 1, size), BITS).numpy() > 0, axis=1)
+    padded = np.pad(signs, ((0, 0), (0, -signs.shape[1] % 8)))
+    return padded.reshape(blocks, slots, padded.shape[1])
+
+
+def slot_bits(size: int) -> int:
+    """How many bits of a slot's signs say something, for slots of ``size`` numbers."""
+    return min(BITS, 1 << (size - 1).bit_length())
 
 
 def as_bytes(projections_NS: Array) -> tuple[Array, Array]:

@@ -81,8 +81,10 @@ def copy_store(source: DurableStore, target: DurableStore) -> int:
     """Copy everything that can be read into another store, whose element type may differ; how many blocks.
 
     Raises:
-        ClaraError: the target holds another checkpoint's latents, or cannot be written.
+        ClaraError: the target is the source, holds another checkpoint's latents, or cannot be written.
     """
+    if source.identity == target.identity:
+        raise ClaraError(f"{source.url} cannot be copied into itself; name another place")
     fingerprint = source.fingerprint
     if fingerprint is None:
         return 0

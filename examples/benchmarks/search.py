@@ -8,13 +8,17 @@
    size, and of the whole search with exact scores of the best 200 blocks of 128 KiB (which do not grow).
    Goal: p95 of the scan <= 10 ms at 1,000,000 on two cores, recall@100 >= 0.99.
 
+3. With ``--store``, recall among the blocks that a real store holds, against its checkpoint's own score of every one.
+
     python examples/benchmarks/search.py                 # 8 minutes on two cores, 3 GB of memory, 1 GB of disk
+    python examples/benchmarks/search.py --store qa-store --model clara-small --questions questions.txt   # only that
     python examples/benchmarks/search.py --scale 0.01    # a quick look; says nothing about the goals
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
@@ -27,7 +31,7 @@ import torch
 from torch import Tensor
 
 from clara_model import Clara
-from clara_model.modeling.ranking import cosine_scores
+from clara_model.modeling.ranking import cosine_scores, scores_in_parts
 from clara_model.search.find import CANDIDATES, StoreSearch
 from clara_model.search.index import CoarseIndex, Reach
 from clara_model.search.scan import nearest
@@ -97,7 +101,7 @@ class Made:
         return (torch.cat(scores, dim=1).topk(min(top, self.blocks)).indices + 1).tolist()
 
 
-def recall(found: Sequence[Sequence[int]], exact: Sequence[Sequence[int]]) -> dict[int, float]:
+def recall(found: Sequence[Sequence[object]], exact: Sequence[Sequence[object]]) -> dict[int, float]:
     """The share of the exact best ``k`` among the first ``k`` that were found, for each k; means over questions."""
     shares = {}
     for k in KS:
@@ -142,6 +146,22 @@ def tiny_world(documents: int, questions: int) -> None:
             scores = cosine_scores(clara.encode_queries([question]).vectors, latents.vectors)[0]
             exact.append(scores.topk(min(max(KS), len(texts))).indices.tolist())
     print(f"clara-tiny, {len(texts):>22,} blocks: {shown(recall(found, exact))}")
+
+
+def stored(folder: str, model: str, file: Path) -> None:
+    """Recall among the blocks of a store, for the questions of a text file, one a line."""
+    questions = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    with open_store(folder) as store, Clara.load(model, store=store, dtype="float32") as clara:
+        found = [[one.text for one in clara.search(question, max(KS))] for question in questions]
+        queries, texts, scores = clara.encode_queries(questions), [], []
+        every = store.iterate()
+        while rows := list(itertools.islice(every, _AT_ONCE)):
+            texts += [row.block.text for row in rows]
+            blocks = torch.stack([row.block.vector for row in rows]).float()
+            scores.append(scores_in_parts(queries.vectors, blocks, ranking=clara.model.config.ranking))
+    best = torch.cat(scores, dim=1).topk(max(KS)).indices.tolist()
+    exact = [[texts[place] for place in one] for one in best]
+    print(f"{model}, {len(texts):>21,} blocks, {len(questions)} questions: {shown(recall(found, exact))}")
 
 
 def scans(index: CoarseIndex, reach: Reach, rotations_QR: Array, repeats: int) -> list[float]:
@@ -196,8 +216,14 @@ def rescoring(repeats: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the blocks (default: 1)")
+    parser.add_argument("--store", help="a folder that `clara compress` filled")
+    parser.add_argument("--model", default="clara-small", help="whose store it is (default: %(default)s)")
+    parser.add_argument("--questions", type=Path, help="what is asked of the store, a question a line")
     args = parser.parse_args()
     torch.manual_seed(0)
+    if args.store:
+        stored(args.store, args.model, args.questions)
+        return
     scan_times([max(1000, int(size * args.scale)) for size in (1_000, 10_000, 100_000, 1_000_000)], 20, 200)
     rescoring(50)
     tiny_world(max(300, int(3_000 * args.scale)), 50)

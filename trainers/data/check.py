@@ -6,19 +6,17 @@ memory; what is remembered of each row is a few numbers and hashes. Leaves out s
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import statistics
-import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from clara_model.errors import ClaraError
-from trainers.data.jsonl import decode
+from trainers.data.jsonl import decode, lines_of
 from trainers.data.row import Row, parse_row
 from trainers.data.rows import find_files
 from trainers.data.stage_check import StageCheck
@@ -128,7 +126,7 @@ class Checker:
         """
         report = FileReport(path=str(path))
         good: list[Row] = []
-        for place, line in _lines(path):
+        for place, line in lines_of(path):
             row = _row(line, place, report, self.stage)
             if row is not None:
                 self._look_at(row, report)
@@ -184,17 +182,6 @@ def check_files(
     """
     checker = Checker(counter, doc_max_length, stage)
     return [checker.check(path) for path in dict.fromkeys(path for name in names for path in find_files(name))]
-
-
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The lines that are not blank, with their place."""
-    try:
-        with cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}:{number}", line
-    except (OSError, EOFError, zlib.error) as error:
-        raise ClaraError(f"{path} could not be read ({error})") from error
 
 
 def _row(line: bytes, place: str, report: FileReport, stage: StageCheck | None) -> Row | None:

@@ -1,4 +1,5 @@
-"""`clara-data`: look into data files, write stage-1 data with a chat model, convert official question answering files.
+"""`clara-data`: look into data files, write stage-1 data with a chat model, convert official question answering files,
+fetch candidates from a store.
 
 Results go to standard output; progress, notes and errors to standard error (progress only to a terminal). Exit codes:
 0 done, 1 the data is bad or nothing came out, 2 something the user can put right, 130 interrupted.
@@ -19,12 +20,14 @@ from rich.text import Text
 
 from clara_model.errors import ClaraError
 from trainers.data import report as data_report
+from trainers.data import retrieve
 from trainers.data.check import check_files
 from trainers.data.convert import NO_NEGATIVES, SETTINGS, SPLITS, ConvertConfig, Converter
 from trainers.data.jsonl import check_output, write_rows
 from trainers.data.negatives import METHODS
 from trainers.data.qa_formats import FORMATS
 from trainers.data.report import show, show_error, show_json
+from trainers.data.rows import find_files
 from trainers.data.stage_check import StageCheck
 from trainers.data.synthesis import cli as synthesis_cli
 from trainers.data.token_counts import DEFAULT_MODEL, TokenCounter, token_counter, tokens_of
@@ -64,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("synthesize", help="write stage-1 data from raw text with a chat model")
     )
     _add_convert(commands.add_parser("convert", help="official question answering files to data for stages 2 and 3"))
+    _add_retrieve(commands.add_parser("retrieve", help="candidates from a store of latents for rows without documents"))
     return parser
 
 
@@ -161,6 +165,40 @@ def _convert(args: argparse.Namespace) -> int:
     if not args.json:
         show(Text(f"{rows:,} rows in {args.out}"))
     return 0
+
+
+# -- retrieve ---------------------------------------------------------------------------------------------------
+
+
+def _add_retrieve(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help="rows with question and answer, .jsonl, .jsonl.gz, or a folder of "
+        "them; documents that a row brings stay its first candidates")  # fmt: skip
+    add("--store", required=True, metavar="FOLDER", help="the passages, as `clara compress --store` has kept them")
+    add("--model", required=True, metavar="NAME", help="the checkpoint whose latents they are")
+    add("--out", required=True, type=Path, metavar="FILE", help="where the rows go, .jsonl or .jsonl.gz")
+    add("--candidates", type=int, default=20, metavar="N", help="documents per row (default: 20)")
+    add("--by", choices=retrieve.BY, default="latents", help="latents: the checkpoint searches; bm25: words, for a "
+        "checkpoint before stage 3, which cannot search (default: latents)")  # fmt: skip
+    add("--json", action="store_true", help="print the summary as one JSON object")
+    parser.set_defaults(run=_retrieve)
+
+
+def _retrieve(args: argparse.Namespace) -> int:
+    from clara_model.inference.clara import Clara
+    from clara_model.store.opening import existing_store
+
+    check_output(args.out)
+    files = [path for name in args.files for path in find_files(name)]
+    with Clara.load(args.model, store=existing_store(args.store), cache_bytes=0) as clara:
+        nearest = retrieve.by_latents(clara) if args.by == "latents" else retrieve.by_bm25(clara)
+        retriever = retrieve.Retriever(nearest, args.candidates)
+        rows = write_rows(args.out, retriever.rows(files))
+    facts = {**retriever.counts, "rows written": rows}
+    show_json({"out": str(args.out), **facts}) if args.json else show(data_report.facts_table(facts))
+    if not rows:
+        show_error("no row was read")
+    return 0 if rows else BAD_DATA
 
 
 # -- notes -----------------------------------------------------------------------------------------------------

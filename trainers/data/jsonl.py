@@ -6,9 +6,10 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from clara_model.errors import ClaraError
 
@@ -27,6 +28,21 @@ def decode(line: bytes | str) -> object:
         raise ClaraError(f"not valid JSON ({error})") from error
     except ValueError as error:  # of `int`, which reads no more than `sys.get_int_max_str_digits` digits
         raise ClaraError("not valid JSON (a whole number has too many digits to be read)") from error
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The lines of a file, plain or gzipped, that are not blank, with their place (``file:line``).
+
+    Raises:
+        ClaraError: it cannot be read.
+    """
+    try:
+        with cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}:{number}", line
+    except (OSError, EOFError, zlib.error) as error:
+        raise ClaraError(f"{path} could not be read ({error})") from error
 
 
 def check_output(path: Path, *, overwrite: bool = False) -> None:

@@ -75,7 +75,9 @@ def _documents(values: dict[str, Any]) -> tuple[str, ...]:
     for name in DOCUMENTS:
         if isinstance(values.get(name), list):
             return _strings(values[name], name)
-    raise ClaraError(f'"docs" must be a list of strings, got {type(values.get("docs")).__name__}')
+    found = values.get("docs")
+    hint = "" if found is not None else "; clara-data retrieve takes documents from a store"
+    raise ClaraError(f'"docs" must be a list of strings, got {type(found).__name__}{hint}')
 
 
 def _questions(values: dict[str, Any]) -> tuple[str, ...]:

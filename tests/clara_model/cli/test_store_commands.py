@@ -58,6 +58,30 @@ def test_a_store_is_filled_whatever_is_in_memory(docs: Path, tmp_path: Path, mod
     assert done["store"]["blocks"] == len(TEXTS)
 
 
+def test_metadata_of_rows_are_searched_by(tmp_path: Path, model: list[str], capsys):
+    rows = [{"text": text, "year": 1900 + number} for number, text in enumerate(TEXTS)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    store = str(tmp_path / "store")
+    record(capsys, "compress", str(tmp_path / "rows.jsonl"), "--store", store, "--metadata", "year", *model)
+    found = record(capsys, "search", QUESTIONS[0], "--store", store, "--where", "year=1902", *model)["results"]
+    assert [(one["text"], one["metadata"]["year"]) for one in found] == [(TEXTS[2], 1902)]
+
+
+def test_a_store_is_copied_into_another_element_type(docs: Path, tmp_path: Path, model: list[str], capsys):
+    one, two = str(tmp_path / "one"), str(tmp_path / "two.lance")
+    record(capsys, "compress", str(docs), "--store", one, *model)
+    (done,) = record(capsys, "store", "copy", one, "--to", two, "--encoding", "int8")
+    assert done["copied"] == len(TEXTS)
+    assert main(["store", "copy", one, "--to", f"file://{one}"]) == 2
+    assert "cannot be copied into itself" in capsys.readouterr().err
+    (stats,) = record(capsys, "store", "stats", f"file://{two}")
+    assert (stats["blocks"], stats["documents"], stats["encoding"]) == (len(TEXTS), len(TEXTS), "int8")
+    found = [record(capsys, "search", QUESTIONS[0], "--store", place, *model)["results"] for place in (one, two)]
+    assert [each["text"] for each in found[0]] == [each["text"] for each in found[1]]
+    (freed,) = record(capsys, "store", "clear", f"file://{two}")
+    assert freed["nbytes_freed"] > 0 and not (tmp_path / "two.lance" / "blocks.lance").exists()
+
+
 def test_the_second_question_to_a_folder_compresses_nothing_and_says_so(docs, model, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first = record(capsys, "ask", QUESTIONS[0], "--docs", str(docs), *model)
@@ -108,6 +132,8 @@ def test_a_cache_that_cannot_be_used_is_said_and_does_not_end_the_question(docs,
     [
         (["search", "who", "--store", "/nowhere/at/all"], "does not exist; make it with: clara compress"),
         (["store", "stats", "/nowhere/at/all"], "does not exist"),
+        (["store", "copy", "a"], "store copy takes two stores"),
+        (["store", "stats", "a", "--to", "b"], "store stats takes neither"),
         (["ask", "who"], "needs either --docs"),
         (["ask", "who", "--docs", "a", "--store", "b"], "needs either --docs"),
         (["ask", "who", "--docs", "a", "--where", "b=c"], "--where needs --store"),

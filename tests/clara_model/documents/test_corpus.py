@@ -53,6 +53,19 @@ def test_a_second_run_does_nothing(loaded: ClaraModel, files: Path, monkeypatch:
     assert before == after
 
 
+def test_metadata_of_rows_are_kept_and_their_change_compresses_nothing(loaded: ClaraModel, tmp_path: Path):
+    file = tmp_path / "rows.jsonl"
+    with open_store(tmp_path / "store") as store, Clara(loaded, store=store) as clara:
+        for number, year in enumerate((1904, 1905)):
+            file.write_text(json.dumps({"text": TEXTS[0], "year": year}) + "\n" + json.dumps({"text": TEXTS[1]}))
+            done = compress_corpus(clara, store, [str(file)], metadata=["year"])
+            assert (done.unchanged, done.compressed) == ((0, 2), (1, 0))[number]
+            assert {one.text for one in clara.search(QUESTIONS[0], 5, where={"year": year})} == {TEXTS[0]}
+        assert clara.search(QUESTIONS[0], 5, where={"year": 1904}).found == ()
+        assert next(store.documents()).metadata == {"file": str(file.resolve()), "line": 1, "year": 1905}
+        assert compress_corpus(clara, store, [str(file)]).unchanged == 1  # without them, the first is recorded anew
+
+
 def test_changed_documents_are_replaced_and_vanished_ones_removed_on_request(loaded: ClaraModel, files: Path):
     run(loaded, files)
     (files / "0.txt").write_text("Something else was written here.")

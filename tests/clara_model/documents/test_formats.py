@@ -196,3 +196,15 @@ def test_sources_keep_their_order_and_come_once(tmp_path: Path):
         (tmp_path / name).write_text("x")
     names = [str(tmp_path / "b.txt"), "hf://datasets/a/b", str(tmp_path), "hf://datasets/a/b"]
     assert sources_of(names) == [tmp_path.resolve() / "b.txt", "hf://datasets/a/b", tmp_path.resolve() / "a.html"]
+
+
+def test_keys_and_columns_become_metadata(tmp_path: Path):
+    rows = [{"text": "a", "year": 1904, "by": "Ada"}, {"text": "b", "year": None, "by": "x\ud800"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    columns = {"text": ["a", "b"], "year": [1904, None], "by": ["Ada", "x\ufffd"], "more": [[1], [2]]}
+    write_parquet(tmp_path / "a.parquet", **columns)
+    for name in ("a.jsonl", "a.parquet"):
+        found = list(read_source(tmp_path / name, keep=["year", "by", "other"]))
+        assert [one.metadata for one in found] == [{"year": 1904, "by": "Ada"}, {"by": "x\ufffd"}]
+    with pytest.raises(ClaraError, match=r'a.parquet:1: "more" must be a string, a number, true or false'):
+        list(read_source(tmp_path / "a.parquet", keep=["more"]))

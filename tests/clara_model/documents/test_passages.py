@@ -1,14 +1,23 @@
 """Files to documents to passages: what is read, where it is cut, and one clear sentence for what cannot be read."""
 
+import gzip
 import io
 import json
 import logging
 import os
 import re
+import tracemalloc
 
 import pytest
 
-from clara_model.documents.passages import Document, Passage, read_documents, split_documents, split_text
+from clara_model.documents.passages import (
+    Document,
+    Passage,
+    read_documents,
+    read_source,
+    split_documents,
+    split_text,
+)
 from clara_model.errors import ClaraError
 
 
@@ -63,6 +72,28 @@ def test_standard_input_is_text_or_json_lines():
 def test_byte_order_mark_and_windows_line_ends_are_no_part_of_the_text(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree")
     assert read_documents([str(tmp_path / "a.txt")])[0].text == "one\ntwo\nthree"
+
+
+def test_lines_end_in_newlines_carriage_returns_or_both_and_are_counted(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r{"text": "b"}\r{"text": "c"}\n{"text": "d"}')
+    found = read_documents([str(tmp_path / "a.jsonl")])
+    assert [(one.text, one.line) for one in found] == [("a", 1), ("b", 3), ("c", 4), ("d", 5)]
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "a"}\r\n\r{"text": "\xff"}')
+    with pytest.raises(ClaraError, match=r"b.jsonl:3 is not UTF-8 text"):
+        read_documents([str(tmp_path / "b.jsonl")])
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_file_of_rows_is_never_whole_in_memory(tmp_path, name):
+    row = json.dumps({"text": "x" * 100_000}) + "\n"
+    with (gzip.open if name.endswith("gz") else open)(tmp_path / name, "wt") as file:
+        for _ in range(300):
+            file.write(row)
+    tracemalloc.start()
+    assert sum(len(one.text) for one in read_source(tmp_path / name)) == 30_000_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3_000_000
 
 
 def test_lone_surrogates_are_replaced_and_line_separators_do_not_end_a_json_line(tmp_path):

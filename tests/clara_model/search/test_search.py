@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from clara_model.modeling.ranking import cosine_scores
+from clara_model.modeling.ranking import cosine_scores, late_scores
 from clara_model.search import index as coarse
 from clara_model.search import scan
 from clara_model.search.find import StoreSearch, index_folder
 from clara_model.search.scan import distances, nearest
-from clara_model.search.sketch import BITS, ROTATION, Directions, as_bytes, rotation
+from clara_model.search.sketch import BITS, ROTATION, Directions, as_bytes, rotation, slot_bits, slot_signs
 from clara_model.store import Block, StoredDocument, Window, open_store
 from clara_model.store.memory import content_key
 
@@ -277,3 +277,94 @@ def test_threads_search_while_others_write(tmp_path: Path):
 def test_the_index_lies_beside_the_store(tmp_path: Path):
     with open_store(tmp_path / "s") as store:
         assert index_folder(store) == tmp_path / "s" / "search"
+
+
+# -- late interaction: slots against slots ---------------------------------------------------------------------------
+
+
+def words(count: int, width: int = 96, seed: int = 30) -> torch.Tensor:
+    """Directions that slots may have, as a vocabulary's tokens."""
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def of_words(count: int, slots: int, seed: int, vocabulary: torch.Tensor) -> torch.Tensor:
+    """Blocks whose slots are words with a little noise."""
+    draw = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(vocabulary), (count, slots), generator=draw)
+    noise = torch.randn(count, slots, vocabulary.shape[1], generator=draw)
+    return (vocabulary[chosen] + 0.3 * noise).bfloat16()
+
+
+def question_of(block_MD: torch.Tensor, asked: int, seed: int) -> torch.Tensor:
+    """A question about some of a block's slots, of different weight; the other slots are empty."""
+    draw = torch.Generator().manual_seed(seed)
+    chosen = block_MD[torch.randperm(len(block_MD), generator=draw)[:asked]].float()
+    noisy = chosen / chosen.norm(dim=-1, keepdim=True) + 0.03 * torch.randn(chosen.shape, generator=draw)
+    made = torch.zeros(block_MD.shape)
+    made[:asked] = noisy * torch.rand(asked, 1, generator=draw).add(0.2)
+    return made
+
+
+def test_slot_signs_tell_the_cosine():
+    slots = words(400, width=576)[:, None]
+    signs = slot_signs(slots.bfloat16())
+    assert signs.shape == (400, 1, BITS // 8) and signs.dtype == np.uint8
+    near_by = slots + 0.8 * words(400, width=576, seed=31)[:, None]
+    differing = np.bitwise_count(signs ^ slot_signs(near_by)).sum(axis=(1, 2))
+    told = np.cos(np.pi * differing / slot_bits(576))
+    real = torch.nn.functional.cosine_similarity(slots, near_by, dim=-1)[:, 0].numpy()
+    assert np.abs(told - real).mean() < 0.05
+    assert [slot_bits(size) for size in (32, 96, 576, 4096)] == [32, 128, 512, 512]
+    assert slot_signs(torch.empty(0, 4, 96)).shape == (0, 4, 16)
+    assert slot_signs(torch.randn(2, 3, 20)).shape == (2, 3, 8)
+
+
+@pytest.mark.parametrize("faiss", [True, False])
+def test_late_interaction_finds_what_comparing_with_every_slot_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faiss: bool
+):
+    if not faiss:
+        monkeypatch.setattr(scan, "_faiss", lambda: None)
+    vectors = of_words(3000, 12, 1, words(500))
+    found, best = [], []
+    with open_store(tmp_path) as store:
+        keys = fill(store, vectors)
+        search = StoreSearch(store, "late")
+        for place in range(0, 3000, 150):
+            question = question_of(vectors[place], 6, place)
+            scores = late_scores(question[None], vectors)[0]
+            results = search.best(question, 5)
+            assert results[0].row.key == keys[int(scores.argmax())] == keys[place]
+            assert results[0].score == pytest.approx(scores.max().item(), abs=1e-6)
+            found.append({one.row.key for one in results})
+            best.append({keys[i] for i in scores.topk(5).indices.tolist()})
+    assert np.mean([len(one & other) / 5 for one, other in zip(found, best, strict=True)]) >= 0.95
+
+
+def test_late_interaction_with_a_filter_more_blocks_and_an_empty_question(tmp_path: Path):
+    vectors = of_words(600, 12, 2, words(500))
+    with open_store(tmp_path) as store:
+        keys = fill(store, vectors[:500])
+        for place in (3, 4):
+            store.record([StoredDocument(f"d{place}", (Window(keys[place], 0, 5),), "d", {"file": f"{place}.txt"})])
+        search = StoreSearch(store, "late")
+        question = question_of(vectors[7], 6, 7)
+        assert search.best(question, 1)[0].row.key == keys[7]
+        assert [one.row.key for one in search.best(question, 5, {"file": "3.txt"})] == [keys[3]]
+        keys += fill(store, vectors[500:], first=500)
+        late = question_of(vectors[550], 6, 550)
+        assert search.best(late, 1)[0].row.key == keys[550]
+        assert [one.score for one in search.best(torch.zeros_like(late), 3)] == [0.0, 0.0, 0.0]
+        assert StoreSearch(store, "late").best(late, 1)[0].row.key == keys[550]  # the index was kept
+
+
+def test_late_interaction_in_several_threads_is_that_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    vectors = of_words(800, 12, 3, words(500))
+    with open_store(tmp_path) as store:
+        fill(store, vectors)
+        question = question_of(vectors[70], 6, 70)
+        one = [(found.row.key, found.score) for found in StoreSearch(store, "late").best(question, 20)]
+        monkeypatch.setattr(scan, "_ALONE", 100)
+        monkeypatch.setattr(scan, "_SLOTS_AT_ONCE", 240)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        assert [(found.row.key, found.score) for found in StoreSearch(store, "late").best(question, 20)] == one
