@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip
 PACKAGES := clara_model trainers clara_integrations haystack_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit slow lowest pages docs format clean
+.PHONY: demo test lint types unit slow lowest objects pages docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-small
@@ -41,6 +41,18 @@ slow: $(VENV)/.installed-dev
 # The tests with the lowest version of each dependency, in an environment of their own.
 lowest:
 	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt unit
+
+# The common tests of the stores on object storage: an S3 server (moto) on this machine, in an environment of its own,
+# since it wants other versions than constraints.txt has.
+objects: S3 := http://127.0.0.1:5597
+objects: $(VENV)/.installed-dev
+	$(MAKE) VENV=.venv-objects .venv-objects/bin/python
+	.venv-objects/bin/python -m pip install 'moto[server]>=5.2,<6'
+	.venv-objects/bin/moto_server -p 5597 > /dev/null 2>&1 & server=$$!; trap "kill $$server" EXIT; \
+	  curl --silent --retry 30 --retry-connrefused --retry-delay 1 -X PUT $(S3)/bucket && \
+	  AWS_ENDPOINT_URL=$(S3) AWS_ALLOW_HTTP=true AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=none AWS_SECRET_ACCESS_KEY=none \
+	  CLARA_TEST_BUCKET=s3://bucket OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest tests/clara_model/store/test_objects.py tests/clara_model/store/test_stores.py -k object $(PYTEST_ARGS)
 
 # The blocks of the pages of both frameworks in order, as their reader runs them: each page in an environment with nothing
 # but its extra and clara-small's base, in an empty folder.

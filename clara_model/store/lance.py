@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 from clara_model.errors import ClaraError
@@ -31,6 +32,8 @@ FORMAT = 1
 _AT_ONCE = 256
 _RETRIES = 30
 """Commits of others that a call of ours lets pass before it gives up."""
+_PATIENCE = timedelta(minutes=10)
+"""How long it lets them pass; on object storage a commit may take seconds."""
 _BLOCK = "key length slots width encoding dtype checksum text data".split()
 
 
@@ -47,6 +50,7 @@ class LanceStore:
             check_encoding(encoding)
         self._url = str(url).rstrip("/")
         self._closed = False
+        self._writing = Lock()  # threads of one process would only make each other try again
         with self._named():
             if not exists(self._url):
                 _create(self._url, encoding or EXACT, keep_text is not False)
@@ -151,11 +155,11 @@ class LanceStore:
     def _merge(self, name: str, on: str, columns: Mapping[str, Sequence[Any]]) -> None:
         import pyarrow
 
-        with self._named():
+        with self._named(), self._writing:
             table = self._table(name)
             new = pyarrow.table({column: list(values) for column, values in columns.items()}, schema=table.schema)
             merge = table.merge_insert(on).when_matched_update_all().when_not_matched_insert_all()
-            merge.conflict_retries(_RETRIES).execute(new)
+            merge.conflict_retries(_RETRIES).retry_timeout(_PATIENCE).execute(new)
 
     def delete(self, keys: Sequence[str]) -> int:
         """Forget blocks; how many there were."""
@@ -165,8 +169,8 @@ class LanceStore:
         return len(there)
 
     def _delete(self, name: str, test: str) -> None:
-        with self._named():
-            self._table(name).delete(test, conflict_retries=_RETRIES)
+        with self._named(), self._writing:
+            self._table(name).delete(test, conflict_retries=_RETRIES, retry_timeout=_PATIENCE)
 
     def iterate(self, after: int = 0) -> Iterator[Row]:
         """All blocks with a number above ``after``, in order, without damaged ones."""

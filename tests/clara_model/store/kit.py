@@ -1,12 +1,15 @@
 """Blocks for the tests of stores: each says in its numbers which key it is of."""
 
 import hashlib
+import os
 
 import torch
 
 from clara_model.store import Block
 from clara_model.store.memory import content_key
 
+BUCKET = os.environ.get("CLARA_TEST_BUCKET")
+"""URL of a bucket that may be written to, such as ``s3://bucket``."""
 FINGERPRINT = "f1"
 OTHER = "f2"
 

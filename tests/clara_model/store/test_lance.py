@@ -29,7 +29,7 @@ with open_store(sys.argv[2]) as store:
 """
 
 
-def writer(place: Path, start: int, end: int) -> subprocess.Popen:
+def writer(place: Path | str, start: int, end: int) -> subprocess.Popen:
     given = [str(Path(__file__).parent), str(place), str(start), str(end)]
     return subprocess.Popen([sys.executable, "-c", WRITER, *given], stdout=subprocess.PIPE, text=True)
 

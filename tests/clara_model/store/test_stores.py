@@ -215,7 +215,7 @@ def test_stats_and_compact(store: DurableStore):
     )
 
 
-def test_texts_are_kept_or_not(place: Path):
+def test_texts_are_kept_or_not(place: Path | str):
     with open_store(place, keep_text=False) as store:
         store.put(FINGERPRINT, blocks([1]))
         found = store.get(FINGERPRINT, [key(1)])[0]
