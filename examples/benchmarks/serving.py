@@ -99,7 +99,7 @@ def draw(result: dict, path: Path) -> None:
         waits = [result[f"alone_{kind}_seconds"], result[f"{kind}_seconds"]]
         right.barh(labels, waits, color=colour, label=kind)
     right.set_xlabel("seconds until an answer is there")
-    right.legend(frameon=False, fontsize=8, loc="center right")
+    right.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     for axes in (left, right):
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
