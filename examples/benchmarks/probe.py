@@ -11,6 +11,7 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
+from limits import bandwidth, vector_products, weight_bytes
 from random_model import add_sizes, build, documents, matrix_products, take_sizes
 from torch import nn
 
@@ -58,7 +59,8 @@ def measured(args: argparse.Namespace) -> dict[str, object]:
         "warm answer": median(total),
         "to its first token": median(first),
         "decoding, a token": (median(total) - median(first)) / (args.new_tokens - 1),
-        "weights read once, a token": milliseconds(lambda: read_weights(model, args.new_tokens)) / args.new_tokens,
+        "its bare products, a token": milliseconds(lambda: vector_products(model, args.new_tokens)) / args.new_tokens,
+        "weight bytes at the memory's speed": 1000 * weight_bytes(model) / bandwidth(),
         "output layer of the first pass": median(head),
         "asking for the fingerprint": milliseconds(lambda: [model.fingerprint for _ in range(CHECKS)]) / CHECKS,
         "compressing": compressing,
@@ -80,16 +82,6 @@ class Clock:
 
     def _leave(self, *_: object) -> None:
         self.last = 1000 * (time.perf_counter() - self._start)
-
-
-@torch.no_grad()
-def read_weights(model: nn.Module, times: int) -> None:
-    """The matrix-vector products of a decoding step without adapters, and nothing else."""
-    layers = [layer.base_layer for layer in model.roles.layers().values()] + [model.base.get_output_embeddings()]
-    inputs = {n: torch.ones(1, n, dtype=model.base.dtype) for n in {layer.in_features for layer in layers}}
-    for _ in range(times):
-        for layer in layers:
-            nn.functional.linear(inputs[layer.in_features], layer.weight)
 
 
 def milliseconds(call: Callable[[], object]) -> float:

@@ -44,13 +44,17 @@ def main() -> None:
         "one_at_a_time_per_second": round(len(questions) / alone_seconds, 3),
         "together_per_second": round(len(questions) / seconds, 3),
         "ratio": round(alone_seconds / seconds, 2),
+        "alone_median_seconds": round(median(wait for _, wait in alone), 3),
+        "alone_p95_seconds": round(quantiles([wait for _, wait in alone], n=20)[-1], 3),
         "median_seconds": round(median(waits), 3),
         "p95_seconds": round(quantiles(waits, n=20)[-1], 3),
         "same_answers": sum(one[0] == other[0] for one, other in zip(alone, together, strict=True)),
     }
-    print(json.dumps(result, indent=1))
+    show(result, args)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if args.png:
+        draw(result, args.png)
 
 
 def parse() -> argparse.Namespace:
@@ -60,7 +64,47 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--png", type=Path, help="draw them here")
     return take_sizes(parser)
+
+
+def show(result: dict, args: argparse.Namespace) -> None:
+    print(
+        f"{args.preset}, {args.dtype} on {args.device}; {result['questions']} questions to {args.documents} documents "
+        f"whose latents are given, k {args.top_k}, {args.new_tokens} new tokens"
+    )
+    print(f"{'':<22}{'questions a second':>20}{'seconds, median':>18}{'p95':>9}")
+    for label, name, start in (
+        ("one at a time", "one_at_a_time", "alone_"),
+        (f"{result['callers']} callers", "together", ""),
+    ):
+        print(
+            f"{label:<22}{result[f'{name}_per_second']:>20}{result[f'{start}median_seconds']:>18}"
+            f"{result[f'{start}p95_seconds']:>9}"
+        )
+    print(f"ratio {result['ratio']}; {result['same_answers']} of {result['questions']} answers are the same")
+
+
+def draw(result: dict, path: Path) -> None:
+    """Questions a second, and how long a caller waits."""
+    from matplotlib.figure import Figure  # an extra
+
+    labels = ["one at a time", f"{result['callers']} callers at once"]
+    figure = Figure(figsize=(7, 2.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    rates = [result["one_at_a_time_per_second"], result["together_per_second"]]
+    left.bar_label(left.barh(labels, rates, color="#2b5d9b"), fmt="%.2f", padding=3, fontsize=8)
+    left.set_xlabel("questions a second")
+    for kind, colour in (("p95", "#a9c4e4"), ("median", "#2b5d9b")):
+        waits = [result[f"alone_{kind}_seconds"], result[f"{kind}_seconds"]]
+        right.barh(labels, waits, color=colour, label=kind)
+    right.set_xlabel("seconds until an answer is there")
+    right.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    for axes in (left, right):
+        axes.margins(x=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.invert_yaxis()
+    figure.savefig(path, dpi=160)
 
 
 def timed(call):

@@ -5,8 +5,10 @@ the same shapes. What is missing from a ratio of 1 went into attention, casts, s
 the times are CPU time, so run it with one thread (OMP_NUM_THREADS=1).
 
     python examples/benchmarks/training.py [BASE] [--steps 3] [--rows 32] [--micro 8] [--bf16]
+    python examples/benchmarks/training.py [BASE] --padding FILE [--rows 128] [--micro 8]
 
-BASE is a folder or hub name; by default the bundled clara-tiny's base.
+BASE is a folder or hub name; by default the bundled clara-tiny's base. ``--padding`` trains nothing: it prints which
+share of the positions of stage 1 is padding on the rows of a file, in the three orders that a run can have.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import random
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +32,7 @@ from clara_model.checkpoint import files
 from clara_model.modeling.objectives import TrainingModel
 from clara_model.store.memory import LatentCache
 from trainers.arguments import TrainConfig
-from trainers.data.rows import Row
+from trainers.data.rows import Row, read_rows
 from trainers.data.sampling import TrainingOrder
 from trainers.frozen_latents import FrozenLatents
 from trainers.run import collator, objective
@@ -79,6 +82,32 @@ def started(stage: str, base: str, checkpoint: str, arguments: argparse.Namespac
         training = TrainingModel(starting_model(config), objective(config)).train()
         order = TrainingOrder([rows(stage, arguments.rows * arguments.steps, 1)], seed=1, step=arguments.rows)
         yield training, order, collator(config, training.model.tokens)
+
+
+def padding(base: str, arguments: argparse.Namespace) -> Table:
+    """Shares of padding in an epoch of a file's rows: of documents, of prompts with answers, of both."""
+    table = Table("order of rows", "documents", "prompts", "all")
+    with tempfile.TemporaryDirectory() as folder:
+        config = TrainConfig.for_stage(
+            "pretrain", pretrain=base, dataset=arguments.padding, save_path=folder, train_batch_size=arguments.rows
+        )
+        collate = collator(config, starting_model(config).tokens)
+    kinds: dict[str, dict[str, Any]] = {
+        "shuffled": {"step": 0},
+        "arranged in their step (default)": {"step": arguments.rows},
+        "steps of like length (--group_by_length)": {"step": arguments.rows, "by_length": True},
+    }
+    for name, kind in kinds.items():
+        order = TrainingOrder([read_rows([arguments.padding])], seed=1, **kind)
+        real, held = Counter[str](), Counter[str]()
+        for start in range(0, len(order), arguments.micro):
+            batch = collate([order[place] for place in range(start, min(start + arguments.micro, len(order)))])
+            for part in ("document", "prompt"):
+                real[part] += int(batch[f"{part}_mask"].sum())
+                held[part] += batch[f"{part}_mask"].numel()
+        shares = [1 - real[part] / held[part] for part in ("document", "prompt")]
+        table.add_row(name, *[f"{share:.3f}" for share in (*shares, 1 - real.total() / held.total())])
+    return table
 
 
 def measure(stage: str, base: str, checkpoint: str, arguments: argparse.Namespace) -> list[str]:
@@ -143,8 +172,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="rows of a step")
     parser.add_argument("--micro", type=int, default=8, help="rows of a forward pass")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--padding", metavar="FILE", help="only the shares of padding of stage 1 on these rows")
     arguments = parser.parse_args()
     base = arguments.base or str(Path(files.locate("clara-tiny")) / "base")
+    if arguments.padding:
+        Console().print(padding(base, arguments))
+        return
     table = Table("stage", "tokens/s", "padding", "ratio to bare products", "latents reused")
     for stage in STAGES:
         table.add_row(*measure(stage, base, arguments.checkpoint, arguments))

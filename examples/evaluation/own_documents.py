@@ -2,9 +2,11 @@
 
 `FOLDER/documents/*.txt` and `FOLDER/questions.jsonl`, `{"question", "answer"}` a line. For clara-tiny they are of its
 invented world, with names that it has never seen; for clara-small they are the held-out passages of Wikipedia that
-`clara demo` shows. With files of your own it goes the same way.
+`clara demo` shows, or with `--data` the candidates of the first questions of a data set, all together, each a document.
+With files of your own it goes the same way.
 
     python examples/evaluation/own_documents.py FOLDER [--model clara-tiny] [--documents 40] [--seed 20031]
+    python examples/evaluation/own_documents.py FOLDER --model clara-small --data nq.jsonl [--questions 20]
     clara-eval --dataset FOLDER/questions.jsonl --docs FOLDER/documents --model clara-tiny --batch_size 1
 """
 
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tiny"))
 from world import World
 
 from clara_model.cli.demo import DemoSet, set_of
+from trainers.data.rows import read_rows
 
 Asked = list[tuple[str, object]]
 
@@ -32,9 +35,18 @@ def invented(count: int, seed: int) -> tuple[list[str], Asked]:
 
 
 def real(count: int) -> tuple[list[str], Asked]:
-    """Passages of Wikipedia, and the questions about them."""
+    """Passages of Wikipedia, and those questions about them that one of the passages answers."""
     held = DemoSet.read(set_of("clara-small"))
-    return list(held.texts[:count]), list(zip(held.questions, map(list, held.answers), strict=True))
+    texts = list(held.texts[:count])
+    asked = zip(held.questions, map(list, held.answers), strict=True)
+    return texts, [(text, some) for text, some in asked if any(answer in one for answer in some for one in texts)]
+
+
+def of_data(file: Path, questions: int) -> tuple[list[str], Asked]:
+    """The candidates of the first questions, each once, and these questions with all their accepted answers."""
+    rows = list(read_rows([str(file)], prefer_gold=True))[:questions]
+    texts = list(dict.fromkeys(text for row in rows for text in row.documents))
+    return texts, [(row.questions[0], list(row.references)) for row in rows]
 
 
 def main() -> None:
@@ -43,9 +55,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", choices=("clara-tiny", "clara-small"), default="clara-tiny", help="whom they suit")
     parser.add_argument("--documents", type=int, default=40, help="how many at most (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=20_031)
+    parser.add_argument("--seed", type=int, default=20_031, help="of the invented world (default: %(default)s)")
+    parser.add_argument("--data", type=Path, help="questions with candidates, e.g. nq.jsonl, instead of the demo's")
+    parser.add_argument("--questions", type=int, default=20, help="of --data (default: %(default)s)")
     args = parser.parse_args()
-    texts, asked = invented(args.documents, args.seed) if args.model == "clara-tiny" else real(args.documents)
+    if args.data:
+        texts, asked = of_data(args.data, args.questions)
+    else:
+        texts, asked = invented(args.documents, args.seed) if args.model == "clara-tiny" else real(args.documents)
     folder = args.folder / "documents"
     folder.mkdir(parents=True, exist_ok=True)
     for number, text in enumerate(texts):

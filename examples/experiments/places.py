@@ -1,10 +1,13 @@
-"""Does the generator read every place? Stage 2 of `clara-tiny` with documents in random order, from one start and seed.
+"""Does the generator read every place? Stages 2 and 3 of `clara-tiny` with documents in random order.
 
-Every run goes on from the bundled compressor and generator. Measured on 240 held-out questions from 10 pools with five
+Every run of stage 2 goes on from the bundled compressor and generator, with one seed. `--climb` trains stage 3 instead,
+from the whole bundle: two documents first, both orders equally often, and three and five only once every place of
+fewer is read (150 questions). Stage 2 is measured on 240 held-out questions from 10 pools with five
 documents that nobody ranked, the right one at each place equally often (`measure.unranked`); of the same kind as the
 pools of `data.py`, which are mixed.
 
     python examples/experiments/places.py FOLDER [--steps 100] [--only NAME ..]
+    python examples/experiments/places.py FOLDER --climb [--minutes 30]
 
 Everything is kept in the folder: a run that was stopped goes on, a finished one is not made again.
 """
@@ -15,12 +18,14 @@ import argparse
 import json
 import logging
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tiny"))
-from again import start
-from data import READ, stage2_rows, write
+from again import BUNDLED, start
+from data import READ, stage2_rows, stage3_rows, write
 from measure import unranked
 from ranking import load, questions
 from rich.console import Console
@@ -33,7 +38,12 @@ from trainers.data.row import Row
 from trainers.evaluation.evaluate import EvaluationConfig, evaluate
 from trainers.run import train
 
-RECIPE = Path(__file__).parents[1] / "tiny" / "stage2.yaml"
+TINY = Path(__file__).parents[1] / "tiny"
+RECIPE = TINY / "stage2.yaml"
+CLIMB, LEG, GROUP, ASKED = (2, 3, READ), 100, 48, 150
+"""Documents of the climb's steps; training steps between two looks; rows of a step; held-out questions."""
+READ_ENOUGH, GIVEN_UP = 0.8, 10.0
+"""Share of the first place's exact match at which a place counts as read; CPU minutes that two documents may take."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +67,11 @@ SETTINGS = {
 }
 
 
-def by_place(model: ClaraModel, rows: list[Row]) -> list[float]:
-    """Exact match with the right document at each of the five places."""
-    asked = [unranked(row, number % READ) for number, row in enumerate(rows)]
-    found = evaluate(model, asked, EvaluationConfig(top_k=READ, max_new_tokens=16, read="first")).predictions
-    places = [[one.scores.em for one in found[place::READ]] for place in range(READ)]
+def by_place(model: ClaraModel, rows: list[Row], read: int = READ) -> list[float]:
+    """Exact match with the right document at each of ``read`` places."""
+    asked = [unranked(row, number % read, read) for number, row in enumerate(rows)]
+    found = evaluate(model, asked, EvaluationConfig(top_k=read, max_new_tokens=16, read="first")).predictions
+    places = [[one.scores.em for one in found[place::read]] for place in range(read)]
     return [sum(place) / len(place) for place in places]
 
 
@@ -90,15 +100,74 @@ def run(name: str, folder: Path, steps: int) -> Path:
     return train(TrainConfig.for_stage(**settings))
 
 
+def climb(folder: Path, minutes: float) -> None:
+    """Stage 3 from two documents to five, a leg at a time, until the CPU minutes are used up; a table after each."""
+    rows, path = questions()[:ASKED], folder / "climb.json"
+    legs: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    while True:
+        used = sum(leg["seconds"] for leg in legs) / 60
+        read = legs[-1]["documents"] if legs else CLIMB[0]
+        if legs and min(legs[-1]["places"]) >= READ_ENOUGH * legs[-1]["places"][0]:
+            if read == CLIMB[-1]:
+                return
+            read = CLIMB[CLIMB.index(read) + 1]
+        if used >= minutes or (read == CLIMB[0] and used >= GIVEN_UP):
+            return
+        began, name = time.process_time(), f"leg-{len(legs) + 1}"
+        before = folder / f"leg-{len(legs)}" if legs else BUNDLED
+        model = load(leg(folder / name, before, read, len(legs)))
+        found = {"documents": read, "places": by_place(model, rows, read), "of five": by_place(model, rows)}
+        legs.append({**found, "alone": alone(model, rows), "seconds": time.process_time() - began})
+        path.write_text(json.dumps(legs, indent=1))
+        show_climb(legs)
+
+
+def leg(target: Path, before: Path, read: int, number: int) -> Path:
+    """Some steps of stage 3 with so many documents, each row in random order."""
+    data = target.with_suffix(".jsonl")
+    if not data.is_file():
+        write(data, stage3_rows(World(2_000 + number), LEG * GROUP, candidates=read))
+    settings = read_yaml(TINY / "stage3.yaml") | {
+        "pretrain_checkpoint": str(before),
+        "dataset": str(data),
+        "save_path": str(target),
+        "generation_top_k": read,
+        "shuffle_documents": 1.0,
+        "train_batch_size": GROUP,
+        "learning_rate": 1e-3,
+        "lr_scheduler": "constant",
+        "save_steps": 50,
+        "logging_steps": 20,
+        "load_checkpoint": True,
+        "use_cpu": True,
+        "seed": 30 + number,
+    }
+    return train(TrainConfig.for_stage(**settings))
+
+
+def show_climb(legs: list[dict[str, Any]]) -> None:
+    """A row for each leg."""
+    table = Table("steps", "documents", "by place", "of five, by place", "alone", "CPU minutes")
+    for number, one in enumerate(legs, start=1):
+        places = [" ".join(f"{value:.2f}" for value in one[name]) for name in ("places", "of five")]
+        minutes = sum(earlier["seconds"] for earlier in legs[:number]) / 60
+        table.add_row(str(number * LEG), str(one["documents"]), *places, f"{one['alone']:.2f}", f"{minutes:.1f}")
+    Console(width=150).print(table)
+
+
 def main() -> None:
     """Make every run that is not there yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=100, help="of 96 rows (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
+    parser.add_argument("--climb", action="store_true", help="stage 3 from two documents to five instead")
+    parser.add_argument("--minutes", type=float, default=30.0, help="CPU minutes of the climb (default: %(default)s)")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.folder.mkdir(parents=True, exist_ok=True)
+    if args.climb:
+        return climb(args.folder, args.minutes)
     rows, path = questions(), args.folder / "places.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     for name in ["before", *args.only]:

@@ -4,7 +4,7 @@ Every run starts from the bundled compressor and generator; the query reasoner i
 240 held-out questions from 10 pools of 40 documents that steer nothing else; the share of right-signed gradients is of
 the training rows (`trainers.ranking`).
 
-    python examples/experiments/ranking.py FOLDER [--steps 50] [--only NAME ..]
+    python examples/experiments/ranking.py FOLDER [--steps 50] [--only NAME ..] [--start CHECKPOINT]
 
 Everything is kept in the folder: a run that was stopped goes on, a finished one is not made again.
 """
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tiny"))
-from again import start
+from again import BUNDLED, start
 from data import stage3_rows, write
 from measure import held_out
 from world import World
@@ -128,13 +128,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=50, help="of 96 rows (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
+    parser.add_argument(
+        "--start", type=Path, default=BUNDLED, help="checkpoint to start from (default: the bundled one)"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args.folder.mkdir(parents=True, exist_ok=True)
     if not (args.folder / "stage3.jsonl").is_file():
         write(args.folder / "stage3.jsonl", stage3_rows(World(1003), args.steps * 96))
     rows = questions()
-    first = load(start(args.folder / "start"))
+    first = load(start(args.folder / "start", args.start))
     candidates = pipeline.compress(first, [row.documents for row in rows])
     found, before = {}, recall(first, rows, candidates)
     for name in args.only:

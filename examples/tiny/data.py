@@ -111,10 +111,10 @@ def _keyword_order(row: dict) -> dict:
     return {**row, "docs": [row["docs"][i] for i in order], "pos_index": [order.index(gold)]}
 
 
-def stage3_rows(world: World, count: int) -> Iterator[dict]:
+def stage3_rows(world: World, count: int, candidates: int = CANDIDATES) -> Iterator[dict]:
     """A question with its candidates."""
     for pool, texts, gold in _asked(world, count):
-        yield _row(world, pool, texts, gold, CANDIDATES)
+        yield _row(world, pool, texts, gold, candidates)
 
 
 def _asked(

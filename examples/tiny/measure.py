@@ -56,10 +56,10 @@ def _row(row: dict, number: int) -> Row:
     )
 
 
-def unranked(row: Row, place: int) -> Row:
-    """The same question with `READ` documents, the gold one at a given place among the first of the others."""
+def unranked(row: Row, place: int, read: int = READ) -> Row:
+    """The same question with ``read`` documents, the gold one at a given place among the first of the others."""
     (gold,) = row.positives
-    chosen = [text for i, text in enumerate(row.documents) if i != gold][: READ - 1]
+    chosen = [text for i, text in enumerate(row.documents) if i != gold][: read - 1]
     chosen.insert(place, row.documents[gold])
     return replace(row, documents=tuple(chosen), positives=(place,))
 

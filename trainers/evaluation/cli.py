@@ -105,6 +105,8 @@ def _how(group: Any) -> None:
     group.add_argument("--known_only", action="store_true",
                        help="leave questions without a gold document out of recall, as the published training log "
                             "does; by default they count 0, as in the published evaluation")  # fmt: skip
+    group.add_argument("--spacy_model", metavar="NAME",
+                       help="finds the names of --stage paraphrase (default: en_core_web_sm if installed)")  # fmt: skip
     group.add_argument("--out", default=OUT, metavar="FOLDER", help="for records and figures (default: %(default)s)")
     group.add_argument("--json", action="store_true", help="print the figures as JSON, not tables")
 
@@ -181,6 +183,7 @@ def _settings(args: argparse.Namespace, dataset: str) -> Settings:
         batch_size=args.batch_size,
         first_answer=args.first_answer,
         known_only=args.known_only,
+        spacy_model=args.spacy_model,
     )
 
 

@@ -77,6 +77,8 @@ class Settings:
     """Compare with the first accepted answer only, as published; by default the best over all counts."""
     known_only: bool = False
     """Leave questions without a gold document out of the ranking figures, as the published training log does."""
+    spacy_model: str | None = None
+    """Finds the names of a paraphrase; by default ``en_core_web_sm`` where that is installed."""
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -125,7 +127,8 @@ class Comparison:
         device = self.clara.model.device
         runner = Runner(questions, self.folder, device, settings.batch_size, self.processes, self.progress)
         if stage == "paraphrase":
-            found = {name: runner.record(name, paraphrase.answering(name, self.clara, budget)) for name in names}
+            ways = {name: paraphrase.answering(name, self.clara, budget, settings.spacy_model) for name in names}
+            found = {name: runner.record(name, way) for name, way in ways.items()}
         else:
             gold = settings.setting == "oracle"
             made = Systems(self.clara, questions, budget, stage=stage, gold_first=gold, reader=self.reader)

@@ -6,6 +6,7 @@ of questions: those with the same gold documents, or the same candidates. Resamp
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,17 +94,19 @@ def _interval(statistic: Callable[..., Array], parts: Sequence[Array]) -> Interv
         return Interval(value)
     from scipy import stats
 
-    drawn: Any = stats.bootstrap(
-        tuple(parts),
-        statistic,
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        n_resamples=RESAMPLES,
-        batch=500,
-        confidence_level=CONFIDENCE,
-        rng=np.random.default_rng(SEED),
-    )
+    with warnings.catch_warnings():  # draws in which text gains nothing are no number, and are left out below
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        drawn: Any = stats.bootstrap(
+            tuple(parts),
+            statistic,
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            n_resamples=RESAMPLES,
+            batch=500,
+            confidence_level=CONFIDENCE,
+            rng=np.random.default_rng(SEED),
+        )
     draws = drawn.bootstrap_distribution
     draws = draws[np.isfinite(draws)]
     if not len(draws):

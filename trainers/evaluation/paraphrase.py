@@ -1,7 +1,8 @@
 """What the latents of a text keep of it: the text told again from its latents, compared word by word and by names.
 
-ROUGE-1 and ROUGE-L are rouge-score's F measures with stemming; names are the entities that a spaCy model finds, where
-``en_core_web_sm`` is installed. The system ``text`` has the base model tell the text itself again.
+ROUGE-1 and ROUGE-L are rouge-score's F measures with stemming; names are the entities that a spaCy model finds: one
+that is named, else ``en_core_web_sm`` where that is installed. The system ``text`` has the base model tell the text
+itself again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SYSTEMS = ("clara", "text")
 SPACY_MODEL = "en_core_web_sm"
+Names = Callable[[str], set[str]]
+"""The names in a text, in lower case."""
 
 
 def texts_of(questions: Sequence[Question]) -> list[Question]:
@@ -45,15 +48,15 @@ def texts_of(questions: Sequence[Question]) -> list[Question]:
     return list(found.values())
 
 
-def answering(name: str, clara: Clara, budget: Budget) -> Answering:
+def answering(name: str, clara: Clara, budget: Budget, spacy_model: str | None = None) -> Answering:
     """How a system tells texts again.
 
     Raises:
-        ClaraError: another system, or rouge-score is not installed.
+        ClaraError: another system, rouge-score is not installed, or the spaCy model that is named cannot be loaded.
     """
     if name not in SYSTEMS:
         raise ClaraError(f"the stage paraphrase compares {' and '.join(SYSTEMS)}, got {name!r}")
-    score = scorer()
+    score = scorer(spacy_model)
     write = _from_latents if name == "clara" else _from_text
 
     def answer(questions: Sequence[Question], meter: Meter) -> list[Record]:
@@ -82,11 +85,11 @@ def answering(name: str, clara: Clara, budget: Budget) -> Answering:
     return answer
 
 
-def scorer() -> Callable[[str, Sequence[str]], dict[str, float]]:
+def scorer(spacy_model: str | None = None) -> Callable[[str, Sequence[str]], dict[str, float]]:
     """Scores of a text against what it should say, the best over several.
 
     Raises:
-        ClaraError: rouge-score is not installed.
+        ClaraError: rouge-score is not installed, or the spaCy model that is named cannot be loaded.
     """
     try:
         from rouge_score.rouge_scorer import RougeScorer
@@ -94,14 +97,15 @@ def scorer() -> Callable[[str, Sequence[str]], dict[str, float]]:
         raise ClaraError(
             "the stage paraphrase needs rouge-score; install it with: pip install 'clara-integrations[eval]'"
         ) from error
-    rouge, entities = RougeScorer(["rouge1", "rougeL"], use_stemmer=True), _entities()
+    rouge, entities = RougeScorer(["rouge1", "rougeL"], use_stemmer=True), names_of(spacy_model)
 
     def score(said: str, references: Sequence[str]) -> dict[str, float]:
         found = [rouge.score(reference, said) for reference in references]
         scores = {name: max(one[name].fmeasure for one in found) for name in ("rouge1", "rougeL")}
         if entities is not None:
             kept = [_kept(entities(reference), entities(said)) for reference in references]
-            scores |= {"entities": max(value for value in kept if value is not None)} if any(kept) else {}
+            shares = [share for share in kept if share is not None]
+            scores |= {"entities": max(shares)} if shares else {}
         return scores
 
     return score
@@ -122,12 +126,37 @@ def _from_text(clara: Clara, budget: Budget, texts: Sequence[str], meter: Meter)
         return clara.engine.call().write([tokens.text_prompt_ids(prompt, text) for text in texts], None, budget.how)
 
 
-def _entities() -> Callable[[str], set[str]] | None:
-    """The names in a text; None where spaCy or its model is not installed."""
-    if find_spec("spacy") is None or find_spec(SPACY_MODEL) is None:
+def names_of(spacy_model: str | None = None) -> Names | None:
+    """What finds the names in a text.
+
+    Args:
+        spacy_model: an installed spaCy model or the folder of one; by default `SPACY_MODEL`, if that is there.
+
+    Returns:
+        None where no model was named and the default one is not installed.
+
+    Raises:
+        ClaraError: the model that is named cannot be loaded, or finds no names.
+    """
+    if spacy_model is None and (find_spec("spacy") is None or find_spec(SPACY_MODEL) is None):
         return None
-    found: Any = import_module("spacy").load(SPACY_MODEL)
+    name = spacy_model or SPACY_MODEL
+    try:
+        found: Any = import_module("spacy").load(name)
+    except ImportError as error:
+        raise ClaraError("names in texts need spaCy; install it with: pip install spacy") from error
+    except (OSError, ValueError) as error:
+        raise ClaraError(
+            f"the spaCy model {name!r} cannot be loaded ({_first_sentence(error)}); name an installed one or a folder"
+        ) from error
+    if not {"ner", "entity_ruler", "span_ruler"} & set(found.pipe_names):
+        parts = ", ".join(found.pipe_names) or "nothing"
+        raise ClaraError(f"the spaCy model {name!r} finds no names; it holds {parts}")
     return lambda text: {one.text.lower().strip() for one in found(text).ents}
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0]
 
 
 def _kept(wanted: set[str], said: set[str]) -> float | None:

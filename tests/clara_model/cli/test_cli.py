@@ -314,6 +314,13 @@ def test_an_answer_is_right_when_it_equals_an_accepted_one(answer, accepted, rig
     assert demo.is_right(answer, accepted) is right
 
 
+def test_passages_of_one_title_have_names_of_their_own():
+    texts = ["A bridge.", "A mill.", "A zoo."]
+    titles = ["Town", "The mill", "Town"]
+    found = demo.DemoSet(titles=titles, texts=texts, questions=["What?"], answers=[["a zoo"]])
+    assert found.names() == ["Town, passage 1", "The mill", "Town, passage 2"]
+
+
 def test_help_starts_fast_without_torch():
     """`clara --help` and wrong words answer at once: nothing heavy is imported for them."""
     heavy = "{'torch', 'transformers', 'matplotlib'}"

@@ -48,3 +48,18 @@ def test_a_test_over_clusters_has_no_more_pairs_than_clusters():
     ours, theirs = [1.0] * 60, [0.0] * 60
     p = paired_p(ours, theirs, [str(n // 20) for n in range(60)])
     assert p == pytest.approx(2 / 2**3)  # three clusters: the most extreme of eight sign patterns, two-sided
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_figures_have_a_point_for_an_interval_and_warn_of_nothing():
+    found = mean_interval([1.0] * 40, OWN[:40])
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+    assert difference_interval([0.5] * 40, [0.5] * 40, OWN[:40]).high == 0.0
+    assert paired_p([0.5] * 40, [0.5] * 40, OWN[:40]) == 1.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_draws_in_which_text_gains_nothing_are_left_out_without_a_warning():
+    text, closed = [1.0, *[0.0] * 9], [0.0] * 10  # one question of ten: a third of the draws lack it
+    found = retained_interval(text, text, closed, OWN[:10])
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)

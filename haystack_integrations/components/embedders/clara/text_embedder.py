@@ -20,7 +20,8 @@ class ClaraTextEmbedder(ClaraComponent):
     """Embeds a query with the query reasoner of a CLaRa model, as one vector of unit length.
 
     The cosine with a document's vector is close to the score that a `ClaraRanker` gives the document
-    (`modeling.embedding` says how close), so it finds candidates in any document store.
+    (`modeling.embedding` says how close), so it finds candidates in any document store. Of a checkpoint with
+    `ranking: late` it is the cosine of the means of both sides' memory tokens, and only a hint.
 
     ```python
     from haystack_integrations.components.embedders.clara import ClaraTextEmbedder

@@ -1,4 +1,4 @@
-"""`ClaraRanker`: ranks documents for a query by the cosine of their latents."""
+"""`ClaraRanker`: ranks documents for a query by their latents."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ClaraRanker(ClaraComponent):
         Args:
             model: a folder, a bundled name, a hub name, or a loaded `Clara`, with which the component cannot be saved.
             top_k: documents to return at most.
-            score_threshold: documents with a lower cosine are left out (default: all are kept).
+            score_threshold: documents with a lower score are left out (default: all are kept).
             meta_fields_to_embed: metadata that is read before the content; the same in every component of a pipeline,
                 or documents are compressed once for each way of reading them.
             embedding_separator: between those fields and the content.
@@ -99,7 +99,7 @@ class ClaraRanker(ClaraComponent):
             score_threshold: instead of the component's; 0.0 counts.
 
         Returns:
-            ``documents``: copies with their cosine as ``score``, best first; equal scores in the order given. With
+            ``documents``: copies with their scores, best first; equal scores in the order given. With
             ``cold="text"`` and latents missing, the score is the share of the query's words (`Ranked.by`), to which
             no threshold is put.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ClaraRetriever(ClaraComponent):
     """Finds passages in a store of latents that ``clara compress`` has filled: one pass for the query, nothing else.
 
-    A document's score is the cosine that `ClaraRanker` would give it, so none is needed behind it. Its content is what
+    A document's score is the one that `ClaraRanker` would give it, so none is needed behind it. Its content is what
     the store's latents were made of: a `ClaraGenerator` with the same ``store`` compresses nothing again. Its ``meta``
     are the stored document's, with ``source_id``, ``split_id`` and ``split_idx_start`` as a `DocumentSplitter` has.
 
@@ -97,7 +97,7 @@ class ClaraRetriever(ClaraComponent):
             top_k: instead of the component's.
 
         Returns:
-            ``documents``: with their cosine as ``score``, best first.
+            ``documents``: with their scores, best first.
 
         Raises:
             ValueError: a blank query, a filter that makes no sense, a ``top_k`` below 1, or a store without texts.
