@@ -169,7 +169,8 @@ def test_the_yaml_of_the_page():
 
 
 @pytest.mark.parametrize("name", components.__all__)
-def test_the_example_in_a_components_docstring(name, tiny, capsys):
+def test_the_example_in_a_components_docstring(name, tiny, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # one keeps a store
     (block,) = blocks("python", __import__("inspect").getdoc(getattr(components, name)))
     exec(compile(block.replace("clara-tiny", tiny), name, "exec"), {})
     assert capsys.readouterr().out.strip()
