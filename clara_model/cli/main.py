@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from clara_model.cli import corpus, demo, models, report, start, stores
+from clara_model.cli import corpus, demo, models, report, stores
 from clara_model.cli.terminal import at_least_one, load, output, print_json, progress, streamed, working
 from clara_model.documents import passages
 
@@ -36,12 +36,6 @@ UNEXPECTED = 1
 INTERRUPTED = 130
 _ENCODINGS = ("exact", "float32", "bfloat16", "float16", "int8", "int4")
 _TEXTS_PER_STEP = 128  # compressed between two steps of the progress bar
-
-
-def program() -> int:
-    """Run one command in a process of its own: what the installed ``clara`` does."""
-    start.alone()
-    return main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -433,4 +427,4 @@ def _sentence(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(program())
+    sys.exit(main())
