@@ -75,6 +75,7 @@ def _check_ranges(config: Settings) -> None:
         raise ClaraError(f"lora_dropout must be in [0, 1), got {config.lora_dropout}")
     if config.zero_stage not in (0, 1, 2, 3):
         raise ClaraError(f"zero_stage must be 0, 1, 2 or 3, got {config.zero_stage}")
+    _check_offload(config)
     if len(config.adam_betas) != 2 or not all(0 <= beta < 1 for beta in config.adam_betas):
         raise ClaraError(f"adam_betas must be two numbers in [0, 1), got {config.adam_betas}")
     for name, least in (("save_steps", -2), ("eval_steps", -1)):
@@ -87,6 +88,18 @@ def _check_ranges(config: Settings) -> None:
             f"compress_rate must be at most 256 and at most doc_max_length ({config.doc_max_length}), "
             f"got {config.compress_rate}"
         )
+
+
+def _check_offload(config: Settings) -> None:
+    """What leaves the GPU's memory is what ZeRO splits."""
+    if config.zero_offload not in ("", "optimizer", "weights"):
+        raise ClaraError(f"zero_offload must be optimizer or weights, or left out, got {config.zero_offload!r}")
+    if config.zero_offload == "weights" and config.zero_stage != 3:
+        raise ClaraError(
+            f"zero_offload weights needs weights that are split; pass --zero_stage 3, not {config.zero_stage}"
+        )
+    if config.zero_offload and config.zero_stage == 0:
+        raise ClaraError("zero_offload does not work with --zero_stage 0; pass 1, 2 or 3")
 
 
 def _check_base(config: Settings) -> None:

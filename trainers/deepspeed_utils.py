@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def configuration(
-    *, stage: int, micro: int, accumulation: int, processes: int, max_norm: float, bf16: bool
+    *, stage: int, micro: int, accumulation: int, processes: int, max_norm: float, bf16: bool, offload: str = ""
 ) -> dict[str, Any]:
     """DeepSpeed's own settings.
 
@@ -31,14 +31,21 @@ def configuration(
         processes: of the run.
         max_norm: gradients are clipped to it; 0 for not.
         bf16: hold weights in bfloat16, with float32 copies of what trains.
+        offload: ``optimizer`` for its state in the machine's memory, ``weights`` for these too, "" for neither.
     """
+    moved = {"": (), "optimizer": ("offload_optimizer",), "weights": ("offload_optimizer", "offload_param")}[offload]
+    memory = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_batch_size": micro * accumulation * processes,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": max_norm,
         "bf16": {"enabled": bf16},
-        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "zero_optimization": {
+            "stage": stage,
+            "stage3_param_persistence_threshold": 0,
+            **{part: dict(memory) for part in moved},
+        },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31 - 1,

@@ -147,6 +147,8 @@ def _name_idle(config: TrainConfig) -> None:
     found = idle(config)
     if config.flash_attn and not config.use_cpu and on_cpu(config):
         found.append("flash_attn does nothing without a GPU")
+    if config.zero_offload and node.process_count() == 1:
+        found.append("zero_offload does nothing in a run of one process, which runs without DeepSpeed")
     for sentence in found if os.environ.get("RANK", "0") == "0" else []:
         logger.warning("%s", sentence)
 
@@ -376,6 +378,7 @@ def _deepspeed(config: TrainConfig, batches: Batches, processes: int) -> dict[st
         processes=processes,
         max_norm=config.max_norm,
         bf16=config.bf16,
+        offload=config.zero_offload,
     )
 
 

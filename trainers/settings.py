@@ -175,6 +175,12 @@ class Settings:
     seed: int = _group("optimization", "random seed of weights, order, wordings and dropout", 42)
 
     zero_stage: int = _group("precision and devices", "DeepSpeed ZeRO stage of a run with several processes", 2)
+    zero_offload: str = _group(
+        "precision and devices",
+        "several processes: keep in the machine's memory, not the GPU's, the optimizer's state and step (optimizer, "
+        "ZeRO 1 to 3), or weights too, the frozen base's among them (weights, ZeRO 3)",
+        "",
+    )
     bf16: bool = _group("precision and devices", "compute in bfloat16", False)
     base_dtype: str = _group(
         "precision and devices",

@@ -6,6 +6,7 @@ import argparse
 import logging
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -61,18 +62,28 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _compressing(args: argparse.Namespace, store: DurableStore) -> AbstractContextManager[Clara | Compress]:
-    """A model in this process, or processes with one each."""
-    from clara_model.documents import workers
+    """A model in this process, or processes or actors with one each."""
+    from clara_model.documents import cluster, workers
 
     options = {name: getattr(args, name, None) for name in NAMES if name != "device"}
     if args.devices is not None and args.device is not None:
         raise ValueError("--device and --devices were both given; leave one out")
+    if args.engine == "ray":
+        if args.device is not None:
+            raise ValueError("--device means nothing with --engine ray: an actor has the device that Ray gives it")
+        count = cluster.check_actors(args.devices)
+        return cluster.actors(_everywhere(args.model), _everywhere(store.url), options, count)
     devices = [] if args.device else workers.all_devices()
     if args.devices is not None:
         devices = workers.check_devices(args.devices)
     if len(devices) > 1 or args.devices is not None:
         return workers.processes(args.model, store.url, options, devices)
     return load(args, store)
+
+
+def _everywhere(name: str) -> str:
+    """A path in full: actors work in other folders."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def _rates(done: CorpusReport) -> str:

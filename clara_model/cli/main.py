@@ -186,6 +186,12 @@ def _add_store_commands(commands: Any, model: _Parser, quiet: _Parser) -> None:
         metavar="NAMES",
         help="a process on each, e.g. cuda:0,cuda:1 or cpu,cpu; or how many (default: all GPUs, one process on a CPU)",
     )
+    compress.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: actors on a Ray cluster (extra ray), as many as --devices says (default: this machine)",
+    )
     compress.add_argument("--no-text", action="store_true", help="keep no text beside the latents of a new store")
     compress.add_argument("--json", action="store_true", help="one JSON object instead of text")
     compress.set_defaults(run=corpus.run)

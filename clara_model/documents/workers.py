@@ -17,7 +17,7 @@ from typing import Any
 from clara_model.documents.corpus import Compress, Done, New, compress_documents
 from clara_model.errors import ClaraError
 
-_WAITING = 2
+WAITING = 2
 """Batches of each process that are read ahead."""
 
 
@@ -94,7 +94,7 @@ def processes(model: str, store: str, options: Mapping[str, Any], devices: Seque
 
     def compress(batches: Iterable[Sequence[New]]) -> Iterator[Done]:
         try:
-            yield from _flowing(pool, batches, _WAITING * len(devices))
+            yield from _flowing(pool, batches, WAITING * len(devices))
         except BrokenProcessPool as error:
             raise ClaraError(
                 f"a process on {', '.join(devices)} was killed (out of memory?); run the same command again, it goes "

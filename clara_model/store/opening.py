@@ -55,6 +55,12 @@ def _is_lance(name: str) -> bool:
     return name.rstrip("/").endswith(".lance")
 
 
+def is_shared(url: str | Path) -> bool:
+    """Whether a store of this name is one that several machines may use at once."""
+    scheme = _SCHEME.match(str(url))
+    return bool(scheme and scheme[1].lower() != "file") or _is_lance(str(url))
+
+
 def existing_store(url: str | Path) -> str:
     """The path or URL of a store that is there; `open_store` would start one.
 

@@ -239,7 +239,7 @@ def test_every_setting_is_bound_or_free_on_purpose():
     free = {
         "pretrain", "pretrain_checkpoint", "prompts", "save_path", "dataset", "dataset_split", "eval_dataset",
         "eval_split", "dataloader_workers", "micro_train_batch_size", "new_learning_rate", "latent_cache",
-        "latent_store", "zero_stage", "flash_attn", "gradient_checkpointing", "use_cpu",
+        "latent_store", "zero_stage", "zero_offload", "flash_attn", "gradient_checkpointing", "use_cpu",
         "save_steps", "save_minutes", "max_ckpt_num", "ckpt_path", "load_checkpoint", "disable_ds_ckpt", "save_hf_ckpt",
         "logging_steps", "eval_steps", "do_eval_gen", "best_metric", "early_stopping", "push_to_hub", "use_tensorboard",
         "use_wandb", "wandb_project", "wandb_org", "wandb_group", "wandb_run_name",

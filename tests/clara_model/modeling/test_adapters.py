@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from clara_model import ClaraModel
 from clara_model.checkpoint.config import ROLES, ClaraConfig
 from clara_model.errors import ClaraError
-from clara_model.modeling.adapters import BASE, Roles
+from clara_model.modeling.adapters import BASE, Roles, without_some
 from clara_model.modeling.objectives import Objective, TrainingModel
 
 CONFIG = ClaraConfig(base_model="b", lora_rank=4, lora_alpha=8)
@@ -238,3 +238,36 @@ def test_the_in_place_pass_is_pefts_own(model: ClaraModel):
                     found = layer(x)
             torch.testing.assert_close(found, expected)
             assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.999])
+def test_dropout_on_the_cpu_keeps_expectation_and_independence(rate: float):
+    """Each element alone is dropped at the rate, its gradient with it; the same seed drops the same."""
+    x = torch.ones(3, 501, 333, requires_grad=True)
+    torch.manual_seed(4)
+    found, left = without_some(x, rate)
+    torch.manual_seed(4)
+    assert torch.equal(without_some(x, rate)[0], found)
+    assert left == pytest.approx(1 - rate, abs=1e-5)
+    kept = found.detach() != 0
+    spread = (rate * (1 - rate)) ** 0.5
+    for part in (kept, kept[..., ::4], kept[:, 1::2], kept[0]):
+        assert abs(part.float().mean().item() - left) < 5 * spread / part.numel() ** 0.5
+    for step in (1, 2, 3, 4, 333):  # neighbours of one word, of the next, of the next row
+        one, other = kept.flatten()[:-step].float() - left, kept.flatten()[step:].float() - left
+        assert abs((one * other).mean().item()) < 5 * spread**2 / one.numel() ** 0.5
+    found.sum().backward()
+    assert torch.equal(x.grad != 0, kept)
+
+
+def test_an_adapters_dropout_drops_its_input_alone_and_is_off_in_evaluation(loaded: ClaraModel):
+    model = copy.deepcopy(loaded)
+    layer = next(iter(model.roles.layers().values()))
+    for role in model.roles.names:
+        layer.lora_dropout[role] = torch.nn.Dropout(0.25)
+    x = torch.randn(2, 5, layer.in_features)
+    with model.roles.acting_as("generator"):
+        plain = layer.eval()(x)
+        total = sum(layer.train()(x).detach() for _ in range(4000)) / 4000
+        assert torch.equal(layer.eval()(x), plain)
+    torch.testing.assert_close(total, plain.detach(), atol=0.1, rtol=0.05)
