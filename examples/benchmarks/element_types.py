@@ -1,25 +1,21 @@
 """What smaller element types of a store cost: scores, rankings and answers beside bytes, against latents as they are.
 
-On clara-tiny's held-out questions (20 candidates each, answers from the best 5) or those of a file, and on random
-blocks of a 7B's shape, where only scores can be compared.
+On clara-tiny's held-out questions (20 candidates each, answers from the best 5), and on random blocks of a 7B's shape,
+where only scores can be compared.
 
-    python examples/benchmarks/element_types.py [--questions 100]
-    python examples/benchmarks/element_types.py --model clara-small --rows ../shared/data/eval/nq.jsonl --questions 60 \
-        --new-tokens 16
+    python examples/benchmarks/element_types.py [--questions 100] [--model clara-tiny]
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from clara_model import Clara, Latents
-from clara_model.checkpoint.config import MAX_NEW_TOKENS
 from clara_model.cli.demo import is_right
 from clara_model.modeling.ranking import cosine_scores
 from clara_model.store.encodings import decode, encode, encoded_bytes
@@ -33,36 +29,14 @@ def stored(vectors_NMD: Tensor, kind: str) -> Tensor:
     return torch.stack([decode(encode(block, kind)) for block in vectors_NMD])
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A question with its candidates and accepted answers."""
-
-    question: str
-    documents: list[str]
-    answers: list[str]
-
-
-def held_out(count: int) -> list[Asked]:
-    """Of clara-tiny's world."""
+def on_answers(model: str, count: int) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tiny"))
     from data import stage3_rows
     from world import World
 
-    rows = stage3_rows(World(20_001, held_out=True), count)
-    return [Asked(row["question"], row["docs"], [row["gold_answer"]]) for row in rows]
-
-
-def of_file(file: str, count: int) -> list[Asked]:
-    """The first rows of an evaluation file."""
-    from trainers.data.rows import read_rows
-
-    rows = read_rows([file], prefer_gold=True)[:count]
-    return [Asked(row.questions[0], list(row.documents), list(row.references)) for row in rows]
-
-
-def on_answers(model: str, rows: list[Asked], new_tokens: int) -> None:
+    rows = list(stage3_rows(World(20_001, held_out=True), count))
     with Clara.load(model, dtype="float32", device="cpu") as clara:
-        exact = [clara.compress(row.documents) for row in rows]
+        exact = [clara.compress(row["docs"]) for row in rows]
         before: list[tuple[list[int], dict[int, float], str]] = []
         print(
             "| type | bytes of a block | largest change of a score | same first | same best 5 | right | same answer |"
@@ -72,7 +46,7 @@ def on_answers(model: str, rows: list[Asked], new_tokens: int) -> None:
             change, first, best, right, same = 0.0, 0, 0, 0, 0
             for number, (row, latents) in enumerate(zip(rows, exact, strict=True)):
                 kept = Latents(stored(latents.vectors, kind), latents.lengths, latents.fingerprint)
-                answer = clara.answer(row.question, kept, READ, max_new_tokens=new_tokens)
+                answer = clara.answer(row["question"], kept, READ)
                 order = [one.index for one in answer.ranking]
                 scores = {one.index: one.score for one in answer.ranking}
                 if kind == TYPES[0]:
@@ -82,7 +56,7 @@ def on_answers(model: str, rows: list[Asked], new_tokens: int) -> None:
                 first += order[0] == old_order[0]
                 best += set(order[:READ]) == set(old_order[:READ])
                 same += answer.text == old_text
-                right += is_right(answer.text, row.answers)
+                right += is_right(answer.text, [row["gold_answer"]])
             nbytes = encoded_bytes(kind, *exact[0].vectors.shape[1:])
             shares = " | ".join(f"{value / len(rows):.3f}" for value in (first, best, right, same))
             print(f"| {kind} | {nbytes:,} | {change:.5f} | {shares} |", flush=True)
@@ -109,13 +83,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--model", default="clara-tiny")
-    parser.add_argument("--rows", metavar="FILE", help="rows with candidates, in place of clara-tiny's held-out ones")
-    parser.add_argument("--new-tokens", type=int, default=MAX_NEW_TOKENS, help="of an answer (default: %(default)s)")
     args = parser.parse_args()
-    rows = of_file(args.rows, args.questions) if args.rows else held_out(args.questions)
-    on_answers(args.model, rows, args.new_tokens)
-    if not args.rows:
-        on_7b_shapes()
+    on_answers(args.model, args.questions)
+    on_7b_shapes()
 
 
 if __name__ == "__main__":

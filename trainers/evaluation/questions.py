@@ -123,7 +123,7 @@ def read_own(files: Sequence[Path], pool: Pool, limit: int = 0) -> list[Question
             if limit and len(found) == limit:
                 return found
             try:
-                row = parse_row({**values, "docs": [""]} if isinstance(values, dict) else values, prefer_gold=True)
+                row = parse_row(_own_row(values), prefer_gold=True)
             except ClaraError as error:
                 raise ClaraError(f"{file}:{number}: {error}") from error
             row = _single(replace(row, source=f"{file}:{number}"))
@@ -142,6 +142,18 @@ def read_own(files: Sequence[Path], pool: Pool, limit: int = 0) -> list[Question
     if not found:
         raise ClaraError(f"{', '.join(map(str, files))} holds no questions")
     return found
+
+
+def _own_row(values: object) -> object:
+    """A line of a user's own as a row: without documents, and ``answer`` may also be a list of all that count."""
+    if not isinstance(values, dict):
+        return values
+    answer = {"answers": values["answer"]} if isinstance(values.get("answer"), list) else {}
+    return {
+        **{name: value for name, value in values.items() if not (answer and name == "answer")},
+        **answer,
+        "docs": [""],
+    }
 
 
 def passages_of(documents: Sequence[str], split: Split) -> Pool:

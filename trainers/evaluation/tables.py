@@ -74,6 +74,8 @@ def _break_even(summary: Summary) -> Iterator[str]:
         yield f"{spent}; the documents were compressed before"
     elif even["questions"] is None:
         yield f"{spent}; compressing {_seconds(even['once'])}: text is quicker however many questions are asked"
+    elif even["questions"] <= 1:
+        yield f"{spent}; compressing {_seconds(even['once'])}, which the first question earns back"
     else:
         yield (
             f"{spent}; compressing {_seconds(even['once'])}, which is earned back after {even['questions']:.1f} "

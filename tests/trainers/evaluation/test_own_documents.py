@@ -9,6 +9,7 @@ import training_rows
 
 from clara_model import Clara
 from trainers.evaluation.cli import main
+from trainers.evaluation.questions import Pool, read_own
 from trainers.evaluation.records import read_records
 
 
@@ -77,3 +78,11 @@ def test_what_does_not_go_with_ones_own_documents(
     monkeypatch.chdir(own)
     assert measure(own, tiny_clara_folder, *words) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answer", [{"answer": "Ann"}, {"answer": ["Ann", "Anne"]}, {"answers": ["Ann", "Anne"]}])
+def test_an_answer_is_one_or_a_list_of_all_that_count(tmp_path: Path, answer: dict):
+    file = training_rows.write(tmp_path / "own.jsonl", [{"question": "Who?", **answer}])
+    (found,) = read_own([file], Pool(["Ann came."], [0], shared=True))
+    (accepted,) = answer.values()
+    assert found.references == ((accepted,) if isinstance(accepted, str) else tuple(accepted))
