@@ -2,21 +2,24 @@
 
     python examples/evaluation/rates.py clara-small --dataset nq --max_samples 30 --out runs/rates
 
-Each rate gets a copy of the checkpoint below ``--out`` whose configuration says so. Every question is answered from its
-first gold passage, so that nothing but the rate differs; the picture is ``rates.png``. The weights were trained at the
-checkpoint's own rate, which the others are measured against.
+Each rate gets a copy of the checkpoint below ``--out`` with as many memory tokens as it asks for. Every question is
+answered from its first gold passage, so that nothing but the rate differs; the picture is ``rates.png``. The weights
+were trained at the checkpoint's own rate, which the others are measured against.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import sys
 from pathlib import Path
 
+import torch
+
+from clara_model import ClaraModel
 from clara_model.checkpoint.files import BUNDLED
+from clara_model.checkpoint.options import LoadOptions
 from trainers.evaluation import cli
+from trainers.residual import at_rate
 
 
 def copies(checkpoint: Path, rates: list[int], out: Path) -> list[Path]:
@@ -25,15 +28,13 @@ def copies(checkpoint: Path, rates: list[int], out: Path) -> list[Path]:
     Raises:
         SystemExit: its slots are not anchors, so their number is learned.
     """
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    if config.get("residual") != "anchors":
+    options = LoadOptions(dtype=torch.float32, device="cpu")
+    model = ClaraModel.from_options(checkpoint, options)
+    if model.config.residual != "anchors":
         sys.exit(f"the slots of {checkpoint.name} are not anchors: other rates have to be trained")
-    made = []
-    for rate in rates:
-        folder = out / "checkpoints" / f"{checkpoint.name}-rate-{rate}"
-        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({**config, "compression_rate": rate}, indent=1) + "\n")
-        made.append(folder)
+    made = [out / "checkpoints" / f"{checkpoint.name}-rate-{rate}" for rate in rates]
+    for rate, folder in zip(rates, made, strict=True):
+        at_rate(model, rate, options).save_pretrained(folder)
     return made
 
 
