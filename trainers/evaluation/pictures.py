@@ -175,8 +175,9 @@ def rates(summaries: Sequence[Summary], path: Path) -> bool:
         for rate, value in zip(x, found, strict=True):
             if value["low"] is not None:
                 axes.vlines(rate, value["low"], value["high"], color=COLOURS["clara"], alpha=0.5, zorder=2)
-        for (rate, one), value in zip(points, found, strict=True):
-            axes.annotate(_model(one), (rate, value["value"]), xytext=(6, 5), textcoords="offset points", fontsize=8)
+        for place, ((rate, one), value) in enumerate(zip(points, found, strict=True)):
+            beside = (6, -11 if place % 2 else 5)  # below and above in turn, so that neighbours' names do not meet
+            axes.annotate(_model(one), (rate, value["value"]), xytext=beside, textcoords="offset points", fontsize=8)
         for system, label in (("text", "the same passages as text"), ("closed", "closed book")):
             lines = {one["systems"][system]["metrics"][score]["value"] for _, one in points if system in one["systems"]}
             for place, value in enumerate(sorted(lines)):
