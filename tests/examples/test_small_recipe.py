@@ -64,4 +64,4 @@ def test_the_recipe_makes_a_bundle_and_goes_on_where_it_stopped(source, tmp_path
     shown = json.loads((bundle / "demo.json").read_text())
     with Clara.load(bundle) as clara:
         answer = clara.answer(shown["questions"][0]["question"], [one["text"] for one in shown["documents"]])
-    assert len(answer.selected) == 5
+    assert len(answer.selected) == 3
