@@ -95,6 +95,7 @@ def index(documents, pipeline):
         options = {name: getattr(embedder, name) for name in same}
         documents = ClaraDocumentEmbedder(progress_bar=False, **options).run(documents)["documents"]
     store = pipeline.get_component("bm25" if "bm25" in names else "vectors").document_store
+    store.delete_all_documents()  # the store is known by its name: an earlier pipeline of this process filled it too
     store.write_documents(documents, policy=DuplicatePolicy.OVERWRITE)
 
 

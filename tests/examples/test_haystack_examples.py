@@ -74,6 +74,17 @@ def test_by_default_the_pipeline_asks_clara_small_about_real_passages(monkeypatc
     assert sources[0].endswith("  Rotterdam, passage 2") and len(sources) == 3
 
 
+def test_documents_of_an_earlier_run_are_not_found(asked, tiny, tmp_path, monkeypatch, capsys):
+    """Haystack keeps an in-memory store by its name for as long as the process lives."""
+    example("haystack_pipeline.py", [*asked, "--retriever", "bm25"], monkeypatch)
+    (tmp_path / "other.txt").write_text("The kettle is blue.\n\nThe lamp is green.")
+    capsys.readouterr()
+    other = ["What colour is the lamp?", "--docs", str(tmp_path / "other.txt"), "--model", tiny]
+    example("haystack_pipeline.py", [*other, "--max-new-tokens", "4", "--retriever", "bm25"], monkeypatch)
+    sources = capsys.readouterr().out.strip().split("\n")[2:]
+    assert sources and all("other" in source for source in sources)
+
+
 def test_the_pipeline_streams(asked, monkeypatch, capsys):
     example("haystack_pipeline.py", [*asked, "--retriever", "bm25"], monkeypatch)
     whole = capsys.readouterr().out
