@@ -12,7 +12,8 @@
 * *straightforward*: the published method written down plainly (`published-checkpoints`): every document padded to the
   maximum, vocabulary logits in encoder passes, adapters beside the weights, everything compressed at every question.
 
-All in turn, ``--repeats`` times; medians and ranges of the total and of the first token. Without ``--model`` the model
+All in turn, ``--repeats`` times; medians and ranges of the total and of the first token, and the most
+memory above what was in use before. Without ``--model`` the model
 is random and built here: nothing is downloaded, and the answers mean nothing. With it the question and its candidates
 are the first of the file that has ``--documents`` of them, and *straightforward* is left out where the checkpoint's
 compressor runs no base model. The cross-encoder is random in any case. Leaves out quality.
@@ -27,6 +28,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from peak import memory_now, memory_peak, reset_peak, synchronise
 from random_model import add_sizes, build, documents, max_length, take_sizes
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
@@ -34,6 +36,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from clara_model import ClaraModel
 from clara_model.inference.clara import Clara
 from clara_model.store import open_store
+
+MIB = 1 << 20
 
 
 def main() -> None:
@@ -170,14 +174,17 @@ class Ways:
 
 
 def measured(calls: dict[str, Callable[[int], None]], args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Seconds of the first token and of the whole answer, each way in turn."""
-    found: dict[str, dict[str, list[float]]] = {name: {"first": [], "total": []} for name in calls}
+    """Seconds of the first token and of the whole answer, and MiB of memory above what was in use, each way in turn."""
+    found: dict[str, dict[str, list[float]]] = {name: {"first": [], "total": [], "memory": []} for name in calls}
     for call in calls.values():
         call(1)  # the first call of its kind allocates
     for _ in range(args.repeats):
         for name, call in calls.items():
             for kind, new in (("first", 1), ("total", args.new_tokens)):
+                reset_peak(args.device)
+                before = memory_now(args.device)
                 found[name][kind].append(seconds(call, new, args.device))
+                found[name]["memory"].append((memory_peak(args.device) - before) / MIB)
     return found
 
 
@@ -187,11 +194,6 @@ def seconds(call: Callable[[int], None], new: int, device: str) -> float:
     call(new)
     synchronise(device)
     return time.perf_counter() - start
-
-
-def synchronise(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def pays_from(found: dict[str, dict[str, list[float]]]) -> int | None:
@@ -210,10 +212,11 @@ def show(result: dict) -> None:
         f"{shape['words']} tokens, rate {shape['rate']}, k {run['top_k']}, {run['new_tokens']} new tokens; prompts of "
         f"{result['prompt_tokens']['latents']} tokens from latents, {result['prompt_tokens']['text']} from text"
     )
-    print(f"{'seconds, median (range)':<24}{'first token':>24}{'total':>24}{'total / rerank + text':>24}")
+    print(f"{'seconds, median (range)':<24}{'first token':>26}{'total':>26}{'/ rerank + text':>17}{'peak MiB':>10}")
     for name, kinds in found.items():
-        cells = [f"{median(kinds[kind]):.3f} ({min(kinds[kind]):.3f} to {max(kinds[kind]):.3f})" for kind in kinds]
-        print(f"{name:<24}{cells[0]:>24}{cells[1]:>24}{median(kinds['total']) / base[0]:>24.2f}")
+        cells = [f"{median(kinds[k]):.3f} ({min(kinds[k]):.3f} to {max(kinds[k]):.3f})" for k in ("first", "total")]
+        share, memory = median(kinds["total"]) / base[0], max(kinds["memory"])
+        print(f"{name:<24}{cells[0]:>26}{cells[1]:>26}{share:>17.2f}{memory:>10.0f}")
     print(f"first token, warm / rerank + text: {median(found['warm']['first']) / base[1]:.2f}")
     if "straightforward" in found:
         plain, cold = (median(found[name]["total"]) for name in ("straightforward", "cold"))
