@@ -29,6 +29,8 @@ ROTATE_MS = 0.75
 """To sketch one block of 16 x 4096 on one CPU core (measured)."""
 SCAN_MS_PER_MILLION = 10.2
 """Of the coarse scan on two cores, p95 (examples/benchmarks/search.py)."""
+LATE_SECONDS_PER_MILLION = 4.6
+"""Of the coarse scan on one core where slots are compared, 16 of a block with 16 of a question (search.py)."""
 DIGEST_BYTES = 300
 """In the memory of `clara compress` for each document of the store: id, digest and their place in a dictionary."""
 SHARD = 10_000_000
@@ -65,6 +67,8 @@ def work(passages: int, slots: int, width: int) -> str:
     arithmetic = 2 * PARAMETERS * TOKENS / (FLOPS * SHARE)
     shards = -(-passages // SHARD)
     rotate = ROTATE_MS * slots * width / 65_536
+    late_bytes = slots * BITS // 8 + 8
+    late_scan = SHARD / 1e6 * LATE_SECONDS_PER_MILLION * (slots / 16) ** 2 / 2
     rows = [
         ["compress, as the paper timed it", f"{passages * PAPER_MS / 3.6e6:,.0f} GPU-hours", "paper; small batches"],
         [f"compress, at {SHARE:.0%} of an H100", f"{passages * arithmetic / 3600:,.0f} GPU-hours", "arithmetic"],
@@ -79,6 +83,8 @@ def work(passages: int, slots: int, width: int) -> str:
             "measured by search.py",
         ],
         ["the same, a store on two cores of its own", f"{SHARD / 1e6 * SCAN_MS_PER_MILLION:,.0f} ms", "all at once"],
+        ["`ranking: late`, index: size", amount(passages * late_bytes), f"{late_bytes:,} bytes of a passage"],
+        ["the same, scan of a store on two cores of its own", f"{late_scan:,.0f} s", "measured by search.py"],
         ["one question: whole latents read", amount(200 * encoded_bytes("bfloat16", slots, width)), "the best 200"],
         ["memory of `clara compress` at its start", amount(SHARD * DIGEST_BYTES), "a store, a passage a document"],
     ]

@@ -38,6 +38,34 @@ engine = ClaraQueryEngine.from_retriever(FixedRetriever(nodes), folder, **option
 answer = engine.query(QUESTIONS[0]).response
 engine.close() if hasattr(engine, "close") else None
 """
+FILL = """
+from clara_model import Clara
+with Clara.load(folder, store=store, dtype="float32", device="cpu") as clara:
+    clara.compress(TEXTS)
+answer = ""
+"""
+HAYSTACK_DATABASE = """
+from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
+from haystack.document_stores.in_memory import InMemoryDocumentStore
+from clara_integrations.haystack import ClaraDocumentEmbedder, ClaraRanker, ClaraTextEmbedder
+from haystack_kit import LOADING, documents_of
+options = {"model": folder, "store": store, **LOADING}
+database = InMemoryDocumentStore()
+database.write_documents(ClaraDocumentEmbedder(progress_bar=False, **options).run(documents_of(TEXTS))["documents"])
+query = ClaraTextEmbedder(**options).run(QUESTIONS[0])["embedding"]
+found = InMemoryEmbeddingRetriever(database, top_k=len(TEXTS)).run(query)["documents"]
+answer = ClaraRanker(top_k=1, **options).run(query=QUESTIONS[0], documents=found)["documents"][0].content
+"""
+LLAMA_INDEX_DATABASE = """
+from llama_index.core import VectorStoreIndex
+from llama_index.core.schema import TextNode
+from clara_integrations.llama_index import ClaraEmbedding, ClaraRerank
+from llama_index_kit import LOADING
+options = {"model": folder, "store": store, **LOADING}
+index = VectorStoreIndex([TextNode(text=text) for text in TEXTS], embed_model=ClaraEmbedding(**options))
+found = index.as_retriever(similarity_top_k=len(TEXTS)).retrieve(QUESTIONS[0])
+answer = ClaraRerank(top_n=1, **options).postprocess_nodes(found, query_str=QUESTIONS[0])[0].text
+"""
 CODE = """
 import json, sys
 sys.path[:0] = {paths}
@@ -72,6 +100,17 @@ def test_what_one_process_and_framework_has_kept_no_other_compresses(tiny_clara_
     assert in_a_process(HAYSTACK, tiny_clara_folder, kept) == [0, answer]
     assert in_a_process(LLAMA_INDEX, tiny_clara_folder, kept) == [0, answer]
     assert in_a_process(LLAMA_INDEX, tiny_clara_folder, tmp_path / "other") == [len(TEXTS), answer]
+
+
+@pytest.mark.integration
+def test_a_vector_database_in_front_of_a_shared_store_compresses_nothing(tiny_clara_folder, tmp_path):
+    pytest.importorskip("lance", reason="extra lance")
+    kept = tmp_path / "kept.lance"
+    assert in_a_process(FILL, tiny_clara_folder, kept)[0] == len(TEXTS)
+    compressed, best = in_a_process(HAYSTACK_DATABASE, tiny_clara_folder, kept)
+    assert compressed == 0
+    assert best in TEXTS
+    assert in_a_process(LLAMA_INDEX_DATABASE, tiny_clara_folder, kept) == [0, best]
 
 
 @pytest.mark.parametrize(
