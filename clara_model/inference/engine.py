@@ -95,8 +95,7 @@ class Call:
     def turn(self, phase: str) -> Iterator[None]:
         """Hold the model's lock and count the time; a stream without a reader ends here."""
         self._check()
-        while not self._loaded.lock.acquire(timeout=-1 if self._feed is None else _PATIENCE):
-            self._check()
+        self._loaded.lock.acquire(check=None if self._feed is None else self._check)
         start = time.perf_counter()
         try:
             yield

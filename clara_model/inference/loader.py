@@ -18,6 +18,7 @@ from clara_model.checkpoint.config import read_json
 from clara_model.checkpoint.contents import CONFIG
 from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError
+from clara_model.inference.fair_lock import FairLock
 from clara_model.inference.gathering import Gathering
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.underway import Underway
@@ -36,7 +37,7 @@ class Loaded:
     """A model in memory with what all who use it share."""
 
     model: ClaraModel
-    lock: threading.RLock
+    lock: FairLock
     """Held by each pass."""
     underway: Underway
     gathering: Gathering
@@ -50,9 +51,7 @@ class Loaded:
 
 
 _loaded: weakref.WeakValueDictionary[Hashable, Loaded] = weakref.WeakValueDictionary()
-_shared: weakref.WeakKeyDictionary[ClaraModel, tuple[threading.RLock, Underway, Gathering]] = (
-    weakref.WeakKeyDictionary()
-)
+_shared: weakref.WeakKeyDictionary[ClaraModel, tuple[FairLock, Underway, Gathering]] = weakref.WeakKeyDictionary()
 _wrapped: weakref.WeakSet[Loaded] = weakref.WeakSet()
 _loading = threading.RLock()
 
@@ -60,7 +59,7 @@ _loading = threading.RLock()
 def wrap(model: ClaraModel) -> Loaded:
     """A model that is already in memory; every wrapper of one model takes the same lock."""
     with _loading:
-        loaded = Loaded(model, *_shared.setdefault(model, (threading.RLock(), Underway(), Gathering())))
+        loaded = Loaded(model, *_shared.setdefault(model, (FairLock(), Underway(), Gathering())))
         _wrapped.add(loaded)
         return loaded
 
@@ -126,7 +125,7 @@ def _after_fork() -> None:
     _loading = threading.RLock()
     for model, (_, underway, _) in list(_shared.items()):
         underway.after_fork()
-        _shared[model] = threading.RLock(), underway, Gathering()
+        _shared[model] = FairLock(), underway, Gathering()
     for loaded in list(_wrapped):
         loaded.lock, loaded.underway, loaded.gathering = _shared[loaded.model]
         loaded.threads = _threads()

@@ -12,14 +12,13 @@ of memory (`limits.py`). Leaves out quality, and every cost of reading weights f
 
 import argparse
 import json
-import resource
-import sys
 import time
 from pathlib import Path
 from statistics import median
 
 import torch
 from limits import bandwidth, vector_products, weight_bytes
+from peak import memory_now, memory_peak, reset_peak, synchronise
 from random_model import PRESETS, add_sizes, build, count, documents, matrix_products, take_sizes
 
 from clara_model.inference.batching import plan_batches
@@ -150,50 +149,6 @@ def phases(timings: list) -> dict[str, float]:
     """The best of each phase."""
     names = ("compress", "query", "rank", "generate", "total")
     return {name: min(getattr(timing, name) for timing in timings) for name in names}
-
-
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
-def synchronise(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def memory_now(device: str) -> int:
-    if device.startswith("cuda"):
-        return torch.cuda.memory_allocated()
-    return _status("VmRSS") or _largest()
-
-
-def reset_peak(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        pass  # then the peak includes building the model
-
-
-def memory_peak(device: str) -> int:
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    return _status("VmHWM") or _largest()
-
-
-def _status(name: str) -> int | None:
-    """A line of Linux's process status, in bytes."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
-
-
-def _largest() -> int:
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 # -- the table --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
     python examples/benchmarks/rag.py                          # 58M parameters, two threads, about three minutes
     python examples/benchmarks/rag.py --preset 135m --dtype bfloat16 --png rag.png
     python examples/benchmarks/rag.py --preset 7b --device cuda --dtype bfloat16
+    python examples/benchmarks/rag.py --model clara-small --rows nq.jsonl      # a checkpoint and real passages
 
 * *cold*: compress all documents, rank, answer from the best k. *warm*: the same with latents in memory. *stored*: the
   same from a store on the disk, nothing in memory.
@@ -11,8 +12,11 @@
 * *straightforward*: the published method written down plainly (`published-checkpoints`): every document padded to the
   maximum, vocabulary logits in encoder passes, adapters beside the weights, everything compressed at every question.
 
-All in turn, ``--repeats`` times; medians and ranges of the total and of the first token. The model is random and built
-here: nothing is downloaded, and the answers mean nothing. Leaves out quality.
+All in turn, ``--repeats`` times; medians and ranges of the total and of the first token, and the most
+memory above what was in use before. Without ``--model`` the model
+is random and built here: nothing is downloaded, and the answers mean nothing. With it the question and its candidates
+are the first of the file that has ``--documents`` of them, and *straightforward* is left out where the checkpoint's
+compressor runs no base model. The cross-encoder is random in any case. Leaves out quality.
 """
 
 import argparse
@@ -24,12 +28,16 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from random_model import MAX_LENGTH, add_sizes, build, documents, take_sizes
+from peak import memory_now, memory_peak, reset_peak, synchronise
+from random_model import add_sizes, build, documents, max_length, take_sizes
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
+from clara_model import ClaraModel
 from clara_model.inference.clara import Clara
 from clara_model.store import open_store
+
+MIB = 1 << 20
 
 
 def main() -> None:
@@ -39,9 +47,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ways = Ways(args, Path(folder))
         calls = {"cold": ways.cold, "warm": ways.warm, "stored": ways.stored, "text": ways.text}
-        calls |= {"rerank + text": ways.rerank_text, "straightforward": ways.straightforward}
+        calls["rerank + text"] = ways.rerank_text
+        if ways.model.config.residual != "anchors":
+            calls["straightforward"] = ways.straightforward
         result = {
-            "run": {n: v for n, v in vars(args).items() if n not in ("json", "png")},
+            "run": {n: v for n, v in vars(args).items() if n not in ("json", "png", "rows")},
+            "shape": {"rate": ways.model.config.compression_rate, "words": ways.tokens_of_a_text()},
             "seconds": measured(calls, args),
         }
         result["prompt_tokens"] = ways.prompt_tokens()
@@ -57,10 +68,28 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_sizes(parser)
     parser.add_argument("--rate", type=int, default=16, help="document tokens per memory token")
+    parser.add_argument("--model", help="a checkpoint instead of a random model; needs --rows")
+    parser.add_argument("--rows", type=Path, help="JSON lines with question and docs")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--png", type=Path, help="draw the totals here")
-    return take_sizes(parser)
+    args = take_sizes(parser)
+    if bool(args.model) != bool(args.rows):
+        parser.error("--model and --rows go together: a checkpoint reads real passages")
+    return args
+
+
+def made_up(args: argparse.Namespace) -> tuple[ClaraModel, list[str], str]:
+    """A random model, documents and a question for it."""
+    return build(args, args.rate), documents(args), " ".join(f"w{i}" for i in range(12))
+
+
+def real(args: argparse.Namespace) -> tuple[ClaraModel, list[str], str]:
+    """A checkpoint, and of a file the first question that has enough candidates, and so many of them."""
+    model = Clara.load(args.model, device=args.device, dtype=args.dtype).model
+    rows = map(json.loads, args.rows.read_text(encoding="utf-8").splitlines())
+    row = next(row for row in rows if len(row["docs"]) >= args.documents)
+    return model, row["docs"][: args.documents], row["question"]
 
 
 class Ways:
@@ -68,13 +97,12 @@ class Ways:
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.k, self.device = args.top_k, args.device
-        self.model = build(args, args.rate)
-        self.texts, self.question = documents(args), " ".join(f"w{i}" for i in range(12))
+        self.model, self.texts, self.question = real(args) if args.model else made_up(args)
         self.clara, self.folder = Clara(self.model), folder
         with Clara(self.model, store=str(folder)) as filling:
             filling.compress(self.texts)
         shape = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
-        shape.num_labels, shape.max_position_embeddings = 1, 2 * MAX_LENGTH
+        shape.num_labels, shape.max_position_embeddings = 1, 2 * max_length(args)
         with torch.device(args.device):
             self.cross = BertForSequenceClassification(shape).to(self.model.base.dtype).eval()
 
@@ -127,12 +155,16 @@ class Ways:
         """States at the memory tokens from a whole forward pass, every row as long as the longest allowed."""
         model, pad = self.model, self.model.tokens.tokenizer.pad_token_id or 0
         rows = [model.tokens.document_ids(text) for text in texts]
-        width = MAX_LENGTH + model.config.memory_tokens + 2
+        width = model.config.doc_max_length + model.config.memory_tokens + 2
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
         with model.roles.acting_as(role):
             out = model.base(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
         return out.hidden_states[-1][:, -model.config.memory_tokens :]
+
+    def tokens_of_a_text(self) -> int:
+        """The mean over the documents."""
+        return round(sum(map(self.model.tokens.count, self.texts)) / len(self.texts))
 
     def prompt_tokens(self) -> dict[str, int]:
         """Of the generator, from latents and from text."""
@@ -142,14 +174,17 @@ class Ways:
 
 
 def measured(calls: dict[str, Callable[[int], None]], args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Seconds of the first token and of the whole answer, each way in turn."""
-    found: dict[str, dict[str, list[float]]] = {name: {"first": [], "total": []} for name in calls}
+    """Seconds of the first token and of the whole answer, and MiB of memory above what was in use, each way in turn."""
+    found: dict[str, dict[str, list[float]]] = {name: {"first": [], "total": [], "memory": []} for name in calls}
     for call in calls.values():
         call(1)  # the first call of its kind allocates
     for _ in range(args.repeats):
         for name, call in calls.items():
             for kind, new in (("first", 1), ("total", args.new_tokens)):
+                reset_peak(args.device)
+                before = memory_now(args.device)
                 found[name][kind].append(seconds(call, new, args.device))
+                found[name]["memory"].append((memory_peak(args.device) - before) / MIB)
     return found
 
 
@@ -161,11 +196,6 @@ def seconds(call: Callable[[int], None], new: int, device: str) -> float:
     return time.perf_counter() - start
 
 
-def synchronise(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
 def pays_from(found: dict[str, dict[str, list[float]]]) -> int | None:
     """The first question about the same documents at which compressing has cost no more than rerank + text in all."""
     cold, warm, text = (median(found[name]["total"]) for name in ("cold", "warm", "rerank + text"))
@@ -175,19 +205,22 @@ def pays_from(found: dict[str, dict[str, list[float]]]) -> int | None:
 
 
 def show(result: dict) -> None:
-    run, found = result["run"], result["seconds"]
+    run, shape, found = result["run"], result["shape"], result["seconds"]
     base = median(found["rerank + text"]["total"]), median(found["rerank + text"]["first"])
     print(
-        f"{run['preset']}, {run['dtype']} on {run['device']}; {run['documents']} documents of about {run['words']} "
-        f"tokens, rate {run['rate']}, k {run['top_k']}, {run['new_tokens']} new tokens; prompts of "
+        f"{run['model'] or run['preset']}, {run['dtype']} on {run['device']}; {run['documents']} documents of about "
+        f"{shape['words']} tokens, rate {shape['rate']}, k {run['top_k']}, {run['new_tokens']} new tokens; prompts of "
         f"{result['prompt_tokens']['latents']} tokens from latents, {result['prompt_tokens']['text']} from text"
     )
-    print(f"{'seconds, median (range)':<24}{'first token':>24}{'total':>24}{'total / rerank + text':>24}")
+    print(f"{'seconds, median (range)':<24}{'first token':>26}{'total':>26}{'/ rerank + text':>17}{'peak MiB':>10}")
     for name, kinds in found.items():
-        cells = [f"{median(kinds[kind]):.3f} ({min(kinds[kind]):.3f} to {max(kinds[kind]):.3f})" for kind in kinds]
-        print(f"{name:<24}{cells[0]:>24}{cells[1]:>24}{median(kinds['total']) / base[0]:>24.2f}")
+        cells = [f"{median(kinds[k]):.3f} ({min(kinds[k]):.3f} to {max(kinds[k]):.3f})" for k in ("first", "total")]
+        share, memory = median(kinds["total"]) / base[0], max(kinds["memory"])
+        print(f"{name:<24}{cells[0]:>26}{cells[1]:>26}{share:>17.2f}{memory:>10.0f}")
     print(f"first token, warm / rerank + text: {median(found['warm']['first']) / base[1]:.2f}")
-    print(f"straightforward / cold: {median(found['straightforward']['total']) / median(found['cold']['total']):.2f}")
+    if "straightforward" in found:
+        plain, cold = (median(found[name]["total"]) for name in ("straightforward", "cold"))
+        print(f"straightforward / cold: {plain / cold:.2f}")
     print(f"compressing pays from question {result['pays_from_question']} about the same documents on")
 
 

@@ -21,6 +21,7 @@ PRESETS = {
 }
 CHAT = "{{ bos_token }}{% for m in messages %} [{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
 VOCABULARY, MAX_LENGTH, ADDED = 32000, 256, 3
+"""`MAX_LENGTH`: tokens of the longest document, where documents are not longer (`max_length`)."""
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +47,15 @@ def take_sizes(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return args
 
 
+def max_length(args: argparse.Namespace) -> int:
+    """Tokens of the longest document that the model takes."""
+    return max(MAX_LENGTH, args.words)
+
+
 def build(args: argparse.Namespace, rate: int) -> ClaraModel:
     """A random Llama with roles; its vocabulary has room for the added tokens, so nothing is resized."""
-    words = ["<s>", "</s>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 3 - MAX_LENGTH // rate - ADDED))]
+    length = max_length(args)
+    words = ["<s>", "</s>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 3 - length // rate - ADDED))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
@@ -61,16 +68,16 @@ def build(args: argparse.Namespace, rate: int) -> ClaraModel:
         num_hidden_layers=args.layers,
         num_attention_heads=args.heads,
         num_key_value_heads=args.kv_heads,
-        max_position_embeddings=4096,
+        max_position_embeddings=8192,
         bos_token_id=0,
         eos_token_id=1,
     )
     dtype = getattr(torch, args.dtype)
     with torch.device(args.device):
         base = LlamaForCausalLM._from_config(config, attn_implementation=args.attn, dtype=dtype)
-    prompt_length = 2 * args.top_k * MAX_LENGTH // rate + 512
+    prompt_length = 2 * args.top_k * length // rate + 512
     shape = ClaraConfig(
-        base_model="random", doc_max_length=MAX_LENGTH, compression_rate=rate, max_prompt_length=prompt_length
+        base_model="random", doc_max_length=length, compression_rate=rate, max_prompt_length=prompt_length
     )
     return ClaraModel(base, tokenizer, shape).to(args.device).to_float(dtype)
 
@@ -78,7 +85,7 @@ def build(args: argparse.Namespace, rate: int) -> ClaraModel:
 def documents(args: argparse.Namespace) -> list[str]:
     """Texts of about ``words`` tokens; exactly so many where that is the most a document can have."""
     draw = random.Random(0)
-    spread = min(args.words // 6, MAX_LENGTH - args.words)
+    spread = min(args.words // 6, max_length(args) - args.words)
     lengths = [args.words + draw.randint(-spread, spread) for _ in range(args.documents)]
     return [" ".join(f"w{draw.randrange(VOCABULARY - 400)}" for _ in range(length)) for length in lengths]
 

@@ -105,7 +105,7 @@ def test_the_store_is_asked_outside_the_lock(loaded: ClaraModel, tmp_path: Path)
         lock, held = clara.engine.loaded.lock, []
 
         def free() -> None:
-            taken = lock.acquire(blocking=False)
+            taken = lock.acquire(timeout=0)
             held.append(not taken)
             if taken:
                 lock.release()

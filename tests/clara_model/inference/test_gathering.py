@@ -76,6 +76,23 @@ def test_who_waits_together_is_answered_in_one_batch(shared: ClaraModel, written
     assert not clara.engine.loaded.gathering._waiting
 
 
+def test_who_ranks_first_is_answered_in_one_batch_too(shared: ClaraModel, written: list[int]):
+    """Each needs the model twice: all encode their questions before the first writes, and finds the others waiting."""
+    clara = Clara(shared)
+    questions = [f"{question} {number}" for question in QUESTIONS for number in range(4)]
+    expected = [clara.answer(question, TEXTS, **SHORT).text for question in questions]
+    written.clear()
+    lock = clara.engine.loaded.lock
+    with ThreadPoolExecutor(len(questions)) as pool:
+        with lock:
+            found = [pool.submit(clara.answer, question, TEXTS, **SHORT) for question in questions]
+            end = time.monotonic() + 60
+            while len(lock._waiting) < len(questions) and time.monotonic() < end:
+                time.sleep(0.01)
+        assert [answer.result().text for answer in found] == expected
+    assert written[0] > len(questions) // 2 and len(written) <= 3, written  # who was still ranking comes next
+
+
 def test_only_like_is_put_together(shared: ClaraModel, written: list[int]):
     clara = Clara(shared)
     calls = [

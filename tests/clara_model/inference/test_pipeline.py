@@ -99,8 +99,8 @@ def test_the_store_is_never_asked_under_the_models_lock(model: ClaraModel):
     lock = clara.engine.loaded.lock
 
     class Watched:
-        def acquire(self, timeout=-1):
-            store.held = lock.acquire(timeout=timeout)
+        def acquire(self, check=None):
+            store.held = lock.acquire(check=check)
             return store.held
 
         def release(self):
