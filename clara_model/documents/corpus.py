@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clara_model.documents.ahead import ahead
 from clara_model.documents.document import Document
 from clara_model.documents.passages import read_source, sources_of
 from clara_model.errors import ClaraError
@@ -108,13 +110,13 @@ def compress_corpus(
     known = store.digests()
     seen: set[str] = set()
     batches = _batches(_new(_documents(sources, text_key, metadata, report), known, seen, report))
-    compress = clara if callable(clara) else _here(clara, store)
-    for done in compress(batches):
-        report.windows += done.windows
-        report.compressed += done.compressed
-        report.tokens += done.tokens
-        report.seconds = time.perf_counter() - start
-        progress(report)
+    with _making(clara, store, batches) as made:
+        for done in made:
+            report.windows += done.windows
+            report.compressed += done.compressed
+            report.tokens += done.tokens
+            report.seconds = time.perf_counter() - start
+            progress(report)
     if sync and not report.bad:  # a file that could not be read has not vanished
         report.removed = store.forget([one for one in known if one not in seen])
     report.seconds = time.perf_counter() - start
@@ -189,20 +191,33 @@ def _batches(documents: Iterable[New]) -> Iterator[list[New]]:
         yield batch
 
 
-def _here(clara: Clara, store: DurableStore) -> Compress:
-    """In this process, one batch after the other."""
-    return lambda batches: (compress_documents(clara, store, batch) for batch in batches)
+@contextmanager
+def _making(clara: Clara | Compress, store: DurableStore, batches: Iterable[Sequence[New]]) -> Iterator[Iterator[Done]]:
+    """What is made of the batches elsewhere; or here, one after the other, the next read and split meanwhile."""
+    if callable(clara):
+        yield clara(batches)
+        return
+    with ahead(_split(clara, batch) for batch in batches) as ready:
+        yield (_kept(clara, store, splits) for splits in ready)
 
 
 def compress_documents(clara: Clara, store: DurableStore, batch: Sequence[New]) -> Done:
     """The windows that the store lacks, then the documents."""
-    splits = [_Split(*new, clara.model.tokens.windows(new[2].text)) for new in batch]
+    return _kept(clara, store, _split(clara, batch))
+
+
+def _split(clara: Clara, batch: Sequence[New]) -> list[_Split]:
+    return [_Split(*new, clara.model.tokens.windows(new[2].text)) for new in batch]
+
+
+def _kept(clara: Clara, store: DurableStore, splits: Sequence[_Split]) -> Done:
     texts = list(dict.fromkeys(text for split in splits for text in split.texts))
     there = store.numbers([content_key(text) for text in texts])
     missing = [text for text in texts if content_key(text) not in there]
     tokens = 0
     for start in range(0, len(missing), WINDOWS_AT_ONCE):
-        tokens += sum(clara.compress(missing[start : start + WINDOWS_AT_ONCE]).lengths)
+        part = missing[start : start + WINDOWS_AT_ONCE]
+        tokens += sum(clara.engine.call().compress(part).lengths)  # split already
     store.record([_stored(split) for split in splits])
     return Done(sum(len(split.places) for split in splits), len(missing), tokens)
 

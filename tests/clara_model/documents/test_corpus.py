@@ -1,6 +1,7 @@
 """Whole corpora into a store: once, resumable, in step with the files."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_every_document_is_there_with_its_windows(loaded: ClaraModel, files: Pat
 
 def test_a_second_run_does_nothing(loaded: ClaraModel, files: Path, monkeypatch: pytest.MonkeyPatch):
     _, before = run(loaded, files)
-    monkeypatch.setattr(Clara, "compress", None)
+    monkeypatch.setattr(ClaraModel, "encode_rows", None)
     done, after = run(loaded, files)
     assert (done.documents, done.unchanged, done.compressed) == (6, 6, 0)
     assert before == after
@@ -86,7 +87,7 @@ def test_a_run_that_ends_in_the_middle_goes_on_where_it_was(
     with open_store(files.parent / "store") as store, Clara(loaded, store=store) as clara:
 
         def stop(done: corpus.CorpusReport) -> None:
-            if done.documents == 3:
+            if done.windows == 3:  # more may have been read
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -115,9 +116,28 @@ def test_it_says_how_far_it_is(loaded: ClaraModel, files: Path, monkeypatch: pyt
 
         done = compress_corpus(clara, store, [str(files)], progress=show)
     whole = sum(file.stat().st_size for file in files.iterdir())
-    assert [share for share, _ in shares] == sorted({share for share, _ in shares})
+    assert [share for share, _ in shares] == sorted(share for share, _ in shares)
     assert {every for _, every in shares} == {whole}
     assert 0 < shares[0][0] < whole == done.source_bytes
+
+
+def test_what_breaks_in_the_reading_thread_ends_the_run_and_is_made_up_for(
+    loaded: ClaraModel, files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(corpus, "CHARACTERS_AT_ONCE", 1)
+    read = corpus.read_source
+
+    def breaking(source: Path, *more: object):
+        if source.name == "2.txt":
+            raise MemoryError("no room to read")
+        return read(source, *more)
+
+    with monkeypatch.context() as broken, pytest.raises(MemoryError, match="no room to read"):
+        broken.setattr(corpus, "read_source", breaking)
+        run(loaded, files)
+    assert not [thread for thread in threading.enumerate() if thread.name == "reading ahead"]
+    done, documents = run(loaded, files)
+    assert (done.unchanged, len(documents)) == (2, 6)
 
 
 def test_rows_of_another_key(loaded: ClaraModel, tmp_path: Path):
