@@ -111,7 +111,8 @@ class Clara(Opened):
             cold: what a question does where candidates have no latents yet: ``compress`` makes them first; ``text``
                 answers from the text of the best by shared words, by the base model alone, and makes the latents in
                 the background for the next question, the third one at the latest. Where fewer are missing than are
-                read, they are compressed. `Answer.answered_from` says which it was.
+                read, or where the checkpoint's compressor runs no base model (clara-small), they are compressed.
+                `Answer.answered_from` says which it was.
             **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
                 ``attn_implementation``, ``quantization``, ``token``; see `LoadOptions`.
 

@@ -52,6 +52,11 @@ class Engine:
     long_documents: LongDocuments = "split"
     cold: Cold = "compress"
 
+    @property
+    def text_first(self) -> bool:
+        """Whether questions may be answered from text; never where compressing takes no pass of the base model."""
+        return self.cold == "text" and not self.model.residuals.at_rest("compressor")
+
     @cached_property
     def background(self) -> Background:
         """Where texts are compressed after an answer from text."""
@@ -120,7 +125,7 @@ class Call:
             part = dict(list(missing.items())[:CLAIMED])
             blocks |= self._made(fingerprint, part)
             missing = {key: text for key, text in missing.items() if blocks[key] is None}
-        if self._engine.cold == "text":
+        if self._engine.text_first:
             self._engine.background.settled(texts)
         found = [block for key in keys if (block := blocks[key]) is not None]
         lengths = tuple(block.length for block in found)
@@ -160,11 +165,11 @@ class Call:
     # -- without latents ---------------------------------------------------------------------------------------
 
     def missing(self, texts: Sequence[str], k: int) -> list[str]:
-        """The texts without latents, where a question does without them: ``cold="text"``, and at least ``k`` missing.
+        """The texts without latents, where a question does without them (`Engine.text_first`): at least ``k`` missing.
 
         Compressing fewer than are read costs less than reading them.
         """
-        if self._engine.cold != "text":
+        if not self._engine.text_first:
             return []
         distinct = list(dict.fromkeys(texts))
         found = self._store.get(self.model.fingerprint, [content_key(text) for text in distinct])

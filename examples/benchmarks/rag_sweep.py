@@ -18,6 +18,8 @@ from rag import Ways, measured, pays_from
 from random_model import add_sizes, take_sizes
 
 LENGTHS, READ = (64, 128, 256, 512, 1024), (1, 2, 5, 10, 20)
+TICKS = (1, 2, 5, 10, 20)
+"""Seconds that are written beside the axis."""
 NAMES = ("cold", "warm", "stored", "text", "rerank + text")
 COLOURS = ("#8c8c8c", "#2b5d9b", "#7fb2e5", "#d98b2b", "#a83b32")
 
@@ -67,17 +69,16 @@ def line(args: argparse.Namespace, words: int, read: int) -> dict[str, float]:
 def draw(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     """Seconds of each way over both sizes, on logarithmic axes."""
     from matplotlib.figure import Figure  # an extra
-    from matplotlib.ticker import ScalarFormatter
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     both = figure.subplots(1, 2, sharey=True)
     for axes, (what, lines) in zip(both, found.items(), strict=True):
         for name, colour in zip(NAMES, COLOURS, strict=True):
             axes.plot(list(lines), [totals[name] for totals in lines.values()], marker="o", color=colour, label=name)
-        axes.set(xlabel=what, xscale="log", yscale="log", xticks=list(lines))
+        axes.set(xlabel=what, xscale="log", yscale="log", xticks=list(lines), yticks=TICKS)
         axes.minorticks_off()
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(ScalarFormatter())
+            axis.set_major_formatter("{x:g}")
         axes.spines[["top", "right"]].set_visible(False)
     both[0].set_ylabel("seconds of an answer (median)")
     figure.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(NAMES), frameon=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_model import QUESTIONS, TEXTS
+from small_model import QUESTIONS, TEXTS, build_model, save_base
 
 from clara_model import Clara, ClaraError, ClaraModel
 from clara_model.inference import background
@@ -98,6 +98,17 @@ def test_many_questions_each_from_what_is_there(shared: ClaraModel):
         expected = other.answers(QUESTIONS, rows, **SHORT)
         assert [found[0].text, found[2].text] == [expected[0].text, expected[2].text]
         assert len({one.timings for one in found}) == 1
+
+
+def test_what_takes_no_pass_is_compressed_at_once(tmp_path: Path):
+    """Latents that are the residual alone cost less than reading the text; with its gate open they take a pass."""
+    model = build_model(save_base(tmp_path), residual="anchors").eval()
+    model.residuals.of["compressor"].gate.data.zero_()
+    with Clara(model, cold="text") as clara:
+        assert clara.answer(QUESTION, TEXTS, **SHORT).answered_from == "latents"
+    model.residuals.of["compressor"].gate.data += 1
+    with Clara(model, cold="text") as clara:
+        assert clara.answer(QUESTION, TEXTS, **SHORT).answered_from == "text"
 
 
 def test_given_latents_are_never_cold_and_compress_is_the_default(shared: ClaraModel):

@@ -1,0 +1,74 @@
+"""The speed benchmarks run to their end at sizes that say nothing, and print, write and draw what their pages show."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SIZES = "--hidden 64 --layers 1 --intermediate 64 --heads 2 --kv-heads 2 --words 32 --documents 3 --top-k 2".split()
+FEW = [*SIZES, "--new-tokens", "2", "--threads", "1"]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Run a benchmark as a user would; what it prints and the numbers that it writes."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "benchmarks"))
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+
+    def inner(name: str, *options: str) -> tuple[str, object]:
+        files = ["--json", str(tmp_path / "numbers.json"), "--png", str(tmp_path / "picture.png")]
+        monkeypatch.setattr(sys, "argv", [name, *options, *files])
+        importlib.import_module(name).main()
+        assert (tmp_path / "picture.png").stat().st_size > 5_000
+        return capsys.readouterr().out, json.loads((tmp_path / "numbers.json").read_text())
+
+    return inner
+
+
+def test_ways_to_answer(run):
+    printed, numbers = run("rag", *FEW, "--repeats", "1")
+    names = ["cold", "warm", "stored", "text", "rerank + text", "straightforward"]
+    assert list(numbers["seconds"]) == names and all(f"\n{name} " in printed for name in names)
+    assert numbers["prompt_tokens"]["latents"] > 2 * 16
+    assert numbers["shape"]["rate"] == 16 and abs(numbers["shape"]["words"] - 32) <= 32 // 6
+
+
+def test_a_checkpoint_on_real_passages(run, tmp_path: Path):
+    rows = [{"question": "Which one?", "docs": ["Only one."]}, {"question": "Who?", "docs": ["A.", "Bo.", "Cy.", "D."]}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    options = ["--model", "clara-tiny", "--rows", str(tmp_path / "rows.jsonl"), "--documents", "3", "--top-k", "2"]
+    printed, numbers = run("rag", *options, "--new-tokens", "2", "--threads", "1", "--repeats", "1")
+    assert printed.startswith("clara-tiny, float32 on cpu; 3 documents")
+    assert "straightforward" in numbers["seconds"]
+
+
+def test_a_checkpoint_needs_rows(run, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        run("rag", *FEW, "--model", "clara-tiny")
+    assert "--model and --rows go together" in capsys.readouterr().err
+
+
+def test_longer_documents_and_more_of_them(run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "benchmarks"))
+    sweep = importlib.import_module("rag_sweep")
+    monkeypatch.setattr(sweep, "LENGTHS", (32, 300))
+    monkeypatch.setattr(sweep, "READ", (1, 2))
+    printed, numbers = run("rag_sweep", *FEW, "--repeats", "1")
+    assert printed.count("pays from question") == 4
+    assert [list(lines) for lines in numbers.values()] == [["32", "300"], ["1", "2"]]
+
+
+def test_many_callers(run):
+    printed, numbers = run("serving", *FEW, "--callers", "4", "--questions", "8")
+    assert numbers["same_answers"] == 8 and "8 of 8 answers are the same" in printed
+
+
+def test_against_what_the_machine_allows(run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "benchmarks"))
+    monkeypatch.setattr(importlib.import_module("limits"), "READ_BYTES", 1 << 20)
+    printed, numbers = run("inference", *FEW, "--repeats", "1", "--rates", "16", "32")
+    assert [one["memory_tokens"] for one in numbers] == [16, 8]
+    assert printed.count("times its bare matrix-vector products") == 2
