@@ -9,7 +9,8 @@ store has neither type: this measures what they would be worth.
     python examples/benchmarks/product_quantisation.py                       # clara-tiny; random blocks of a 7B's shape
     python examples/benchmarks/product_quantisation.py --model clara-small --rows nq.jsonl
 
-With ``--rows`` the stretches are learned from the rows behind the questions, less what the questions offer too.
+The stretches are learned from the rows behind the questions, less what the questions offer too, or from other documents
+of clara-tiny's world.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ STRETCHES = (2, 4, 8)
 """Numbers to a byte; int4 has 2."""
 LEARNED_FROM = 12_000
 """Vectors; faiss asks for 39 to each of the 256 stretches."""
-OTHER_ROWS = 100
-"""Behind the questions."""
+OTHER_ROWS, OTHER_DOCUMENTS = 100, 1500
+"""Behind the questions; of clara-tiny's world."""
 LEVELS = (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6180, 2.0690, 2.7326)
 """Above zero, of numbers with variance 1."""
 ROUNDS = 8
@@ -91,6 +92,16 @@ def kinds(learned_ND: Tensor) -> Iterator[Kind]:
         yield product(stretch, learned_ND[:, None])
 
 
+def taught(file: str | None, asked: list[Row]) -> list[str]:
+    """Other passages than those of the questions."""
+    if file is not None:
+        return others(questions(file, len(asked) + OTHER_ROWS), asked)
+    from world import World  # its folder is on the path since the questions were made
+
+    world = World(20_002, held_out=True)
+    return [world.document(entity) for entity in world.entities(OTHER_DOCUMENTS)]
+
+
 def others(rows: list[Row], asked: list[Row]) -> list[str]:
     """Passages of some rows that the questions do not offer."""
     offered = {text for row in asked for text in row.documents}
@@ -99,10 +110,9 @@ def others(rows: list[Row], asked: list[Row]) -> list[str]:
 
 def main() -> None:
     args = arguments(__doc__)
-    rows = questions(args.rows, args.questions + OTHER_ROWS)
-    asked, rest = rows[: args.questions], rows[args.questions :]
+    asked = questions(args.rows, args.questions)
     with Clara.load(args.model, dtype="float32", device="cpu", cache_bytes=0) as clara:
-        learned = sample(clara.compress(others(rest, asked)).vectors)
+        learned = sample(clara.compress(taught(args.rows, asked)).vectors)
         print(f"learned from {len(learned):,} vectors")
         on_answers(clara, asked, kinds(learned))
     if args.rows is None:
