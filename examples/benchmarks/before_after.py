@@ -164,8 +164,10 @@ def draw(found: Found, path: Path) -> None:
     figure = Figure(figsize=(7, 0.5 + 0.32 * len(names)), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(names, shares, color="#2b5d9b")
-    axes.bar_label(bars, [f"{share:.2f}" for share in shares], padding=3, fontsize=8)
-    axes.axvline(1.0, color="#888888", linewidth=1)
+    axes.axvline(1.0, color="#888888", linewidth=1, zorder=0)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    axes.bar_label(bars, [f"{share:.2f}" for share in shares], padding=3, fontsize=8, bbox=box)
+    axes.margins(x=0.1)
     axes.set_xlabel("time after / time before (medians)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=160)
