@@ -141,12 +141,17 @@ def show(found: Found, texts: set[str], args: argparse.Namespace) -> None:
           f"before: {args.before}, {args.runs} runs each")  # fmt: skip
     print(f"{'milliseconds, median (range)':<36}{'before':>30}{'after':>30}{'after / before':>16}")
     for name, sides in found.items():
-        cells = [f"{median(v):.3g} ({min(v):.3g} to {max(v):.3g})" for v in (sides[side] for side in SIDES)]
+        cells = ["{} ({} to {})".format(*map(short, (median(v), min(v), max(v)))) for v in (sides[s] for s in SIDES)]
         print(f"{name:<36}{cells[0]:>30}{cells[1]:>30}{median(sides['after']) / median(sides['before']):>16.2f}")
     for name, (above, below) in RATIOS.items():
         ratios = [median(found[above][side]) / median(found[below][side]) for side in SIDES]
         print(f"{name}: {ratios[0]:.2f} before, {ratios[1]:.2f} after")
     print("both write the same text" if len(texts) == 1 else "the texts differ")
+
+
+def short(milliseconds: float) -> str:
+    """Three digits or more, no power of ten."""
+    return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
 def draw(found: Found, path: Path) -> None:
