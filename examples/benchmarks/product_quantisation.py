@@ -10,7 +10,7 @@ store has neither type: this measures what they would be worth.
     python examples/benchmarks/product_quantisation.py --model clara-small --rows nq.jsonl
 
 The stretches are learned from the rows behind the questions, less what the questions offer too, or from other documents
-of clara-tiny's world.
+of clara-tiny's world; for random blocks, whose numbers are all alike, one codebook serves all stretches of a vector.
 """
 
 from __future__ import annotations
@@ -40,11 +40,13 @@ SCALE_BYTES = 4
 """For a vector's length, as int8 and int4 have for theirs."""
 
 
-def product(stretch: int, learned_NMD: Tensor) -> Kind:
-    """Codebooks of some latents."""
+def product(stretch: int, learned_NMD: Tensor, shared: bool = False) -> Kind:
+    """Codebooks of some latents: for each stretch of a vector, or one for all, as good where all numbers are alike."""
     width = learned_NMD.shape[-1]
     quantizer = faiss.ProductQuantizer(width, width // stretch, 8)
     quantizer.cp.niter = ROUNDS
+    if shared:
+        quantizer.train_type = faiss.ProductQuantizer.Train_shared
     quantizer.train(_flat(learned_NMD)[0])
 
     def restored(vectors_NMD: Tensor) -> Tensor:
@@ -84,12 +86,12 @@ def sample(vectors_NMD: Tensor) -> Tensor:
     return flat[chosen]
 
 
-def kinds(learned_ND: Tensor) -> Iterator[Kind]:
+def kinds(learned_ND: Tensor, shared: bool = False) -> Iterator[Kind]:
     """The store's smallest type, then the codebooks, each learned when its turn comes."""
     yield element_type("int4")
     yield fixed_levels()
     for stretch in STRETCHES:
-        yield product(stretch, learned_ND[:, None])
+        yield product(stretch, learned_ND[:, None], shared)
 
 
 def taught(file: str | None, asked: list[Row]) -> list[str]:
@@ -116,7 +118,7 @@ def main() -> None:
         print(f"learned from {len(learned):,} vectors")
         on_answers(clara, asked, kinds(learned))
     if args.rows is None:
-        on_7b_shapes(kinds(sample(random_blocks(LEARNED_FROM // SEVEN_B[0], seed=1))))
+        on_7b_shapes(kinds(sample(random_blocks(LEARNED_FROM // SEVEN_B[0], seed=1)), shared=True))
 
 
 if __name__ == "__main__":
