@@ -2,9 +2,9 @@
 
 Every run of stage 2 goes on from the bundled compressor and generator, with one seed. `--climb` trains stage 3 instead,
 from the whole bundle: two documents first, both orders equally often, and three and five only once every place of
-fewer is read (150 questions); then five until the minutes are used up. Stage 2 is measured on 240 held-out questions from 10 pools with five
-documents that nobody ranked, the right one at each place equally often (`measure.unranked`); of the same kind as the
-pools of `data.py`, which are mixed.
+fewer is read (150 questions); then five until the minutes are used up. Stage 2 is measured on 240 held-out questions
+from 10 pools with five documents that nobody ranked, the right one at each place equally often (`measure.unranked`); of
+the same kind as the pools of `data.py`, which are mixed.
 
     python examples/experiments/places.py FOLDER [--steps 100] [--only NAME ..]
     python examples/experiments/places.py FOLDER --climb [--minutes 30]
