@@ -11,7 +11,7 @@
 
 3. With ``--store``, recall among the blocks that a real store holds, against its checkpoint's own score of every one.
 
-    python examples/benchmarks/search.py                 # 8 minutes on two cores, 3 GB of memory, 1 GB of disk
+    python examples/benchmarks/search.py                 # half an hour on two cores, 3 GB of memory, 1 GB of disk
     python examples/benchmarks/search.py --store qa-store --model clara-small --questions questions.txt   # only that
     python examples/benchmarks/search.py --scale 0.01    # a quick look; says nothing about the goals
 """
@@ -245,7 +245,7 @@ def main() -> None:
     scan_times([max(1000, int(size * args.scale)) for size in (1_000, 10_000, 100_000, 1_000_000)], 20, 200)
     late_scans(max(1000, int(20_000 * args.scale)), 20)
     rescoring(50)
-    tiny_world(max(300, int(3_000 * args.scale)), 50)
+    tiny_world(max(300, int(20_000 * args.scale)), 50)
     for blocks in (20_000, 100_000):
         random_blocks(max(1000, int(blocks * args.scale)), 20)
 
