@@ -21,6 +21,7 @@ import torch
 
 from clara_model.inference import pipeline
 from clara_model.inference.background import Background
+from clara_model.inference.fair_lock import PATIENCE
 from clara_model.inference.gathering import Job, may_gather
 from clara_model.inference.loader import Loaded
 from clara_model.inference.pipeline import Candidates, Encoded, Limits, Written
@@ -36,8 +37,6 @@ from clara_model.windows import Window
 
 CLAIMED = 512
 """Texts that one call makes between two looks at what others have made; another thread waits for no more than these."""
-_PATIENCE = 0.2
-"""Seconds between two looks at whether a stream is still read."""
 _LATER = 16
 """Texts in one pass in the background on a GPU; on a CPU one, since there a text is a pass of its own anyway."""
 
@@ -277,6 +276,6 @@ class Call:
         while True:
             self._check()
             try:
-                return result.result(timeout=None if self._feed is None else _PATIENCE)
+                return result.result(timeout=None if self._feed is None else PATIENCE)
             except NotYet:
                 continue

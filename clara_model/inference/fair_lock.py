@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 PATIENCE = 0.2
-"""Seconds between two calls of `FairLock.acquire`'s ``check``."""
+"""Seconds between two looks at whether what is waited for is still wanted (`FairLock.acquire`'s ``check``)."""
 
 
 class FairLock:

@@ -12,11 +12,11 @@
 * *straightforward*: the published method written down plainly (`published-checkpoints`): every document padded to the
   maximum, vocabulary logits in encoder passes, adapters beside the weights, everything compressed at every question.
 
-All in turn, ``--repeats`` times; medians and ranges of the total and of the first token, and the most
-memory above what was in use before. Without ``--model`` the model
-is random and built here: nothing is downloaded, and the answers mean nothing. With it the question and its candidates
-are the first of the file that has ``--documents`` of them, and *straightforward* is left out where the checkpoint's
-compressor runs no base model. The cross-encoder is random in any case. Leaves out quality.
+All in turn, ``--repeats`` times; medians and ranges of the total and of the first token, and the most memory above what
+was in use before. Without ``--model`` the model is random and built here: nothing is downloaded, and the answers mean
+nothing. With it the question and its candidates are the first of the file that has ``--documents`` of them, and
+*straightforward* is left out where the checkpoint's compressor runs no base model. The cross-encoder is random in any
+case. Leaves out quality.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
         ways = Ways(args, Path(folder))
         calls = {"cold": ways.cold, "warm": ways.warm, "stored": ways.stored, "text": ways.text}
         calls["rerank + text"] = ways.rerank_text
-        if ways.model.config.residual != "anchors":
+        if not ways.model.residuals.at_rest("compressor"):
             calls["straightforward"] = ways.straightforward
         result = {
             "run": {n: v for n, v in vars(args).items() if n not in ("json", "png", "rows")},
@@ -88,7 +88,9 @@ def real(args: argparse.Namespace) -> tuple[ClaraModel, list[str], str]:
     """A checkpoint, and of a file the first question that has enough candidates, and so many of them."""
     model = Clara.load(args.model, device=args.device, dtype=args.dtype).model
     rows = map(json.loads, args.rows.read_text(encoding="utf-8").splitlines())
-    row = next(row for row in rows if len(row["docs"]) >= args.documents)
+    row = next((row for row in rows if len(row["docs"]) >= args.documents), None)
+    if row is None:
+        raise SystemExit(f"no question of {args.rows} has {args.documents} candidates; pass fewer --documents")
     return model, row["docs"][: args.documents], row["question"]
 
 

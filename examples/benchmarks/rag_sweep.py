@@ -1,6 +1,6 @@
 """What an answer costs as the documents grow longer and as more of them are read, five ways on one base.
 
-    python examples/benchmarks/rag_sweep.py --threads 1 --png rag-sweep.png    # 58M parameters, about ten minutes
+    python examples/benchmarks/rag_sweep.py --threads 1 --repeats 1 --png rag-sweep.png    # 58M, about ten minutes
 
 The ways are those of `rag.py`, but for the straightforward one: 20 documents of 64 to 1,024 tokens with 5 of them read,
 then documents of about 180 tokens with 1 to 20 of them read. Each line: medians of the whole answer's seconds, and the

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -64,6 +65,26 @@ def test_longer_documents_and_more_of_them(run, monkeypatch: pytest.MonkeyPatch)
 def test_many_callers(run):
     printed, numbers = run("serving", *FEW, "--callers", "4", "--questions", "8")
     assert numbers["same_answers"] == 8 and "8 of 8 answers are the same" in printed
+
+
+def test_rows_with_too_few_candidates_are_one_sentence(run, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "Which one?", "docs": ["Only one."]}\n', encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"no question of .*rows\.jsonl has 20 candidates; pass fewer --documents"):
+        run("rag", "--model", "clara-tiny", "--rows", str(tmp_path / "rows.jsonl"))
+
+
+def test_where_time_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "benchmarks"))
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    monkeypatch.setattr(sys, "argv", ["where_time_goes", *FEW, "--together", "2"])
+    importlib.import_module("where_time_goes").main()
+    printed = capsys.readouterr().out
+    for name in ("compressing", "first token", "whole answer", "2 whole answers"):
+        cells = re.search(rf"^{name}, [\d.]+ s: (.*)$", printed, re.MULTILINE)[1]
+        shares = {cell.rsplit(" ", 1)[0]: int(cell.rsplit(" ", 1)[1].strip("%")) for cell in cells.split(", ")}
+        assert {"matrix products", "attention", "what adapters add"} < set(shares)
+        assert abs(sum(shares.values()) - 100) <= len(shares)
+    assert "2 at once:" in printed
 
 
 def test_against_what_the_machine_allows(run, monkeypatch: pytest.MonkeyPatch):
