@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from world import Entity, World
@@ -36,6 +36,8 @@ STAGE2_PARAPHRASES, STAGE2_QUESTIONS = 0.33, 0.5
 """Stage 2: share of paraphrases, which keep names in the latents, and of questions among the texts told again."""
 SHORT_SHARE, SINGLE_SHARE = 0.06, 0.2
 """Shares of short documents in stage 1 and of rows with one document in stage 2."""
+NAMED_POOL, NAMED_GROUP, NAMED_ALONE = 8, 16, 0.08
+"""Stage 2 by names: documents of a pool, the questions that share it, and the share of them with one document."""
 ALIKE = 0.8
 """Stage 2: share of pools in which all documents are about people, or places, or works: only names tell them apart."""
 GROUP_OF_ONE_KIND = 32
@@ -109,6 +111,31 @@ def _keyword_order(row: dict) -> dict:
     order = sorted(range(len(found)), key=lambda i: -found[i])
     (gold,) = row["pos_index"]
     return {**row, "docs": [row["docs"][i] for i in order], "pos_index": [order.index(gold)]}
+
+
+def named_rows(world: World, count: int, documents: Sequence[int], kinds: Sequence[str]) -> Iterator[dict]:
+    """Questions about one of several documents, the right one at a random place.
+
+    Args:
+        world: where names and facts come from.
+        count: of rows.
+        documents: how many a row may have; drawn for each.
+        kinds: of pools in turn (`_pool`). Where all are relatives, every document answers the question and only the
+            name says which is asked about.
+    """
+    for start in range(0, count, NAMED_GROUP):
+        pool = _pool(world, kinds[start // NAMED_GROUP % len(kinds)])
+        texts = [world.document(entity) for entity in pool]
+        for _ in range(min(NAMED_GROUP, count - start)):
+            shown = 1 if world.rng.random() < NAMED_ALONE else world.rng.choice(documents)
+            yield _row(world, pool, texts, world.rng.randrange(NAMED_POOL), shown)
+
+
+def _pool(world: World, kind: str) -> list[Entity]:
+    """``relatives`` (one kind of thing, the same relations), ``alike`` (one kind of thing) or ``mixed``."""
+    if kind == "relatives":
+        return world.relatives(NAMED_POOL, world.rng.choice((4, 5)))
+    return world.entities(NAMED_POOL, alike=kind == "alike")
 
 
 def stage3_rows(world: World, count: int, candidates: int = CANDIDATES) -> Iterator[dict]:

@@ -2,9 +2,9 @@
 
     python examples/tiny/train.py
 
-After the three stages, `again.py` trains the third once more from its own result. Everything but the bundle goes to
-``~/.cache/clara-tiny``, so a run that was stopped goes on from another checkout too. A step whose result is there is
-not done again; remove the folder to start over. It takes some hours on two CPU cores.
+After the three stages, `again.py` trains the second and the third once more from their own result. Everything but the
+bundle goes to ``~/.cache/clara-tiny``, so a run that was stopped goes on from another checkout too. A step whose result
+is there is not done again; remove the folder to start over. It takes some hours on two CPU cores.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
         if not done(RUNS / name / "config.json"):
             paths = [flag, RUNS / start, "--dataset", RUNS / "data" / f"{name}.jsonl", "--save_path", RUNS / name]
             run("-m", "trainers.cli", "--config", HERE / f"{settings}.yaml", "--load_checkpoint", *paths)
-    for step in ("data", "stage3"):
+    for step in ("data", "stage2", "stage3"):
         run(HERE / "again.py", RUNS / "stage3", "--only", step)
     run(HERE / "package.py", RUNS / "again" / "stage3", RUNS / "base")
     run(HERE / "measure.py", "clara-tiny", "--out", RUNS / "figures.json")
