@@ -1,4 +1,4 @@
-"""Train clara-tiny's stages 2 and 3 once more from a finished checkpoint, so that every place is read and ranking holds.
+"""Train clara-tiny's stages 2 and 3 once more from a finished checkpoint, so that its generator reads every place.
 
     python examples/tiny/again.py [CHECKPOINT] [--only data|stage2|stage3|measure|seeds]
 

@@ -91,6 +91,44 @@ def test_stage_2_has_paraphrases_among_its_questions():
     assert sum(row["docs"][0].endswith("?") for row in again) / len(again) == pytest.approx(0.5, abs=0.1)
 
 
+def test_among_relatives_every_document_answers_and_only_the_name_tells_which_is_asked():
+    rows = list(data.named_rows(World(14), 20 * data.NAMED_GROUP, (2,), ("relatives",)))
+    assert rows == list(data.named_rows(World(14), 20 * data.NAMED_GROUP, (2,), ("relatives",)))
+    pairs = [row for row in rows if len(row["docs"]) == 2]
+    assert 1 - len(pairs) / len(rows) == pytest.approx(data.NAMED_ALONE, abs=0.04)
+    assert sum(row["pos_index"][0] for row in pairs) / len(pairs) == pytest.approx(0.5, abs=0.1), "at either place"
+    answers = {text: set() for row in pairs for text in row["docs"]}
+    for row in pairs:
+        answers[row["docs"][row["pos_index"][0]]].add(asked_relation(row["question"]))
+    for start in range(0, len(rows), data.NAMED_GROUP):
+        shared = {text for row in rows[start : start + data.NAMED_GROUP] for text in row["docs"]}
+        assert len(shared) <= data.NAMED_POOL
+        asked = set().union(*(answers.get(text, set()) for text in shared))
+        assert len(asked) <= 5, "the same relations in every document"
+
+
+def asked_relation(question: str) -> str:
+    """The relation whose wording a question has."""
+    relations = [relation for kind in tiny_world.RELATIONS.values() for relation in kind]
+    (found,) = {
+        relation.name
+        for relation in relations
+        for wording in relation.questions
+        if re.fullmatch(re.escape(wording).replace(re.escape("{e}"), ".+"), question)
+    }
+    return found
+
+
+def test_named_rows_have_as_many_documents_as_asked_for_and_kinds_of_pools_in_turn():
+    rows = list(data.named_rows(World(15), 10 * data.NAMED_GROUP, (3, 5), ("alike", "mixed")))
+    assert {len(row["docs"]) for row in rows} == {1, 3, 5}
+    of = {relation.name: kind for kind, relations in tiny_world.RELATIONS.items() for relation in relations}
+    groups = [rows[start : start + data.NAMED_GROUP] for start in range(0, len(rows), data.NAMED_GROUP)]
+    kinds = [{of[asked_relation(row["question"])] for row in group} for group in groups]
+    assert all(len(found) == 1 for found in kinds[::2])
+    assert all(len(found) > 1 for found in kinds[1::2])
+
+
 def test_rows_of_a_stage_3_group_share_a_pool():
     rows = list(data.stage3_rows(World(4), 2 * data.GROUP))
     assert all(len(row["docs"]) == data.CANDIDATES for row in rows)
