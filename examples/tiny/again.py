@@ -1,13 +1,12 @@
 """Train clara-tiny's stages 2 and 3 once more from a finished checkpoint, so that its generator reads every place.
 
-    python examples/tiny/again.py [CHECKPOINT] [--only data|stage2|stage3|measure|seeds]
+    python examples/tiny/again.py [CHECKPOINT] [--only data|names|stage3|measure|seeds]
 
-Made for the checkpoint that `train.py` ends with; by default the bundled one. Its compressor and generator go on in
-stage 2 by names: two documents that only their names tell apart, then up to five of all kinds, in random order. In
-stage 3 the query reasoner starts as that compressor again: some steps on labels alone, then the paper's estimator.
-Everything goes to ``~/.cache/clara-tiny/again``; a run that was stopped goes on when the command is given again. The
-result is measured as the card does, with a word for each figure whether it is better; two runs of stage 3 with other
-seeds and rows follow. Nothing is bundled (`package.py` does that).
+Made for the checkpoint that `train.py` ends with; by default the bundled one. Its generator and then its compressor too
+learn names (`names.py`). In stage 3 the query reasoner starts as that compressor again: some steps on labels alone,
+then the paper's estimator. Everything goes to ``~/.cache/clara-tiny/again``; a run that was stopped goes on when the
+command is given again. The result is measured as the card does, with a word for each figure whether it is better; two
+runs of stage 3 with other seeds and rows follow. Nothing is bundled (`package.py` does that).
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from data import named_rows, write
-from world import World
+from names import RUNS_BY_NAME, teach
 
 from clara_model.checkpoint import files
 from clara_model.checkpoint.base_model import resolve_base
@@ -33,41 +31,11 @@ RUNS = Path.home() / ".cache" / "clara-tiny" / "again"
 BUNDLED = files.BUNDLED / "clara-tiny"
 DATA = {"stage1": 0, "stage1-again": 0, "stage2": 0, "stage3": 9_600}
 
-
-@dataclass(frozen=True)
-class Names:
-    """A run that teaches names."""
-
-    recipe: str
-    documents: tuple[int, ...]
-    """How many a row may have."""
-    kinds: tuple[str, ...]
-    """Of pools in turn, see `data.named_rows`."""
-    steps: int
-    """Of `NAMES_BATCH` rows."""
-    settings: Mapping[str, object]
-
-
-PAIRS = {
-    "generation_top_k": 2,
-    "learning_rate": 1e-3,
-    "lr_scheduler": "constant",
-    "shuffle_documents": 1,
-    "shuffle": True,
-}
-NAMES = {
-    "frozen_pairs": Names("stage3.yaml", (2,), ("relatives",), 900, PAIRS),
-    "pairs": Names("names.yaml", (2,), ("relatives",), 200, {"lr_scheduler": "constant"}),
-    "five": Names("names.yaml", (3, 4, 5, 5), ("relatives", "alike", "mixed"), 400, {"lr_scheduler": "cosine"}),
-}
-"""What only a name tells apart is learned from two documents, and first by the generator alone: as long as it does not
-use the names, a compressor that trains too gives them up (docs/results.md)."""
-NAMES_BATCH, NAMES_SEED = 64, 1_201
 STAGE3 = {"ranking_loss": "labels", "ranking_warmup": 20, "logging_steps": 10, "shuffle_documents": 0.5}
 """The best ranking of those that were compared (docs/results.md), and half of the rows in random order."""
 SEEDS = (4, 5)
 """Of the other runs, whose rows differ too."""
-STEPS = ("data", "stage2", "stage3", "measure", "seeds")
+STEPS = ("data", "names", "stage3", "measure", "seeds")
 
 
 def start(target: Path, checkpoint: Path = BUNDLED) -> Path:
@@ -104,20 +72,9 @@ def train(recipe: str, rows: Path, name: str, begin: Path, settings: Mapping[str
     run("-m", "trainers.cli", *config, *paths, *words(settings))
 
 
-def by_names(begin: Path) -> None:
-    """One run after the other: names are learned."""
-    for number, (name, names) in enumerate(NAMES.items()):
-        rows = RUNS / f"{name}.jsonl"
-        if not rows.is_file():
-            world = World(NAMES_SEED + number)
-            write(rows, named_rows(world, names.steps * NAMES_BATCH, names.documents, names.kinds))
-        train(names.recipe, rows, name, begin, {"train_batch_size": NAMES_BATCH, **names.settings})
-        begin = RUNS / name
-
-
 def taught() -> Path:
-    """Where stage 3 starts: what the last of these runs made, its query reasoner the compressor again."""
-    return start(RUNS / "taught", RUNS / list(NAMES)[-1])
+    """Where stage 3 starts: what has learned names, its query reasoner the compressor again."""
+    return start(RUNS / "taught", RUNS / list(RUNS_BY_NAME)[-1])
 
 
 def compare(new: dict[str, float], card: Path) -> list[str]:
@@ -156,8 +113,8 @@ def main() -> None:
     for step in [arguments.only] if arguments.only else STEPS:
         if step == "data":
             make("data", DATA)
-        elif step == "stage2":
-            by_names(begin)
+        elif step == "names":
+            teach(begin, RUNS, train)
         elif step == "stage3":
             train("stage3.yaml", RUNS / "data" / "stage3.jsonl", "stage3", taught(), STAGE3)
         elif step == "measure":

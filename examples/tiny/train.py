@@ -50,7 +50,7 @@ def main() -> None:
         if not done(RUNS / name / "config.json"):
             paths = [flag, RUNS / start, "--dataset", RUNS / "data" / f"{name}.jsonl", "--save_path", RUNS / name]
             run("-m", "trainers.cli", "--config", HERE / f"{settings}.yaml", "--load_checkpoint", *paths)
-    for step in ("data", "stage2", "stage3"):
+    for step in ("data", "names", "stage3"):
         run(HERE / "again.py", RUNS / "stage3", "--only", step)
     run(HERE / "package.py", RUNS / "again" / "stage3", RUNS / "base")
     run(HERE / "measure.py", "clara-tiny", "--out", RUNS / "figures.json")

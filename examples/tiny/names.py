@@ -1,0 +1,63 @@
+"""Teach clara-tiny names: to find the document that a question is about wherever it stands, not where a search puts it.
+
+Three runs (`RUNS_BY_NAME`), each from the one before; `again.py` starts them. Rows are `data.named_rows`: in pools of
+relatives every document answers the question and only the name says which is asked about. That is learned from two
+documents, and first by the generator alone: as long as it does not use the names, a compressor that trains too gives
+them up, and from five documents at once nothing is learned (docs/results.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import named_rows, write
+from world import World
+
+BATCH, SEED = 64, 1_201
+
+
+@dataclass(frozen=True)
+class ByName:
+    """A run that teaches names."""
+
+    recipe: str
+    """Settings beside this file."""
+    documents: tuple[int, ...]
+    """How many a row may have."""
+    kinds: tuple[str, ...]
+    """Of pools in turn, see `data.named_rows`."""
+    steps: int
+    """Of `BATCH` rows."""
+    settings: Mapping[str, object]
+    """Other than the recipe's."""
+
+
+FROZEN = {"generation_top_k": 2, "learning_rate": 1e-3, "lr_scheduler": "constant", "shuffle_documents": 1}
+"""Stage 3 with two candidates, both read in random order: it leaves the compressor as it is."""
+RUNS_BY_NAME = {
+    "frozen_pairs": ByName("stage3.yaml", (2,), ("relatives",), 900, {**FROZEN, "shuffle": True}),
+    "pairs": ByName("names.yaml", (2,), ("relatives",), 200, {"lr_scheduler": "constant"}),
+    "five": ByName("names.yaml", (3, 4, 5, 5), ("relatives", "alike", "mixed"), 400, {"lr_scheduler": "cosine"}),
+}
+
+
+def teach(begin: Path, folder: Path, train: Callable[[str, Path, str, Path, Mapping[str, object]], None]) -> Path:
+    """One run after the other.
+
+    Args:
+        begin: a checkpoint.
+        folder: for the rows.
+        train: given a recipe, rows, the run's name, where it starts and settings.
+
+    Returns:
+        The last run's checkpoint.
+    """
+    for number, (name, run) in enumerate(RUNS_BY_NAME.items()):
+        rows = folder / f"{name}.jsonl"
+        if not rows.is_file():
+            write(rows, named_rows(World(SEED + number), run.steps * BATCH, run.documents, run.kinds))
+        train(run.recipe, rows, name, begin, {"train_batch_size": BATCH, **run.settings})
+        begin = folder / name
+    return begin

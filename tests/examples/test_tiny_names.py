@@ -1,0 +1,42 @@
+"""clara-tiny's lessons in names: each run from the one before, one step, through ``clara-train``."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny"
+sys.path.insert(0, str(TINY))
+
+import again  # noqa: E402
+import names  # noqa: E402
+
+from clara_model.checkpoint import files  # noqa: E402
+
+
+def adapters(folder: Path) -> dict[str, torch.Tensor]:
+    """Each role's adapter as one vector."""
+    found = files.read(folder).adapters
+    return {role: torch.cat([found[role][name].flatten() for name in sorted(found[role])]) for role in found}
+
+
+@pytest.mark.slow
+def test_the_generator_learns_first_and_then_the_compressor_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(again, "RUNS", tmp_path)
+    monkeypatch.setattr(names, "BATCH", 4)
+    few = {name: replace(run, steps=1) for name, run in names.RUNS_BY_NAME.items()}
+    monkeypatch.setattr(names, "RUNS_BY_NAME", few)
+    begin = again.start(tmp_path / "start")
+    last = names.teach(begin, tmp_path, again.train)
+    folders = [begin, *(tmp_path / name for name in few)]
+    assert last == folders[-1]
+    first, frozen, pairs, five = map(adapters, folders)
+    assert torch.equal(first["compressor"], frozen["compressor"])
+    assert not torch.equal(frozen["compressor"], pairs["compressor"])
+    assert not torch.equal(pairs["compressor"], five["compressor"])
+    for before, after in ((first, frozen), (frozen, pairs), (pairs, five)):
+        assert not torch.equal(before["generator"], after["generator"])
+    assert files.read(last).config.top_k == 5
+    assert set(adapters(again.taught())) == {"compressor", "generator"}, "stage 3 starts a query reasoner of its own"
