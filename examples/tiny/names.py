@@ -1,6 +1,6 @@
 """Teach clara-tiny names: to find the document that a question is about wherever it stands, not where a search puts it.
 
-Three runs (`RUNS_BY_NAME`), each from the one before; `again.py` starts them. Rows are `data.named_rows`: in pools of
+The runs (`RUNS_BY_NAME`), each from the one before; `again.py` starts them. Rows are `data.named_rows`: in pools of
 relatives every document answers the question and only the name says which is asked about. That is learned from two
 documents, and first by the generator alone: as long as it does not use the names, a compressor that trains too gives
 them up, and from five documents at once nothing is learned (docs/results.md).
@@ -16,6 +16,7 @@ from data import named_rows, write
 from world import World
 
 BATCH, SEED = 64, 1_201
+"""Rows of a step; seed of the first run's rows."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ FROZEN = {"generation_top_k": 2, "learning_rate": 1e-3, "lr_scheduler": "constan
 """Stage 3 with two candidates, both read in random order: it leaves the compressor as it is."""
 RUNS_BY_NAME = {
     "frozen_pairs": ByName("stage3.yaml", (2,), ("relatives",), 900, {**FROZEN, "shuffle": True}),
+    "frozen_pairs_again": ByName("stage3.yaml", (2,), ("relatives",), 400, {**FROZEN, "shuffle": True}),
     "pairs": ByName("names.yaml", (2,), ("relatives",), 200, {"lr_scheduler": "constant"}),
-    "five": ByName("names.yaml", (3, 4, 5, 5), ("relatives", "alike", "mixed"), 400, {"lr_scheduler": "cosine"}),
+    "five": ByName("names.yaml", (3, 4, 5, 5), ("relatives", "alike", "mixed"), 500, {"lr_scheduler": "cosine"}),
 }
 
 
