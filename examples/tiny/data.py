@@ -131,6 +131,20 @@ def named_rows(world: World, count: int, documents: Sequence[int], kinds: Sequen
             yield _row(world, pool, texts, world.rng.randrange(NAMED_POOL), shown)
 
 
+def lookalike_rows(world: World, count: int, group: int) -> Iterator[dict]:
+    """Questions about one of five documents, those of a pool of stage 3 that a search would give, in random order.
+
+    The others share the most words with the question: names, or what is asked about.
+    """
+    for pool, texts, gold in _asked(world, count, group=group):
+        row = _keyword_order(_row(world, pool, texts, gold, len(texts)))
+        (right,) = row["pos_index"]
+        others = [place for place in range(len(texts)) if place != right]
+        shown = 0 if world.rng.random() < NAMED_ALONE else READ - 1
+        chosen = world.rng.sample([right, *others[:shown]], shown + 1)
+        yield {**row, "docs": [row["docs"][place] for place in chosen], "pos_index": [chosen.index(right)]}
+
+
 def _pool(world: World, kind: str) -> list[Entity]:
     """``relatives`` (one kind of thing, the same relations), ``alike`` (one kind of thing) or ``mixed``."""
     if kind == "relatives":

@@ -8,11 +8,12 @@ them up, and from five documents at once nothing is learned (docs/results.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from data import named_rows, write
+from data import lookalike_rows, named_rows, write
 from world import World
 
 BATCH, SEED = 64, 1_201
@@ -25,10 +26,8 @@ class ByName:
 
     recipe: str
     """Settings beside this file."""
-    documents: tuple[int, ...]
-    """How many a row may have."""
-    kinds: tuple[str, ...]
-    """Of pools in turn, see `data.named_rows`."""
+    rows: Callable[[World, int], Iterator[dict]]
+    """Given how many."""
     steps: int
     """Of `BATCH` rows."""
     settings: Mapping[str, object]
@@ -37,11 +36,15 @@ class ByName:
 
 FROZEN = {"generation_top_k": 2, "learning_rate": 1e-3, "lr_scheduler": "constant", "shuffle_documents": 1}
 """Stage 3 with two candidates, both read in random order: it leaves the compressor as it is."""
+PAIRS = partial(named_rows, documents=(2,), kinds=("relatives",))
+FIVE = partial(named_rows, documents=(3, 4, 5, 5), kinds=("relatives", "alike", "mixed"))
+LOOKALIKES = partial(lookalike_rows, group=BATCH)
 RUNS_BY_NAME = {
-    "frozen_pairs": ByName("stage3.yaml", (2,), ("relatives",), 900, {**FROZEN, "shuffle": True}),
-    "frozen_pairs_again": ByName("stage3.yaml", (2,), ("relatives",), 400, {**FROZEN, "shuffle": True}),
-    "pairs": ByName("names.yaml", (2,), ("relatives",), 200, {"lr_scheduler": "constant"}),
-    "five": ByName("names.yaml", (3, 4, 5, 5), ("relatives", "alike", "mixed"), 500, {"lr_scheduler": "cosine"}),
+    "frozen_pairs": ByName("stage3.yaml", PAIRS, 900, {**FROZEN, "shuffle": True}),
+    "frozen_pairs_again": ByName("stage3.yaml", PAIRS, 400, {**FROZEN, "shuffle": True}),
+    "pairs": ByName("names.yaml", PAIRS, 200, {"lr_scheduler": "constant"}),
+    "five": ByName("names.yaml", FIVE, 500, {"lr_scheduler": "cosine"}),
+    "lookalikes": ByName("names.yaml", LOOKALIKES, 300, {"lr_scheduler": "cosine"}),
 }
 
 
@@ -59,7 +62,7 @@ def teach(begin: Path, folder: Path, train: Callable[[str, Path, str, Path, Mapp
     for number, (name, run) in enumerate(RUNS_BY_NAME.items()):
         rows = folder / f"{name}.jsonl"
         if not rows.is_file():
-            write(rows, named_rows(World(SEED + number), run.steps * BATCH, run.documents, run.kinds))
+            write(rows, run.rows(World(SEED + number), run.steps * BATCH))
         train(run.recipe, rows, name, begin, {"train_batch_size": BATCH, **run.settings})
         begin = folder / name
     return begin
