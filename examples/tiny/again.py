@@ -37,7 +37,7 @@ STAGE3 = {
     "ranking_weight": 1.0,
     "query_learning_rate": 1e-3,
     "learning_rate": 2e-4,
-    "shuffle_documents": 0.5,
+    "shuffle_documents": 0.2,
     "logging_steps": 10,
 }
 """The best ranking of those that were compared (docs/results.md), held by its labels while the generator reads on."""
