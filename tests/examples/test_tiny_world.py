@@ -129,6 +129,21 @@ def test_named_rows_have_as_many_documents_as_asked_for_and_kinds_of_pools_in_tu
     assert all(len(found) > 1 for found in kinds[1::2])
 
 
+def test_lookalikes_are_what_a_search_by_words_gives_in_random_order():
+    rows = list(data.lookalike_rows(World(16), 200, group=50))
+    five = [row for row in rows if len(row["docs"]) == data.READ]
+    assert 1 - len(five) / len(rows) == pytest.approx(data.NAMED_ALONE, abs=0.05)
+    assert {row["pos_index"][0] for row in five} == set(range(data.READ))
+    pools = [{text for row in rows[start : start + 50] for text in row["docs"]} for start in range(0, 200, 50)]
+    for number, row in enumerate(rows):
+        words = set(re.findall(r"\w+", row["question"]))
+        shared = {text: len(words & set(re.findall(r"\w+", text))) for text in pools[number // 50]}
+        beside = [shared[text] for place, text in enumerate(row["docs"]) if place != row["pos_index"][0]]
+        left = [count for text, count in shared.items() if text not in row["docs"]]
+        assert not beside or min(beside) >= max(left)
+    assert re.search(rf"\b{five[0]['gold_answer']}\b", five[0]["docs"][five[0]["pos_index"][0]])
+
+
 def test_rows_of_a_stage_3_group_share_a_pool():
     rows = list(data.stage3_rows(World(4), 2 * data.GROUP))
     assert all(len(row["docs"]) == data.CANDIDATES for row in rows)
