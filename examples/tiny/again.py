@@ -4,9 +4,9 @@
 
 Made for the checkpoint that `train.py` ends with; by default the bundled one. Its generator and then its compressor too
 learn names (`names.py`). In stage 3 the query reasoner starts as that compressor again: some steps on labels alone,
-then the paper's estimator. Everything goes to ``~/.cache/clara-tiny/again``; a run that was stopped goes on when the
-command is given again. The result is measured as the card does, with a word for each figure whether it is better; two
-runs of stage 3 with other seeds and rows follow. Nothing is bundled (`package.py` does that).
+then the paper's estimator with the labels as a term. Everything goes to ``~/.cache/clara-tiny/again``; a run that was
+stopped goes on when the command is given again. The result is measured as the card does, with a word for each figure
+whether it is better; two runs of stage 3 with other seeds and rows follow. Nothing is bundled (`package.py` does that).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ HERE = Path("examples/tiny")
 RUNS = Path.home() / ".cache" / "clara-tiny" / "again"
 BUNDLED = files.BUNDLED / "clara-tiny"
 DATA = {"stage1": 0, "stage1-again": 0, "stage2": 0, "stage3": 28_800}
-
 STAGE3 = {
     "ranking_loss": "labels",
     "ranking_warmup": 100,
@@ -39,7 +38,7 @@ STAGE3 = {
     "learning_rate": 5e-4,
     "logging_steps": 10,
 }
-"""The best ranking of those that were compared (docs/results.md), held by its labels while the generator reads on."""
+"""Without the labels as a term the ranking is lost again after names were learned (docs/results.md)."""
 SEEDS = (4, 5)
 """Of the other runs, whose rows differ too."""
 STEPS = ("data", "names", "stage3", "measure", "seeds")

@@ -11,7 +11,8 @@
 
 In stages 2 and 3 groups of rows draw their documents from one pool (`GROUP`, `POOL`), so that a batch that is such a
 group compresses few distinct texts. A share of stage 1's texts are questions, told again in another wording: the query
-reasoner starts as the compressor, which so has seen questions.
+reasoner starts as the compressor, which so has seen questions. `named_rows` and `lookalike_rows` are stage 2's rows for
+`names.py`, which writes them.
 
     python examples/tiny/data.py DATA_FOLDER --seed 100
 """

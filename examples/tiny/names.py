@@ -1,9 +1,10 @@
 """Teach clara-tiny names: to find the document that a question is about wherever it stands, not where a search puts it.
 
-The runs (`RUNS_BY_NAME`), each from the one before; `again.py` starts them. Rows are `data.named_rows`: in pools of
-relatives every document answers the question and only the name says which is asked about. That is learned from two
-documents, and first by the generator alone: as long as it does not use the names, a compressor that trains too gives
-them up, and from five documents at once nothing is learned (docs/results.md).
+The runs (`RUNS_BY_NAME`), each from the one before; `again.py` starts them. Rows are `data.named_rows`, in the
+last runs `data.lookalike_rows`: in pools of relatives every document answers the question and only the name says which
+is asked about. That is learned from two documents, and first by the generator alone: as long as it does not use the
+names, a compressor that trains too gives them up, and from five documents at once they are not learned
+(docs/results.md).
 """
 
 from __future__ import annotations
@@ -27,21 +28,28 @@ class ByName:
     recipe: str
     """Settings beside this file."""
     rows: Callable[[World, int], Iterator[dict]]
-    """Given how many."""
+    """From a world, so many."""
     steps: int
     """Of `BATCH` rows."""
     settings: Mapping[str, object]
     """Other than the recipe's."""
 
 
-FROZEN = {"generation_top_k": 2, "learning_rate": 1e-3, "lr_scheduler": "constant", "shuffle_documents": 1}
-"""Stage 3 with two candidates, both read in random order: it leaves the compressor as it is."""
+FROZEN = {
+    "generation_top_k": 2,
+    "learning_rate": 1e-3,
+    "lr_scheduler": "constant",
+    "shuffle_documents": 1,
+    "shuffle": True,
+}
+"""Stage 3 with two candidates, both read in random order: it leaves the compressor as it is. Its latents are kept, so
+rows may come in any order."""
 PAIRS = partial(named_rows, documents=(2,), kinds=("relatives",))
 FIVE = partial(named_rows, documents=(3, 4, 5, 5), kinds=("relatives", "alike", "mixed"))
 LOOKALIKES = partial(lookalike_rows, group=BATCH)
 RUNS_BY_NAME = {
-    "frozen_pairs": ByName("stage3.yaml", PAIRS, 900, {**FROZEN, "shuffle": True}),
-    "frozen_pairs_again": ByName("stage3.yaml", PAIRS, 400, {**FROZEN, "shuffle": True}),
+    "frozen_pairs": ByName("stage3.yaml", PAIRS, 900, FROZEN),
+    "frozen_pairs_again": ByName("stage3.yaml", PAIRS, 400, FROZEN),
     "pairs": ByName("names.yaml", PAIRS, 200, {"lr_scheduler": "constant"}),
     "five": ByName("names.yaml", FIVE, 500, {"lr_scheduler": "cosine"}),
     "lookalikes": ByName("names.yaml", LOOKALIKES, 300, {"lr_scheduler": "cosine"}),
