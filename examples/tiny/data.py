@@ -114,7 +114,9 @@ def _keyword_order(row: dict) -> dict:
     return {**row, "docs": [row["docs"][i] for i in order], "pos_index": [order.index(gold)]}
 
 
-def named_rows(world: World, count: int, documents: Sequence[int], kinds: Sequence[str]) -> Iterator[dict]:
+def named_rows(
+    world: World, count: int, documents: Sequence[int], kinds: Sequence[str], paraphrases: float = 0.0
+) -> Iterator[dict]:
     """Questions about one of several documents, the right one at a random place.
 
     Args:
@@ -123,21 +125,29 @@ def named_rows(world: World, count: int, documents: Sequence[int], kinds: Sequen
         documents: how many a row may have; drawn for each.
         kinds: of pools in turn (`_pool`). Where all are relatives, every document answers the question and only the
             name says which is asked about.
+        paraphrases: share of rows that tell a document or a question again, as in stage 2.
     """
     for start in range(0, count, NAMED_GROUP):
         pool = _pool(world, kinds[start // NAMED_GROUP % len(kinds)])
         texts = [world.document(entity) for entity in pool]
         for _ in range(min(NAMED_GROUP, count - start)):
+            if paraphrases and world.rng.random() < paraphrases:
+                yield _paraphrase_row(world, world.rng.choice(pool), STAGE2_QUESTIONS)
+                continue
             shown = 1 if world.rng.random() < NAMED_ALONE else world.rng.choice(documents)
             yield _row(world, pool, texts, world.rng.randrange(NAMED_POOL), shown)
 
 
-def lookalike_rows(world: World, count: int, group: int) -> Iterator[dict]:
+def lookalike_rows(world: World, count: int, group: int, paraphrases: float = 0.0) -> Iterator[dict]:
     """Questions about one of five documents, those of a pool of stage 3 that a search would give, in random order.
 
-    The others share the most words with the question: names, or what is asked about.
+    The others share the most words with the question: names, or what is asked about. A share of the rows tells a
+    document or a question again, as in stage 2.
     """
     for pool, texts, gold in _asked(world, count, group=group):
+        if paraphrases and world.rng.random() < paraphrases:
+            yield _paraphrase_row(world, pool[gold], STAGE2_QUESTIONS)
+            continue
         row = _keyword_order(_row(world, pool, texts, gold, len(texts)))
         (right,) = row["pos_index"]
         others = [place for place in range(len(texts)) if place != right]
