@@ -32,10 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClaraError as error:
         parser.exit(2, f"clara-train: {error}\n" if first else "")
     _quiet()
+    from trainers import node
     from trainers.run import train
 
     try:
         folder = train(config)
+        node.stop()
     except ClaraError as error:
         sys.stderr.write(f"clara-train: {error}\n")
         return 1

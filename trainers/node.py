@@ -50,6 +50,15 @@ def start(use_cpu: bool) -> None:
     deepspeed.init_distributed(dist_backend="gloo" if use_cpu else "nccl", auto_mpi_discovery=False, verbose=False)
 
 
+def stop() -> None:
+    """Leave the process group together: a process that ends while another still holds its connections may abort."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 @contextmanager
 def one_asks_the_hub() -> Iterator[None]:
     """Inside the block the first process of each machine asks the hub; the others follow it and read its cache."""

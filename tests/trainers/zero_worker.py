@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from transformers import TrainerCallback
 
-from trainers import checkpointing, run
+from trainers import checkpointing, node, run
 from trainers.arguments import TrainConfig
 from trainers.trainer import ClaraTrainer
 
@@ -82,6 +82,7 @@ def main() -> None:
             torch.save(Gradients.found, job["out"])
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
+    node.stop()
 
 
 if __name__ == "__main__":
