@@ -144,6 +144,21 @@ def test_lookalikes_are_what_a_search_by_words_gives_in_random_order():
     assert re.search(rf"\b{five[0]['gold_answer']}\b", five[0]["docs"][five[0]["pos_index"][0]])
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        lambda share: data.named_rows(World(17), 600, (2,), ("relatives",), share),
+        lambda share: data.lookalike_rows(World(17), 600, 60, share),
+    ],
+)
+def test_rows_by_name_tell_documents_and_questions_again_where_asked_to(rows):
+    drawn = list(rows(0.33))
+    again = [row for row in drawn if row.get("data_type") == "paraphrase"]
+    assert len(again) / len(drawn) == pytest.approx(0.33, abs=0.06)
+    assert sum(row["docs"][0].endswith("?") for row in again) / len(again) == pytest.approx(0.5, abs=0.1)
+    assert not any("data_type" in row for row in rows(0.0))
+
+
 def test_rows_of_a_stage_3_group_share_a_pool():
     rows = list(data.stage3_rows(World(4), 2 * data.GROUP))
     assert all(len(row["docs"]) == data.CANDIDATES for row in rows)
