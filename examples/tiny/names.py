@@ -49,14 +49,15 @@ PAIRS_RETOLD = partial(PAIRS, paraphrases=STAGE2_PARAPHRASES)
 FIVE = partial(
     named_rows, documents=(3, 4, 5, 5), kinds=("relatives", "alike", "mixed"), paraphrases=STAGE2_PARAPHRASES
 )
-LOOKALIKES = partial(lookalike_rows, group=BATCH, paraphrases=STAGE2_PARAPHRASES)
-"""Where the compressor trains, it tells documents and questions again too: the query reasoner starts as it is."""
+LOOKALIKES = partial(lookalike_rows, group=BATCH, paraphrases=0.12)
+"""Where the compressor trains, documents and questions are told again too: the query reasoner starts as it is. Few in
+the last run, since they pull at the same latents as the answers do."""
 RUNS_BY_NAME = {
     "frozen_pairs": ByName("stage3.yaml", PAIRS, 900, FROZEN),
     "frozen_pairs_again": ByName("stage3.yaml", PAIRS, 400, FROZEN),
     "pairs": ByName("names.yaml", PAIRS_RETOLD, 300, {"lr_scheduler": "constant"}),
     "five": ByName("names.yaml", FIVE, 700, {"lr_scheduler": "cosine"}),
-    "lookalikes": ByName("names.yaml", LOOKALIKES, 500, {"lr_scheduler": "cosine"}),
+    "lookalikes": ByName("names.yaml", LOOKALIKES, 700, {"lr_scheduler": "cosine"}),
 }
 
 
