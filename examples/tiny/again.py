@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("examples/tiny")
 RUNS = Path.home() / ".cache" / "clara-tiny" / "again"
 BUNDLED = files.BUNDLED / "clara-tiny"
-DATA = {"stage1": 0, "stage1-again": 0, "stage2": 0, "stage3": 28_800}
+DATA = {"stage1": 0, "stage1-again": 0, "stage2": 0, "stage3": 57_600}
 STAGE3 = {
     "ranking_loss": "labels",
     "ranking_warmup": 50,

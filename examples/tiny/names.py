@@ -58,6 +58,7 @@ RUNS_BY_NAME = {
     "pairs": ByName("names.yaml", PAIRS_RETOLD, 300, {"lr_scheduler": "constant"}),
     "five": ByName("names.yaml", FIVE, 700, {"lr_scheduler": "cosine"}),
     "lookalikes": ByName("names.yaml", LOOKALIKES, 700, {"lr_scheduler": "cosine"}),
+    "lookalikes_again": ByName("names.yaml", LOOKALIKES, 700, {"lr_scheduler": "cosine"}),
 }
 
 
