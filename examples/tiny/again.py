@@ -1,6 +1,6 @@
 """Train clara-tiny's stages 2 and 3 once more from a finished checkpoint, so that its generator reads every place.
 
-    python examples/tiny/again.py [CHECKPOINT] [--only data|names|stage3|measure|seeds]
+    python examples/tiny/again.py [CHECKPOINT] [--only data|names|stage3|measure|seeds] [--share 1.0]
 
 Made for the checkpoint that `train.py` ends with; by default the bundled one. Its generator and then its compressor too
 learn names (`names.py`). In stage 3 the query reasoner starts as that compressor again: some steps on labels alone,
@@ -116,13 +116,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", type=Path, default=BUNDLED, help="where to start (default: bundled)")
     parser.add_argument("--only", choices=STEPS, help="one step (default: all in order)")
+    parser.add_argument("--share", type=float, default=1.0, help="of all steps and rows (default: %(default)s)")
     arguments = parser.parse_args()
     begin = start(RUNS / "start", arguments.checkpoint)
     for step in [arguments.only] if arguments.only else STEPS:
         if step == "data":
-            make("data", DATA)
+            make("data", {**DATA, "share": arguments.share})
         elif step == "names":
-            teach(begin, RUNS, train)
+            teach(begin, RUNS, train, arguments.share)
         elif step == "stage3":
             train("stage3.yaml", RUNS / "data" / "stage3.jsonl", "stage3", taught(), STAGE3)
         elif step == "measure":

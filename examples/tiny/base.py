@@ -19,7 +19,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,8 @@ class BaseConfig:
     """`adamw`, or `muon` for the matrices inside the layers (torch 2.9 or newer)."""
     compile: bool = True
     """Fuse the step with `torch.compile`."""
+    share: float = 1.0
+    """Of every phase's steps; few walk through it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,11 @@ PHASES = (
     Phase(name="naming", draw=naming_chat, steps=1800, rate=2e-3, last_rate=2e-3),
     Phase(name="telling apart", draw=telling_apart_chat, steps=1200, rate=2e-3, last_rate=0.0),
 )
+
+
+def phases(config: BaseConfig) -> list[Phase]:
+    """The run's phases."""
+    return [replace(phase, steps=max(1, round(phase.steps * config.share))) for phase in PHASES]
 
 
 def encode(
@@ -114,7 +121,7 @@ def batches(
         tokenizer: The tokenizer.
         start: First step, to go on with a stopped run.
     """
-    prompts, phase = json.loads(PROMPTS.read_text()), PHASES[number]
+    prompts, phase = json.loads(PROMPTS.read_text()), phases(config)[number]
     for step in range(start // 16 * 16, phase.steps, 16):
         seed = config.seed * 1_000_003 + number * 100_003 + step
         world, ready = World(seed), []
@@ -206,7 +213,7 @@ def train(config: BaseConfig, folder: Path, *, save_every: int = 300) -> None:
         torch.compile(weighted_loss, dynamic=True) if config.compile else weighted_loss
     )
     state = torch.load(folder / "state.pt", weights_only=True) if (folder / "state.pt").exists() else None
-    for number, phase in enumerate(PHASES):
+    for number, phase in enumerate(phases(config)):
         if state is not None and number < state["phase"]:
             continue
         optimizers = build_optimizers(model, config)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -230,8 +231,11 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=POOL, help="documents of a pool of stage 2 (default: %(default)s)")
     parser.add_argument("--group", type=int, default=GROUP, help="its rows, a batch (default: %(default)s)")
     parser.add_argument("--heldout", type=int, default=500, help="held-out questions")
+    parser.add_argument("--share", type=float, default=1.0, help="of all rows (default: %(default)s)")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
+    for name in ("stage1", "stage1_again", "stage2", "stage3", "heldout"):
+        setattr(args, name, math.ceil(getattr(args, name) * args.share))
     first, second, third, again = (World(10 * args.seed + number) for number in (1, 2, 3, 4))
     write(args.folder / "stage1.jsonl", stage1_rows(first, args.stage1))
     write(args.folder / "stage1_again.jsonl", stage1_rows(again, args.stage1_again))

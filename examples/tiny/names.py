@@ -9,6 +9,7 @@ names, a compressor that trains too gives them up, and from five documents at on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -62,13 +63,19 @@ RUNS_BY_NAME = {
 }
 
 
-def teach(begin: Path, folder: Path, train: Callable[[str, Path, str, Path, Mapping[str, object]], None]) -> Path:
+def teach(
+    begin: Path,
+    folder: Path,
+    train: Callable[[str, Path, str, Path, Mapping[str, object]], None],
+    share: float = 1.0,
+) -> Path:
     """One run after the other.
 
     Args:
         begin: a checkpoint.
         folder: for the rows.
         train: given a recipe, rows, the run's name, where it starts and settings.
+        share: of every run's steps.
 
     Returns:
         The last run's checkpoint.
@@ -76,7 +83,7 @@ def teach(begin: Path, folder: Path, train: Callable[[str, Path, str, Path, Mapp
     for number, (name, run) in enumerate(RUNS_BY_NAME.items()):
         rows = folder / f"{name}.jsonl"
         if not rows.is_file():
-            write(rows, run.rows(World(SEED + number), run.steps * BATCH))
+            write(rows, run.rows(World(SEED + number), math.ceil(run.steps * share) * BATCH))
         train(run.recipe, rows, name, begin, {"train_batch_size": BATCH, **run.settings})
         begin = folder / name
     return begin

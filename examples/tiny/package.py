@@ -1,6 +1,6 @@
 """Make the bundled folder of clara-tiny: base, adapters and tokenizer in bfloat16, the card, and the demo's questions.
 
-python examples/tiny/package.py CHECKPOINT BASE [--figures figures.json]
+python examples/tiny/package.py CHECKPOINT BASE [--figures figures.json] [--target FOLDER]
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("base", type=Path)
     parser.add_argument("--figures", type=Path, help="JSON that measure.py wrote; makes the card")
+    parser.add_argument("--target", type=Path, default=BUNDLED / "clara-tiny", help="default: where it is bundled")
     args = parser.parse_args()
-    target = BUNDLED / "clara-tiny"
+    target = args.target
     if args.figures:
         figures = json.loads(args.figures.read_text())
         (target / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -118,7 +119,7 @@ def main() -> None:
         return
     bundle(args.checkpoint, args.base, target)
     text = json.dumps(demo_set(), indent=1, ensure_ascii=False) + "\n"
-    (BUNDLED / "demo.json").write_text(text, encoding="utf-8")
+    (target.parent / "demo.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 """Make clara-tiny from nothing, in one command: base, data, stages, bundle, figures. A stopped run goes on.
 
-    python examples/tiny/train.py
+    python examples/tiny/train.py [--target FOLDER] [--share 1.0]
 
 After the three stages, `again.py` trains the second and the third once more from their own result. Everything but the
 bundle goes to ``~/.cache/clara-tiny``, so a run that was stopped goes on from another checkout too. A step whose result
-is there is not done again; remove the folder to start over. It takes some hours on two CPU cores.
+is there is not done again; remove the folder to start over. It takes some hours on two CPU cores; ``--share 0.001``
+walks through all of it.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+BUNDLED = ROOT / "clara_model" / "bundled" / "clara-tiny"
 HERE = Path("examples/tiny")
 RUNS = Path.home() / ".cache" / "clara-tiny"
 STAGE_RUNS = (
@@ -41,20 +44,26 @@ def done(path: Path) -> bool:
 
 def main() -> None:
     """All steps in order."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", type=Path, default=BUNDLED, help="where the model is put (default: bundled)")
+    parser.add_argument("--share", type=float, default=1.0, help="of all steps, rows and questions (default: 1)")
+    args = parser.parse_args()
+    target, share, questions = args.target.resolve(), ("--share", str(args.share)), max(10, round(500 * args.share))
     if not done(RUNS / "base" / "finished"):
-        run(HERE / "base.py")
+        run(HERE / "base.py", "--count", str(questions), *share)
         (RUNS / "base" / "finished").touch()
     if not done(RUNS / "data" / "heldout_20.jsonl"):
-        run(HERE / "data.py", RUNS / "data")
+        run(HERE / "data.py", RUNS / "data", *share)
     for name, settings, flag, start in STAGE_RUNS:
         if not done(RUNS / name / "config.json"):
             paths = [flag, RUNS / start, "--dataset", RUNS / "data" / f"{name}.jsonl", "--save_path", RUNS / name]
             run("-m", "trainers.cli", "--config", HERE / f"{settings}.yaml", "--load_checkpoint", *paths)
     for step in ("data", "names", "stage3"):
-        run(HERE / "again.py", RUNS / "stage3", "--only", step)
-    run(HERE / "package.py", RUNS / "again" / "stage3", RUNS / "base")
-    run(HERE / "measure.py", "clara-tiny", "--out", RUNS / "figures.json")
-    run(HERE / "package.py", RUNS / "again" / "stage3", RUNS / "base", "--figures", RUNS / "figures.json")
+        run(HERE / "again.py", RUNS / "stage3", "--only", step, *share)
+    bundle = (HERE / "package.py", RUNS / "again" / "stage3", RUNS / "base", "--target", target)
+    run(*bundle)
+    run(HERE / "measure.py", target, "--count", str(questions), "--out", RUNS / "figures.json")
+    run(*bundle, "--figures", RUNS / "figures.json")
 
 
 if __name__ == "__main__":

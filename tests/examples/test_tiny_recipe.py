@@ -1,0 +1,36 @@
+"""clara-tiny's recipe from nothing to a bundle: base, every stage, names and figures, a step or a few of each."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clara_model import Clara
+
+ROOT = Path(__file__).parents[2]
+
+
+def recipe(home: Path, target: Path) -> str:
+    """The one command with its cache in a folder of its own, and no compiler needed."""
+    command = [sys.executable, "examples/tiny/train.py", "--share", "0.001", "--target", str(target)]
+    variables = {"PYTHONPATH": str(ROOT), "HOME": str(home), "TORCH_COMPILE_DISABLE": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **variables})
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_one_command_makes_a_bundle_from_nothing_and_makes_no_stage_twice(tmp_path):
+    target = tmp_path / "bundled" / "clara-tiny"
+    first = recipe(tmp_path, target)
+    assert first.count("$ python -m trainers.cli") == 4 + 7, "the stages; names and stage 3 again"
+    card, figures = target / "README.md", json.loads((target / "figures.json").read_text())
+    assert figures["questions"] == 10 and "examples/tiny/train.py" in card.read_text()
+    shown = json.loads((target.parent / "demo.json").read_text())
+    texts = [one["text"] for one in shown["documents"]]
+    with Clara.load(target) as clara:
+        assert len(clara.answer(shown["questions"][0]["question"], texts).selected) == 5
+    assert "trainers.cli" not in recipe(tmp_path, target)
