@@ -97,7 +97,7 @@ def test_a_store_is_used_again_and_what_else_it_holds_is_passed_over(tiny_clara_
     from clara_model import Clara, ClaraModel
 
     name = f"clara:{tiny_clara_folder}"
-    with Clara.load(tiny_clara_folder, store=tmp_path, dtype="float32", device="cpu") as other:
+    with Clara.load(tiny_clara_folder, store=tmp_path) as other:  # in the search's type: bfloat16 on some machines
         other.compress([f"The weather of day {number} was calm." for number in range(9)])
     first = make_search("embedding", TEXTS, name, str(tmp_path)).nearest(["Who came?", " "], 3)
     scores = model.score(model.encode_queries(["Who came?"]), model.compress(TEXTS))
