@@ -129,14 +129,14 @@ def main() -> None:
         elif step == "measure":
             print(*compare(measured("stage3"), BUNDLED / "README.md"), sep="\n")
         elif step == "seeds":
-            other_seeds(taught())
+            other_seeds(taught(), arguments.share)
 
 
-def other_seeds(begin: Path) -> None:
+def other_seeds(begin: Path, share: float) -> None:
     """The same with other seeds and rows, and the figures of all beside each other."""
     found = [measured("stage3")]
     for seed in SEEDS:
-        make(f"data-{seed}", {**DATA, "seed": 100 + seed})
+        make(f"data-{seed}", {**DATA, "share": share, "seed": 100 + seed})
         rows = RUNS / f"data-{seed}" / "stage3.jsonl"
         train("stage3.yaml", rows, f"stage3-{seed}", begin, {**STAGE3, "seed": seed})
         found.append(measured(f"stage3-{seed}"))

@@ -43,7 +43,7 @@ def done(path: Path) -> bool:
 
 
 def main() -> None:
-    """All steps in order."""
+    """All steps in order, or a share of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", type=Path, default=BUNDLED, help="where the model is put (default: bundled)")
     parser.add_argument("--share", type=float, default=1.0, help="of all steps, rows and questions (default: 1)")
