@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from chats import TOLD, Chat, naming_chat, reading_chat, telling_apart_chat
+from muon import Muon
 from tokenizer import PROMPTS, build_tokenizer
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -54,8 +55,6 @@ class BaseConfig:
     """Attention heads."""
     inner: int = 512
     """Width of the gated feed-forward layer."""
-    optimizer: str = "muon"
-    """`adamw`, or `muon` for the matrices inside the layers (torch 2.9 or newer)."""
     compile: bool = True
     """Fuse the step with `torch.compile`."""
     share: float = 1.0
@@ -80,7 +79,7 @@ class Phase:
 
 
 PHASES = (
-    Phase(name="reading", draw=reading_chat, steps=5000, rate=3e-3, last_rate=0.0, warmup=100),
+    Phase(name="reading", draw=reading_chat, steps=3000, rate=3e-3, last_rate=0.0, warmup=100),
     Phase(name="naming", draw=naming_chat, steps=1800, rate=2e-3, last_rate=2e-3),
     Phase(name="telling apart", draw=telling_apart_chat, steps=1200, rate=2e-3, last_rate=0.0),
 )
@@ -183,16 +182,15 @@ def weighted_loss(
     return (loss_S * weight_S).sum() / weight_S.sum()
 
 
-def build_optimizers(model: LlamaForCausalLM, config: BaseConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the layers' matrices and AdamW for the rest; `lr` is set by the loop."""
+def build_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices and AdamW for the rest; `lr` is set by the loop."""
     named = list(model.named_parameters())
     matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
     rest = [p for n, p in named if p.ndim != 2 or "embed" in n or "lm_head" in n]
-    if config.optimizer == "muon":
-        muon = torch.optim.Muon(matrices, lr=1.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-        return [muon, torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    return [torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98), fused=True)]
+    return [
+        Muon(matrices, lr=1.0, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
 
 
 def rate_at(phase: Phase, step: int) -> float:
@@ -216,7 +214,7 @@ def train(config: BaseConfig, folder: Path, *, save_every: int = 300) -> None:
     for number, phase in enumerate(phases(config)):
         if state is not None and number < state["phase"]:
             continue
-        optimizers = build_optimizers(model, config)
+        optimizers = build_optimizers(model)
         step = 0
         if state is not None:
             step, state = _resume(state, model, optimizers), None

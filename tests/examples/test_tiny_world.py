@@ -249,9 +249,8 @@ def test_a_stopped_base_run_goes_on_where_it_stopped(tokenizer, tmp_path, monkey
     """Inside a phase and between two: the same weights as in one go."""
     monkeypatch.setattr(base, "PHASES", [replace(phase, steps=3) for phase in base.PHASES[:2]])
     monkeypatch.setattr(base, "build_tokenizer", lambda: tokenizer)
-    optimizer = "muon" if hasattr(torch.optim, "Muon") else "adamw"  # the lowest torch has no Muon
     sizes = {"hidden": 24, "layers": 1, "heads": 2, "inner": 32}
-    config = base.BaseConfig(tokens=512, **sizes, optimizer=optimizer, compile=False)
+    config = base.BaseConfig(tokens=512, **sizes, compile=False)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     base.train(config, whole)
     save = base._save
