@@ -2,10 +2,9 @@
 
     python examples/tiny/train.py [--target FOLDER] [--share 1.0]
 
-After the three stages, `again.py` trains the second and the third once more from their own result. Everything but the
-bundle goes to ``~/.cache/clara-tiny``, so a run that was stopped goes on from another checkout too. A step whose result
-is there is not done again; remove the folder to start over. It takes some hours on two CPU cores; ``--share 0.001``
-walks through all of it.
+Stages 2 and 3 are those of `again.py`. Everything but the bundle goes to ``~/.cache/clara-tiny``, so a run that was
+stopped goes on from another checkout too. A step whose result is there is not done again; remove the folder to start
+over. It takes some hours on two CPU cores; ``--share 0.001`` walks through all of it.
 """
 
 from __future__ import annotations
@@ -19,13 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = ROOT / "clara_model" / "bundled" / "clara-tiny"
 HERE = Path("examples/tiny")
 RUNS = Path.home() / ".cache" / "clara-tiny"
-STAGE_RUNS = (
-    ("stage1", "stage1", "--pretrain", "base"),
-    ("stage1_again", "stage1", "--pretrain_checkpoint", "stage1"),
-    ("stage2", "stage2", "--pretrain_checkpoint", "stage1_again"),
-    ("stage3", "stage3", "--pretrain_checkpoint", "stage2"),
-)
-"""Each run's name, which its data and its result have too; its settings; and where it starts.
+STAGE1 = (("stage1", "--pretrain", "base"), ("stage1_again", "--pretrain_checkpoint", "stage1"))
+"""Each run's name, which its data and its result have too, and where it starts.
 
 Stage 1 runs twice: from a fresh rate it learns what the first run left (docs/results.md).
 """
@@ -53,13 +47,13 @@ def main() -> None:
         run(HERE / "base.py", "--count", str(questions), *share)
         (RUNS / "base" / "finished").touch()
     if not done(RUNS / "data" / "heldout_20.jsonl"):
-        run(HERE / "data.py", RUNS / "data", *share)
-    for name, settings, flag, start in STAGE_RUNS:
+        run(HERE / "data.py", RUNS / "data", "--stage2", "0", "--stage3", "0", *share)
+    for name, flag, start in STAGE1:
         if not done(RUNS / name / "config.json"):
             paths = [flag, RUNS / start, "--dataset", RUNS / "data" / f"{name}.jsonl", "--save_path", RUNS / name]
-            run("-m", "trainers.cli", "--config", HERE / f"{settings}.yaml", "--load_checkpoint", *paths)
+            run("-m", "trainers.cli", "--config", HERE / "stage1.yaml", "--load_checkpoint", *paths)
     for step in ("data", "names", "stage3"):
-        run(HERE / "again.py", RUNS / "stage3", "--only", step, *share)
+        run(HERE / "again.py", RUNS / STAGE1[-1][0], "--only", step, *share)
     bundle = (HERE / "package.py", RUNS / "again" / "stage3", RUNS / "base", "--target", target)
     run(*bundle)
     run(HERE / "measure.py", target, "--count", str(questions), "--out", RUNS / "figures.json")
