@@ -23,7 +23,17 @@ from clara_model.errors import ClaraError
 from clara_model.store.checksum import checksum
 from clara_model.store.encodings import EXACT, Encoded, check_encoding, decode, encode
 from clara_model.store.filters import condition
-from clara_model.store.protocol import Block, Damage, Placed, Row, StoredDocument, StoreStats, Where, Window
+from clara_model.store.protocol import (
+    Block,
+    Damage,
+    Placed,
+    Row,
+    StoredDocument,
+    StoreStats,
+    Where,
+    Window,
+    check_fingerprint,
+)
 from clara_model.store.sqlite_documents import dump_metadata
 
 logger = logging.getLogger(__name__)
@@ -116,7 +126,7 @@ class LanceStore:
         own = self.fingerprint
         if own is None:
             return [None] * len(keys)
-        self._check(fingerprint)
+        check_fingerprint(self._url, own, fingerprint)
         found: dict[str, Block] = {}
         for part in _parts(list(dict.fromkeys(keys))):
             found.update((row.key, row.block) for row in self._rows(_in("key", part)))
@@ -142,15 +152,7 @@ class LanceStore:
                 except OSError:  # another one was quicker: whose the store is now is read again
                     if turn == _RETRIES - 1:
                         raise
-        self._check(fingerprint)
-
-    def _check(self, fingerprint: str) -> None:
-        own = self.fingerprint
-        if own is not None and own != fingerprint:
-            raise ClaraError(
-                f"the store {self._url} holds latents of checkpoint {own} and this is checkpoint {fingerprint}; "
-                "use a store of its own for each checkpoint"
-            )
+        check_fingerprint(self._url, self.fingerprint, fingerprint)
 
     def _merge(self, name: str, on: str, columns: Mapping[str, Sequence[Any]]) -> None:
         import pyarrow

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
-from clara_model.errors import ClaraError
 from clara_model.store.opening import open_store
-from clara_model.store.protocol import Block, DurableStore, LatentStore
+from clara_model.store.protocol import Block, DurableStore, LatentStore, check_fingerprint
 
 
 class LayeredStore:
@@ -67,12 +66,7 @@ def layered(store: str | Path | LatentStore | None, cache: LatentStore, fingerpr
     opened = open_store(store) if isinstance(store, (str, Path)) else store
     if not _lasts(opened):
         return opened
-    own = opened.fingerprint
-    if own is not None and own != fingerprint:
-        raise ClaraError(
-            f"the store {opened.url} holds latents of checkpoint {own} and this is checkpoint {fingerprint}; "
-            "use a store of its own for each checkpoint"
-        )
+    check_fingerprint(opened.url, opened.fingerprint, fingerprint)
     return LayeredStore(cache, opened)
 
 

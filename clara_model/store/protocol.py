@@ -15,6 +15,8 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
+from clara_model.errors import ClaraError
+
 ENTRY_BYTES = 512
 """Counted for each block beside its vector and text: key, objects and their bookkeeping."""
 
@@ -111,6 +113,24 @@ class Damage:
     where: str
     """The key of a block, the id of a document, or the file."""
     what: str
+
+
+def check_fingerprint(store: str, own: str | None, fingerprint: str) -> None:
+    """Refuse a store that another checkpoint filled, or the same one in another float type.
+
+    Args:
+        store: its path or URL.
+        own: its fingerprint; None while it is empty.
+        fingerprint: of the model that asks.
+
+    Raises:
+        ClaraError: with both fingerprints.
+    """
+    if own is not None and own != fingerprint:
+        raise ClaraError(
+            f"the store {store} holds latents of checkpoint {own} and this is checkpoint {fingerprint}; use a store of "
+            "its own for each checkpoint, and for each dtype of one (where none is given, the machine decides it)"
+        )
 
 
 class LatentStore(Protocol):

@@ -18,7 +18,7 @@ from typing import Any, Self
 from clara_model.errors import ClaraError
 from clara_model.store.checksum import checksum
 from clara_model.store.encodings import Encoded, check_encoding, decode, encode
-from clara_model.store.protocol import Block, Damage, Row, StoreStats
+from clara_model.store.protocol import Block, Damage, Row, StoreStats, check_fingerprint
 from clara_model.store.segments import Replaced, Segments
 from clara_model.store.sqlite_connection import Connections
 from clara_model.store.sqlite_documents import SQLiteDocuments
@@ -104,7 +104,7 @@ class SQLiteStore(SQLiteDocuments):
         """
         if self.fingerprint is None:
             return [None] * len(keys)
-        self.check_fingerprint(fingerprint)
+        check_fingerprint(str(self.folder), self.fingerprint, fingerprint)
         found = {row.key: row.block for row in self._select("key", [bytes.fromhex(key) for key in dict.fromkeys(keys)])}
         return [found.get(key) for key in keys]
 
@@ -119,7 +119,7 @@ class SQLiteStore(SQLiteDocuments):
         encoded = [encode(block.vector, self._about.encoding) for block in blocks.values()]
         with self._connections.writing() as connection:
             self._about = replace(self._about, fingerprint=claim(connection, fingerprint))
-            self.check_fingerprint(fingerprint)
+            check_fingerprint(str(self.folder), self.fingerprint, fingerprint)
             segment, end = place(connection, self.folder)
             rows = []
             offset = end
@@ -129,19 +129,6 @@ class SQLiteStore(SQLiteDocuments):
             self._segments.write(segment, end, [one.data for one in encoded])
             connection.executemany(_PUT, rows)
             set_place(connection, segment, offset)
-
-    def check_fingerprint(self, fingerprint: str) -> None:
-        """Refuse another checkpoint's latents.
-
-        Raises:
-            ClaraError: with both fingerprints.
-        """
-        own = self.fingerprint
-        if own is not None and own != fingerprint:
-            raise ClaraError(
-                f"the store {self.folder} holds latents of checkpoint {own} and this is checkpoint {fingerprint}; "
-                "use a store of its own for each checkpoint"
-            )
 
     def delete(self, keys: Sequence[str]) -> int:
         """Forget blocks; how many there were."""

@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "tiny"))
 
-import muon  # noqa: E402
+import muon
 
 
 def _matrices(seed: int = 0) -> list[torch.nn.Parameter]:

@@ -100,6 +100,13 @@ def test_the_store_of_another_checkpoint_is_refused_at_once(loaded: ClaraModel, 
         Clara(other, store=tmp_path)
 
 
+def test_the_store_of_the_same_checkpoint_in_another_dtype_is_refused_by_that_word(tmp_path: Path):
+    with Clara.load("clara-tiny", store=tmp_path, dtype="float32") as clara:
+        clara.compress(TEXTS)
+    with pytest.raises(ClaraError, match="for each dtype"):
+        Clara.load("clara-tiny", store=tmp_path, dtype="bfloat16")
+
+
 def test_the_store_is_asked_outside_the_lock(loaded: ClaraModel, tmp_path: Path):
     with open_store(tmp_path) as store, Clara(loaded, store=store) as clara:
         lock, held = clara.engine.loaded.lock, []
