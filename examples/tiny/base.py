@@ -79,7 +79,7 @@ class Phase:
 
 
 PHASES = (
-    Phase(name="reading", draw=reading_chat, steps=3000, rate=3e-3, last_rate=0.0, warmup=100),
+    Phase(name="reading", draw=reading_chat, steps=5000, rate=3e-3, last_rate=0.0, warmup=100),
     Phase(name="naming", draw=naming_chat, steps=1800, rate=2e-3, last_rate=2e-3),
     Phase(name="telling apart", draw=telling_apart_chat, steps=1200, rate=2e-3, last_rate=0.0),
 )
