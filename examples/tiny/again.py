@@ -1,8 +1,8 @@
-"""Train clara-tiny's stages 2 and 3 once more from a finished checkpoint, so that its generator reads every place.
+"""Train clara-tiny's stages 2 and 3 from a checkpoint, so that its generator reads every place.
 
     python examples/tiny/again.py [CHECKPOINT] [--only data|names|stage3|measure|seeds] [--share 1.0]
 
-Made for the checkpoint that `train.py` ends with; by default the bundled one. Its generator and then its compressor too
+`train.py` does so with the end of stage 1; by default it is the bundled one. Its generator and then its compressor too
 learn names (`names.py`). In stage 3 the query reasoner starts as that compressor again: some steps on labels alone,
 then the paper's estimator with the labels as a term. Everything goes to ``~/.cache/clara-tiny/again``; a run that was
 stopped goes on when the command is given again. The result is measured as the card does, with a word for each figure
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("examples/tiny")
 RUNS = Path.home() / ".cache" / "clara-tiny" / "again"
 BUNDLED = files.BUNDLED / "clara-tiny"
-DATA = {"stage1": 0, "stage1-again": 0, "stage2": 0, "stage3": 57_600}
+DATA = {"stage1": 0, "stage2": 0}
 STAGE3 = {
     "ranking_loss": "labels",
     "ranking_warmup": 50,

@@ -2,7 +2,6 @@
 
 * `stage1.jsonl`: `{"data_type": "qa", "question": [..], "answers": [..], "docs": [text]}` and
   `{"data_type": "paraphrase", "question": "", "answers": [paraphrase], "docs": [text]}`.
-* `stage1_again.jsonl`: more of them.
 * `stage2.jsonl`: `{"question", "docs": [1 or 5 texts], "gold_answer", "pos_index": [i]}`, the texts in the order in
   which a keyword search gives them (the right one mostly first), and paraphrases as in stage 1.
 * `stage3.jsonl`: `{"question", "docs": [20 texts], "gold_answer", "pos_index": [i]}`, the texts in random order.
@@ -213,9 +212,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100, help="seed of the training data; file n uses 10 * seed + n")
     parser.add_argument("--heldout-seed", type=int, default=20_001)
     parser.add_argument("--stage1", type=int, default=76_800, help="rows")
-    parser.add_argument("--stage1-again", type=int, default=51_200, help="rows")
     parser.add_argument("--stage2", type=int, default=46_080, help="rows")
-    parser.add_argument("--stage3", type=int, default=76_800, help="rows")
+    parser.add_argument("--stage3", type=int, default=57_600, help="rows")
     parser.add_argument(
         "--alike",
         type=float,
@@ -234,11 +232,10 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of all rows (default: %(default)s)")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("stage1", "stage1_again", "stage2", "stage3", "heldout"):
+    for name in ("stage1", "stage2", "stage3", "heldout"):
         setattr(args, name, math.ceil(getattr(args, name) * args.share))
-    first, second, third, again = (World(10 * args.seed + number) for number in (1, 2, 3, 4))
+    first, second, third = (World(10 * args.seed + number) for number in (1, 2, 3))
     write(args.folder / "stage1.jsonl", stage1_rows(first, args.stage1))
-    write(args.folder / "stage1_again.jsonl", stage1_rows(again, args.stage1_again))
     write(args.folder / "stage2.jsonl", stage2_rows(second, args.stage2, args.alike, args.told, args.pool, args.group))
     write(args.folder / "stage3.jsonl", stage3_rows(third, args.stage3))
     held_out = list(stage3_rows(World(args.heldout_seed, held_out=True), args.heldout))

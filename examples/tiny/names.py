@@ -55,9 +55,11 @@ LOOKALIKES = partial(lookalike_rows, group=BATCH, paraphrases=0.12)
 the last run, since they pull at the same latents as the answers do."""
 RUNS_BY_NAME = {
     "frozen_pairs": ByName("stage3.yaml", PAIRS, 900, FROZEN),
+    "frozen_pairs_again": ByName("stage3.yaml", PAIRS, 400, FROZEN),
     "pairs": ByName("names.yaml", PAIRS_RETOLD, 300, {"lr_scheduler": "constant"}),
     "five": ByName("names.yaml", FIVE, 700, {"lr_scheduler": "cosine"}),
     "lookalikes": ByName("names.yaml", LOOKALIKES, 700, {"lr_scheduler": "cosine"}),
+    "lookalikes_again": ByName("names.yaml", LOOKALIKES, 700, {"lr_scheduler": "cosine"}),
 }
 
 

@@ -18,11 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = ROOT / "clara_model" / "bundled" / "clara-tiny"
 HERE = Path("examples/tiny")
 RUNS = Path.home() / ".cache" / "clara-tiny"
-STAGE1 = (("stage1", "--pretrain", "base"), ("stage1_again", "--pretrain_checkpoint", "stage1"))
-"""Each run's name, which its data and its result have too, and where it starts.
-
-Stage 1 runs twice: from a fresh rate it learns what the first run left (docs/results.md).
-"""
 
 
 def run(*arguments: str | Path) -> None:
@@ -48,12 +43,12 @@ def main() -> None:
         (RUNS / "base" / "finished").touch()
     if not done(RUNS / "data" / "heldout_20.jsonl"):
         run(HERE / "data.py", RUNS / "data", "--stage2", "0", "--stage3", "0", *share)
-    for name, flag, start in STAGE1:
-        if not done(RUNS / name / "config.json"):
-            paths = [flag, RUNS / start, "--dataset", RUNS / "data" / f"{name}.jsonl", "--save_path", RUNS / name]
-            run("-m", "trainers.cli", "--config", HERE / "stage1.yaml", "--load_checkpoint", *paths)
+    if not done(RUNS / "stage1" / "config.json"):
+        rows = ("--dataset", RUNS / "data" / "stage1.jsonl")
+        paths = ("--load_checkpoint", "--pretrain", RUNS / "base", *rows, "--save_path", RUNS / "stage1")
+        run("-m", "trainers.cli", "--config", HERE / "stage1.yaml", *paths)
     for step in ("data", "names", "stage3"):
-        run(HERE / "again.py", RUNS / STAGE1[-1][0], "--only", step, *share)
+        run(HERE / "again.py", RUNS / "stage1", "--only", step, *share)
     bundle = (HERE / "package.py", RUNS / "again" / "stage3", RUNS / "base", "--target", target)
     run(*bundle)
     run(HERE / "measure.py", target, "--count", str(questions), "--out", RUNS / "figures.json")
