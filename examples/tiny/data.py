@@ -199,10 +199,12 @@ def gold_only(row: dict) -> dict:
 
 
 def write(path: Path, rows: Iterable[dict]) -> None:
-    """Write rows as JSON lines."""
-    with path.open("w", encoding="utf-8") as file:
+    """Write rows as JSON lines; the file is there once all of them are."""
+    part = path.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row) + "\n")
+    part.replace(path)
 
 
 def main() -> None:
@@ -239,8 +241,8 @@ def main() -> None:
     write(args.folder / "stage2.jsonl", stage2_rows(second, args.stage2, args.alike, args.told, args.pool, args.group))
     write(args.folder / "stage3.jsonl", stage3_rows(third, args.stage3))
     held_out = list(stage3_rows(World(args.heldout_seed, held_out=True), args.heldout))
-    write(args.folder / "heldout_20.jsonl", held_out)
     write(args.folder / "heldout_gold.jsonl", map(gold_only, held_out))
+    write(args.folder / "heldout_20.jsonl", held_out)  # the last one: `train.py` and `again.py` look for it
 
 
 if __name__ == "__main__":

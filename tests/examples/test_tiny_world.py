@@ -270,6 +270,19 @@ def test_a_stopped_base_run_goes_on_where_it_stopped(tokenizer, tmp_path, monkey
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
+def test_rows_whose_writing_was_stopped_are_not_taken_for_all(tmp_path):
+    def stopped():
+        yield {"question": "one"}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        data.write(tmp_path / "rows.jsonl", stopped())
+    assert not (tmp_path / "rows.jsonl").exists()
+    data.write(tmp_path / "rows.jsonl", [{"question": "one"}, {"question": "two"}])
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
+
+
 def test_only_answers_weigh_in_full():
     chat = chats.Chat()
     chats._add_turns(chat, "{memory} {question}", "Kalo was born in Meru.", [("Where was Kalo born?", "Meru")])
