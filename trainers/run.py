@@ -36,7 +36,7 @@ from trainers.keeping import BestCheckpoint, SaveByTime
 from trainers.ranking import RankingSchedule, RecallWatch
 from trainers.record import NAME as RECORD
 from trainers.record import RunRecord
-from trainers.shared_folder import check_shared, check_writable
+from trainers.shared_folder import alone_in, check_shared, check_writable
 from trainers.stages import fetch, on_cpu, starting_model
 from trainers.trainer import ClaraTrainer
 
@@ -68,13 +68,20 @@ def train(config: TrainConfig) -> Path:
         ``save_path``, which holds the trained checkpoint, ready to load.
 
     Raises:
-        ClaraError: settings, data or a checkpoint are not usable, the loss is not finite, or a checkpoint cannot be
-            written; one sentence with the fix.
+        ClaraError: settings, data or a checkpoint are not usable, the loss is not finite, a checkpoint cannot be
+            written, or another run is writing into the same folder; one sentence with the fix.
     """
-    save_path = Path(config.save_path)
     _name_idle(config)
-    for folder in {save_path, config.checkpoints_path}:
+    folders = {Path(config.save_path), config.checkpoints_path}
+    for folder in folders:
         check_writable(folder)
+    with alone_in(folders):
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> Path:
+    """The run itself, in folders of its own."""
+    save_path = Path(config.save_path)
     node.start(on_cpu(config))
     check_shared(config.checkpoints_path)
     resume = _resume_from(config, config.checkpoints_path)

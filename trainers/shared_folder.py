@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints, looked at before the first step: can it be written, and do all machines see one?
+"""A run's folders, looked at before the first step: can they be written, are they free, do all machines see the same?
 
 Every process reads checkpoints from ``save_path``, the first one writes them: several machines need a file system that
 all of them share.
@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
+from filelock import FileLock, Timeout
 
 from clara_model.errors import ClaraError
 
 PROBE = ".shared"
+LOCK = ".lock"
+"""Empty and left there; the lock goes with its process, however that ends."""
 
 
 def check_writable(folder: Path) -> None:
@@ -32,6 +37,25 @@ def check_writable(folder: Path) -> None:
         raise ClaraError(
             f"{folder} cannot be written to ({error.strerror}); give another --save_path or --ckpt_path"
         ) from error
+
+
+@contextmanager
+def alone_in(folders: Collection[Path]) -> Iterator[None]:
+    """Inside the block no other run may write into these folders; the first process sees to that for all.
+
+    Raises:
+        ClaraError: another run is in one of them.
+    """
+    first = os.environ.get("RANK", "0") == "0"
+    with ExitStack() as held:
+        for folder in {folder.resolve() for folder in folders} if first else ():
+            try:
+                held.enter_context(FileLock(folder / LOCK, timeout=0))
+            except Timeout:
+                raise ClaraError(
+                    f"another run is writing into {folder}; wait for it, stop it, or give another --save_path"
+                ) from None
+        yield
 
 
 def check_shared(folder: Path) -> None:

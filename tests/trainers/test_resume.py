@@ -13,6 +13,7 @@ import torch
 import training_rows
 import yaml
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
@@ -99,6 +100,26 @@ def test_every_checkpoint_resumes_bit_identically(
 def test_an_earlier_runs_folder_is_not_overwritten_by_accident(left_alone: Path, base_folder: Path, stage1_file: Path):
     with pytest.raises(ClaraError, match=r"checkpoint-6 of an earlier run; pass --load_checkpoint"):
         run(settings(base_folder, stage1_file, left_alone))
+
+
+def test_a_folder_has_one_run_at_a_time(
+    base_folder: Path, stage1_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A launcher that is killed alone leaves its run going; both would write the same checkpoints."""
+    values = settings(base_folder, stage1_file, tmp_path / "run", ckpt_path=str(tmp_path / "way"), max_steps=1)
+    refused = []
+
+    class Second(TrainerCallback):
+        def on_step_end(self, *_: object, **__: object) -> None:
+            for other in ({"save_path": str(tmp_path / "other")}, {"ckpt_path": str(tmp_path / "other")}):
+                with pytest.raises(ClaraError, match=r"another run is writing into .*(run|way); wait for it, stop it"):
+                    run(values, **other)
+                refused.append(other)
+
+    monkeypatch.setattr("trainers.run.Progress", Second)
+    run(values)
+    assert len(refused) == 2
+    assert (tmp_path / "run" / "adapters.safetensors").is_file()
 
 
 def test_nothing_to_resume_from_starts_at_the_beginning(
