@@ -2,8 +2,9 @@
 
 Its diet is the chats of `chats.py`, in three phases: reading one document and then several; telling things apart by
 name, on short contexts where nothing but the name helps; and both together. Without the second phase it answers from
-any document that has a value of the right kind. Answers carry most of the loss. Logits are computed only where the loss
-has a weight, batches hold sequences of similar length.
+any document that has a value of the right kind. Names are learned at once after a wait that differs from run to run
+(docs/results.md), so that phase ends by its loss. Answers carry most of the loss. Logits are computed only where the
+loss has a weight, batches hold sequences of similar length.
 
     python examples/tiny/base.py                       # train, then measure
     python examples/tiny/base.py --eval-only           # measure the saved checkpoint
@@ -18,9 +19,11 @@ import json
 import logging
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -37,6 +40,8 @@ RUNS = Path.home() / ".cache" / "clara-tiny" / "base"
 HELD_OUT_SEED = 20_000
 TOLD_SHARE = 0.1
 """Share of a document's tokens that are trained on at all."""
+WINDOW = 100
+"""Steps whose mean loss ends a phase."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +74,20 @@ class Phase:
     draw: Callable[[World, dict, float], Chat]
     """Draws a chat, given how much of the phase is done, 0 to 1."""
     steps: int
-    """Optimizer steps."""
+    """Optimizer steps, at most."""
     rate: float
     """Peak learning rate, after a linear warm-up."""
     last_rate: float
     """Learning rate at the end of a cosine."""
     warmup: int = 50
     """Steps of warm-up."""
+    until: float = 0.0
+    """The phase is over once the mean loss of its last `WINDOW` steps is below this."""
 
 
 PHASES = (
     Phase(name="reading", draw=reading_chat, steps=5000, rate=3e-3, last_rate=0.0, warmup=100),
-    Phase(name="naming", draw=naming_chat, steps=1800, rate=2e-3, last_rate=2e-3),
+    Phase(name="naming", draw=naming_chat, steps=6000, rate=2e-3, last_rate=2e-3, until=0.2),
     Phase(name="telling apart", draw=telling_apart_chat, steps=1200, rate=2e-3, last_rate=0.0),
 )
 
@@ -215,13 +222,12 @@ def train(config: BaseConfig, folder: Path, *, save_every: int = 300) -> None:
         if state is not None and number < state["phase"]:
             continue
         optimizers = build_optimizers(model)
-        step = 0
+        step, losses = 0, deque[float](maxlen=WINDOW)
         if state is not None:
-            step, state = _resume(state, model, optimizers), None
-        losses: list[float] = []
+            step, state = _resume(state, model, optimizers, losses), None
         logger.info("%s from step %d of %d", phase.name, step, phase.steps)
         for ids_BT, weights_BT in batches(config, number, tokenizer, step):
-            if step >= phase.steps:
+            if step >= phase.steps or _learned(phase, losses):
                 break
             where_S = weights_BT.flatten().nonzero()[:, 0]
             loss = loss_of(model, ids_BT, where_S, weights_BT.flatten()[where_S])
@@ -229,11 +235,15 @@ def train(config: BaseConfig, folder: Path, *, save_every: int = 300) -> None:
             step += 1
             losses.append(loss.item())
             if step % 50 == 0:
-                logger.info("%s, step %d, loss %.4f", phase.name, step, sum(losses[-50:]) / len(losses[-50:]))
-            if step % save_every == 0 or step == phase.steps:
-                _save(folder, model, optimizers, number, step)
+                logger.info("%s, step %d, loss %.4f", phase.name, step, fmean(list(losses)[-50:]))
+            if step % save_every == 0 or step == phase.steps or _learned(phase, losses):
+                _save(folder, model, optimizers, number, step, losses)
             if step % (2 * save_every) == 0:
                 logger.info("%s, step %d, %s", phase.name, step, measure(model, tokenizer, count=100))
+
+
+def _learned(phase: Phase, losses: deque[float]) -> bool:
+    return len(losses) == WINDOW and fmean(losses) < phase.until
 
 
 def _update(model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], loss: torch.Tensor, rate: float) -> None:
@@ -247,17 +257,23 @@ def _update(model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], lo
 
 
 def _save(
-    folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], phase: int, step: int
+    folder: Path,
+    model: LlamaForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    phase: int,
+    step: int,
+    losses: deque[float],
 ) -> None:
     model.save_pretrained(folder)
     states = [optimizer.state_dict() for optimizer in optimizers]
-    state = {"phase": phase, "step": step, "model": model.state_dict(), "optimizers": states}
+    state = {"phase": phase, "step": step, "losses": list(losses), "model": model.state_dict(), "optimizers": states}
     torch.save(state, folder / "state.tmp")
     (folder / "state.tmp").replace(folder / "state.pt")
 
 
-def _resume(state: dict, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> int:
+def _resume(state: dict, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], losses: deque[float]) -> int:
     """Load a saved state and return its step."""
+    losses.extend(state["losses"])
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)

@@ -246,8 +246,10 @@ def test_every_relation_has_a_wording_that_names_its_subject_first():
 
 
 def test_a_stopped_base_run_goes_on_where_it_stopped(tokenizer, tmp_path, monkeypatch):
-    """Inside a phase and between two: the same weights as in one go."""
-    monkeypatch.setattr(base, "PHASES", [replace(phase, steps=3) for phase in base.PHASES[:2]])
+    """Inside a phase and between two: the weights of one go. The second phase ends by its loss, after 2 steps of 9."""
+    reading, naming = (replace(phase, steps=steps) for phase, steps in zip(base.PHASES[:2], (3, 9), strict=True))
+    monkeypatch.setattr(base, "PHASES", [reading, replace(naming, until=1e9)])
+    monkeypatch.setattr(base, "WINDOW", 2)
     monkeypatch.setattr(base, "build_tokenizer", lambda: tokenizer)
     sizes = {"hidden": 24, "layers": 1, "heads": 2, "inner": 32}
     config = base.BaseConfig(tokens=512, **sizes, compile=False)
@@ -256,8 +258,8 @@ def test_a_stopped_base_run_goes_on_where_it_stopped(tokenizer, tmp_path, monkey
     save = base._save
     for stop in ((0, 2), (0, 3), (1, 1)):
 
-        def save_and_stop(folder, model, optimizers, phase, step, *, stop=stop):
-            save(folder, model, optimizers, phase, step)
+        def save_and_stop(folder, model, optimizers, phase, step, losses, *, stop=stop):
+            save(folder, model, optimizers, phase, step, losses)
             if (phase, step) == stop:
                 raise KeyboardInterrupt
 
@@ -266,8 +268,10 @@ def test_a_stopped_base_run_goes_on_where_it_stopped(tokenizer, tmp_path, monkey
             base.train(config, parts, save_every=1)
     monkeypatch.setattr(base, "_save", save)
     base.train(config, parts)
-    ends = [torch.load(folder / "state.pt", weights_only=True)["model"] for folder in (whole, parts)]
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    ends = [torch.load(folder / "state.pt", weights_only=True) for folder in (whole, parts)]
+    assert [end["step"] for end in ends] == [2, 2]
+    one, other = (end["model"] for end in ends)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_rows_whose_writing_was_stopped_are_not_taken_for_all(tmp_path):
