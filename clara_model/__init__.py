@@ -5,6 +5,7 @@ Names are imported when first used, so ``import clara_model`` loads neither torc
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
     from clara_model.inference.published import ClaraModel
     from clara_model.latents import Latents
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+# Where it is installed PEFT imports it, and it warns of a kernel that is not used here (`checkpoint.quantized`).
 
 __version__ = "0.1.0"
 __all__ = ["Clara", "ClaraConfig", "ClaraError", "ClaraModel", "Latents", "Prompt", "PromptSet"]

@@ -80,7 +80,7 @@ def test_what_is_declared_for_everyone_is_imported():
     assert ALWAYS - imported == set()
 
 
-def test_all_is_every_extra_that_needs_no_gpu():
+def test_all_is_every_extra_but_flash_attn_and_bitsandbytes():
     assert set(EXTRAS) >= {"all", "plots", "dev", "docs"}
     assert EXTRAS["all"] == FOR_USERS - ALWAYS - EXTRAS["flash-attn"] - EXTRAS["quantization"]
 

@@ -188,7 +188,9 @@ class Settings:
         "",
     )
     quantization: str = _group(
-        "precision and devices", "keep the frozen base in int8 or int4 (bitsandbytes, needs a GPU and bf16)", ""
+        "precision and devices",
+        "keep the frozen base in int8 or int4 (extra quantization; needs bf16)",
+        "",
     )
     flash_attn: bool = _group("precision and devices", "use FlashAttention 2", False)
     latent_cache: int = _group(

@@ -25,7 +25,7 @@ from transformers import __version__ as transformers_version
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
-from clara_model.checkpoint import base_files, gguf
+from clara_model.checkpoint import base_files, gguf, quantized
 from clara_model.checkpoint.config import read_json
 from clara_model.checkpoint.hashes import files_key
 from clara_model.checkpoint.options import LoadOptions
@@ -84,7 +84,7 @@ def load_base(
     options = options.resolved()
     device, attention = torch.device(options.device or "cpu"), str(options.attn_implementation)
     _check_attention(attention)
-    quantized = _quantization(options.quantization, device)
+    quantization = quantized.settings(options.quantization, cast(torch.dtype, options.dtype))
     if gguf.is_gguf(name):
         folder = gguf.base_folder(name, options.revision, sha256, options.token)
     else:
@@ -97,8 +97,8 @@ def load_base(
             files.folder,
             dtype=options.dtype,
             attn_implementation=attention,
-            quantization_config=quantized,
-            device_map={"": device} if quantized else None,
+            quantization_config=quantization,
+            device_map={"": device} if quantization else None,
             trust_remote_code=False,
             output_loading_info=True,
         )
@@ -109,7 +109,8 @@ def load_base(
         raise ClaraError(f"the weights in {files.folder} ({where}) lack {lacking[0]!r}; is the download complete?")
     _check_vocabulary(model, tokenizer, files.folder)
     _check_ends(model, files.folder)
-    if quantized is None:
+    quantized.keep_as_loaded(model)
+    if quantization is None:
         nn.Module.to(model, device)
     how = f"{options.dtype} {options.quantization} {transformers_version}"
     _keys[model] = hashlib.sha256(f"{key} {how}".encode()).hexdigest()
@@ -234,20 +235,6 @@ def _check_attention(attention: str) -> None:
             "flash_attention_2 was asked for but flash-attn or a supported GPU is not there; "
             "install clara-integrations[flash-attn] on a GPU machine, or use sdpa"
         )
-
-
-def _quantization(quantization: str | None, device: torch.device) -> Any:
-    if quantization in (None, "no"):
-        return None
-    if quantization not in ("int8", "int4"):
-        raise ClaraError(f"quantization must be int8, int4 or None, got {quantization!r}")
-    if device.type != "cuda":
-        raise ClaraError(f"quantization {quantization} needs a GPU (bitsandbytes), got device {str(device)!r}")
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
 def only_tokens(defaults: GenerationConfig | None) -> GenerationConfig:

@@ -49,7 +49,7 @@ class LoadOptions:
     attn_implementation: str | None = None
     """``sdpa`` (default), ``eager`` or ``flash_attention_2``."""
     quantization: str | None = None
-    """``int8`` or ``int4`` of the base (bitsandbytes, GPU only)."""
+    """``int8`` or ``int4`` of the base (bitsandbytes, extra ``quantization``)."""
     token: str | None = field(default=None, compare=False, repr=False)
     """For private hub repositories. It says who may fetch, not what, so it does not tell models apart."""
 

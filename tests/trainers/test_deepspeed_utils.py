@@ -41,7 +41,7 @@ def launch(jobs: list[dict], folder: Path, processes: int) -> None:
         ]
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{HERE.parents[1]}:{HERE}",
+        "PYTHONPATH": f"{HERE.parents[1]}:{HERE}:{os.environ.get('PYTHONPATH', '')}",
         "OMP_NUM_THREADS": "1",
         "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
         "DS_ACCELERATOR": "cpu",

@@ -90,9 +90,3 @@ def test_rates_to_the_ends(base_folder: Path, tmp_path: Path, rate: int):
     )
     assert model.config.memory_tokens == 256 // rate
     assert model.config.max_prompt_length >= 256 // rate + 1
-
-
-@pytest.mark.parametrize("kind", ["int4", "int8"])
-def test_a_quantized_base_without_a_gpu_is_one_sentence(base_folder: Path, tmp_path: Path, kind: str):
-    with pytest.raises(ClaraError, match=rf"quantization {kind} needs a GPU \(bitsandbytes\), got device 'cpu'"):
-        start("pretrain", tmp_path, pretrain=base_folder, quantization=kind, bf16=True)

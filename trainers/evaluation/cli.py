@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     load.add_argument("--device", help="e.g. cpu or cuda:0 (default: the fastest there is)")
     load.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
     load.add_argument("--attn_implementation", help="sdpa, eager or flash_attention_2")
-    load.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (needs a GPU)")
+    load.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (extra quantization)")
     return made
 
 

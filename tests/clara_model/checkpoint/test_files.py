@@ -204,7 +204,6 @@ def test_attention(tiny_clara_folder: Path, loaded: ClaraModel, attention: str):
         ),
         ({"attn_implementation": "flash_attention_2"}, r"flash_attention_2 was asked for but .* or use sdpa"),
         ({"quantization": "int3"}, "quantization must be int8, int4 or None, got 'int3'"),
-        ({"quantization": "int8"}, "quantization int8 needs a GPU"),
     ],
 )
 def test_options_that_cannot_be_served(tiny_clara_folder: Path, options: dict, message: str):
