@@ -19,7 +19,7 @@ from clara_model.errors import ClaraError
 
 PROBE = ".shared"
 LOCK = ".lock"
-"""Empty and left there; the lock goes with its process, however that ends."""
+"""Empty; a killed run leaves it, but the lock goes with its process, however that ends."""
 
 
 def check_writable(folder: Path) -> None:
@@ -55,6 +55,8 @@ def alone_in(folders: Collection[Path]) -> Iterator[None]:
                 raise ClaraError(
                     f"another run is writing into {folder}; wait for it, stop it, or give another --save_path"
                 ) from None
+            if os.name == "posix":  # elsewhere it goes by itself
+                held.callback((folder / LOCK).unlink, missing_ok=True)  # before the lock is given back
         yield
 
 

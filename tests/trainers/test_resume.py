@@ -119,7 +119,7 @@ def test_a_folder_has_one_run_at_a_time(
     monkeypatch.setattr("trainers.run.Progress", Second)
     run(values)
     assert len(refused) == 2
-    assert (tmp_path / "run" / "adapters.safetensors").is_file()
+    assert (tmp_path / "run" / "adapters.safetensors").is_file() and not list(tmp_path.rglob(".lock"))
 
 
 def test_nothing_to_resume_from_starts_at_the_beginning(
