@@ -40,7 +40,7 @@ slow: $(VENV)/.installed-dev
 
 # A base in 8 and 4 bits. bitsandbytes lies beside the environment, since PEFT would import it at every start.
 quantized: $(VENV)/.bitsandbytes
-	PYTHONPATH=$(CURDIR)/$(VENV)/bitsandbytes HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m '' \
+	PYTHONPATH=$(abspath $(VENV)/bitsandbytes) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m '' \
 	  tests/clara_model/checkpoint/test_quantized.py tests/trainers/test_quantized_training.py \
 	  tests/examples/test_quantized_base.py $(PYTEST_ARGS)
 
