@@ -26,9 +26,9 @@ def load(folder: Path, kind: str | None, dtype: torch.dtype = torch.float32) -> 
     return ClaraModel.from_pretrained(folder, dtype=dtype, device="cpu", quantization=kind)
 
 
-def with_weights_of(small: ClaraModel, folder: Path, dtype: torch.dtype = torch.float32) -> ClaraModel:
+def with_weights_of(small: ClaraModel, folder: Path) -> ClaraModel:
     """An unquantized model that has the values which a quantized one keeps."""
-    model = load(folder, None, dtype)
+    model = load(folder, None)
     kept = small.roles.layers()
     for name, layer in model.roles.layers().items():
         weight = kept[name].base_layer.weight
@@ -79,9 +79,3 @@ def test_its_checkpoint_is_that_of_the_adapters(folder: Path, tmp_path: Path):
     load(folder, "int4").save_pretrained(tmp_path)
     expected = load(folder, None).compress(TEXTS).vectors
     assert torch.equal(load(tmp_path, None).compress(TEXTS).vectors, expected)
-
-
-def test_without_bitsandbytes_it_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(quantized, "OLDEST", "1000.0")
-    with pytest.raises(ClaraError, match=r"int4 needs bitsandbytes .*; install clara-integrations\[quantization\]"):
-        load(folder, "int4")
