@@ -52,10 +52,9 @@ def max_length(args: argparse.Namespace) -> int:
     return max(MAX_LENGTH, args.words)
 
 
-def build(args: argparse.Namespace, rate: int) -> ClaraModel:
-    """A random Llama with roles; its vocabulary has room for the added tokens, so nothing is resized."""
-    length = max_length(args)
-    words = ["<s>", "</s>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 3 - length // rate - ADDED))]
+def build_base(args: argparse.Namespace, added: int = 0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """A random Llama and its tokenizer, which leaves room in the vocabulary for so many added tokens."""
+    words = ["<s>", "</s>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 3 - added))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
@@ -72,14 +71,20 @@ def build(args: argparse.Namespace, rate: int) -> ClaraModel:
         bos_token_id=0,
         eos_token_id=1,
     )
-    dtype = getattr(torch, args.dtype)
     with torch.device(args.device):
-        base = LlamaForCausalLM._from_config(config, attn_implementation=args.attn, dtype=dtype)
+        dtype = getattr(torch, args.dtype)
+        return LlamaForCausalLM._from_config(config, attn_implementation=args.attn, dtype=dtype), tokenizer
+
+
+def build(args: argparse.Namespace, rate: int) -> ClaraModel:
+    """A random Llama with roles; its vocabulary has room for the added tokens, so nothing is resized."""
+    length = max_length(args)
+    base, tokenizer = build_base(args, length // rate + ADDED)
     prompt_length = 2 * args.top_k * length // rate + 512
     shape = ClaraConfig(
         base_model="random", doc_max_length=length, compression_rate=rate, max_prompt_length=prompt_length
     )
-    return ClaraModel(base, tokenizer, shape).to(args.device).to_float(dtype)
+    return ClaraModel(base, tokenizer, shape).to(args.device).to_float(base.dtype)
 
 
 def documents(args: argparse.Namespace) -> list[str]:

@@ -4,11 +4,13 @@ A step is run forward and backward on synthetic rows; all its matrix products ar
 the same shapes. What is missing from a ratio of 1 went into attention, casts, small operations and Python. On the CPU
 the times are CPU time, so run it with one thread (OMP_NUM_THREADS=1).
 
-    python examples/benchmarks/training.py [BASE] [--steps 3] [--rows 32] [--micro 8] [--bf16]
+    python examples/benchmarks/training.py [BASE] [--steps 3] [--rows 32] [--micro 8] [--bf16] [--quantization int4]
     python examples/benchmarks/training.py [BASE] --padding FILE [--rows 128] [--micro 8]
 
-BASE is a folder or hub name; by default the bundled clara-tiny's base. ``--padding`` trains nothing: it prints which
-share of the positions of stage 1 is padding on the rows of a file, in the three orders that a run can have.
+BASE is a folder or hub name; by default the bundled clara-tiny's base. With a base other than that of ``--checkpoint``
+only stage 1 can run (``--stages pretrain``). The memory is the most that a step took, weights included. ``--padding``
+trains nothing: it prints which share of the positions of stage 1 is padding on the rows of a file, in the three orders
+that a run can have.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 
 import torch
 from bare_products import Shapes, products
+from peak import memory_peak, reset_peak
 from rich.console import Console
 from rich.table import Table
 
@@ -75,6 +78,7 @@ def started(stage: str, base: str, checkpoint: str, arguments: argparse.Namespac
             dataset="rows",
             save_path=folder,
             bf16=arguments.bf16,
+            quantization=arguments.quantization,
             train_batch_size=arguments.rows,
             **start,
             **sizes,
@@ -122,13 +126,16 @@ def measure(stage: str, base: str, checkpoint: str, arguments: argparse.Namespac
         step(training, frozen, batches[0], arguments.bf16)  # warm
         with shapes:
             run_through(training, frozen, batches, arguments.bf16)
+        device = training.model.device.type
+        reset_peak(device)
         seconds = timed(lambda: run_through(training, frozen, batches, arguments.bf16))
+        peak = memory_peak(device)
         bare = timed(lambda: products(shapes.found))
         masks = [batch[name] for batch in batches for name in batch if name.endswith("_mask")]
         tokens = sum(int(mask.sum()) for mask in masks)
         padding = 1 - tokens / sum(mask.numel() for mask in masks)
         reused = f"{1 - frozen.made / frozen.asked:.2f}" if frozen else ""
-        return [stage, f"{tokens / seconds:.0f}", f"{padding:.3f}", f"{bare / seconds:.2f}", reused]
+        return [stage, f"{tokens / seconds:.0f}", f"{padding:.3f}", f"{bare / seconds:.2f}", reused, f"{peak / 1e9:.2f}"]
 
 
 def run_through(
@@ -172,14 +179,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="rows of a step")
     parser.add_argument("--micro", type=int, default=8, help="rows of a forward pass")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--quantization", choices=("int8", "int4"), default="", help="of the base; wants --bf16")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--padding", metavar="FILE", help="only the shares of padding of stage 1 on these rows")
     arguments = parser.parse_args()
     base = arguments.base or str(Path(files.locate("clara-tiny")) / "base")
     if arguments.padding:
         Console().print(padding(base, arguments))
         return
-    table = Table("stage", "tokens/s", "padding", "ratio to bare products", "latents reused")
-    for stage in STAGES:
+    table = Table("stage", "tokens/s", "padding", "ratio to bare products", "latents reused", "memory (GB)")
+    for stage in arguments.stages:
         table.add_row(*measure(stage, base, arguments.checkpoint, arguments))
     Console().print(table)
 

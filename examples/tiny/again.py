@@ -76,7 +76,7 @@ def train(recipe: str, rows: Path, name: str, begin: Path, settings: Mapping[str
     if (RUNS / name / files.CONFIG).is_file():
         return
     paths = ["--pretrain_checkpoint", begin, "--dataset", rows, "--save_path", RUNS / name]
-    config = ["--config", HERE / recipe, "--load_checkpoint", "--use_cpu"]
+    config = ["--config", HERE / recipe, "--load_checkpoint"]
     run("-m", "trainers.cli", *config, *paths, *words(settings))
 
 

@@ -4,7 +4,7 @@ Its diet is the chats of `chats.py`, in three phases: reading one document and t
 name, on short contexts where nothing but the name helps; and both together. Without the second phase it answers from
 any document that has a value of the right kind. Names are learned at once after a wait that differs from run to run
 (docs/results.md), so that phase ends by its loss. Answers carry most of the loss. Logits are computed only where the
-loss has a weight, batches hold sequences of similar length.
+loss has a weight, batches hold sequences of similar length. It trains on a GPU where there is one.
 
     python examples/tiny/base.py                       # train, then measure
     python examples/tiny/base.py --eval-only           # measure the saved checkpoint
@@ -31,6 +31,7 @@ from chats import TOLD, Chat, naming_chat, reading_chat, telling_apart_chat
 from muon import Muon
 from tokenizer import PROMPTS, build_tokenizer
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from world import World
 
@@ -42,6 +43,8 @@ TOLD_SHARE = 0.1
 """Share of a document's tokens that are trained on at all."""
 WINDOW = 100
 """Steps whose mean loss ends a phase."""
+DRAWN_TOGETHER = 16
+"""Batches that are drawn and sorted by length together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ class BaseConfig:
     inner: int = 512
     """Width of the gated feed-forward layer."""
     compile: bool = True
-    """Fuse the step with `torch.compile`."""
+    """Fuse the step with `torch.compile`, by default on the CPU alone: on a GPU a step of this size is short anyway."""
     share: float = 1.0
     """Of every phase's steps; few walk through it."""
 
@@ -114,30 +117,48 @@ def encode(
     return out
 
 
-def batches(
-    config: BaseConfig, number: int, tokenizer: PreTrainedTokenizerFast, start: int = 0
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of a phase: ids and weights `[B, T]`, T a multiple of 32, B * T about `config.tokens`.
+class Groups(Dataset):
+    """A phase's batches in groups of `DRAWN_TOGETHER`, each seeded on its own, so any process may draw any of them."""
 
-    Every group of 16 batches is seeded on its own.
+    def __init__(self, config: BaseConfig, number: int, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.config, self.number, self.tokenizer = config, number, tokenizer
+        self.phase, self.prompts = phases(config)[number], json.loads(PROMPTS.read_text())
+
+    def __len__(self) -> int:
+        return -(-self.phase.steps // DRAWN_TOGETHER)
+
+    def __getitem__(self, group: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Ids and weights `[B, T]` of its batches, T a multiple of 32, B * T about `config.tokens`."""
+        step, tokens = group * DRAWN_TOGETHER, self.config.tokens
+        seed = self.config.seed * 1_000_003 + self.number * 100_003 + step
+        world, ready = World(seed), []
+        while len(ready) < DRAWN_TOGETHER:
+            done = step / self.phase.steps
+            chats = [self.phase.draw(world, self.prompts, done) for _ in range(DRAWN_TOGETHER * tokens // 190)]
+            drawn = encode(self.tokenizer, chats, np.random.default_rng(seed))
+            drawn.sort(key=lambda pair: len(pair[0]))
+            ready += _cut(drawn, tokens, self.tokenizer.pad_token_id)
+        random.Random(step).shuffle(ready)
+        return ready[:DRAWN_TOGETHER]
+
+
+def batches(
+    config: BaseConfig, number: int, tokenizer: PreTrainedTokenizerFast, start: int = 0, workers: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of a phase: ids and weights `[B, T]`.
 
     Args:
         config: The run.
         number: Of the phase.
         tokenizer: The tokenizer.
         start: First step, to go on with a stopped run.
+        workers: Processes that draw ahead; the batches are the same with any number.
     """
-    prompts, phase = json.loads(PROMPTS.read_text()), phases(config)[number]
-    for step in range(start // 16 * 16, phase.steps, 16):
-        seed = config.seed * 1_000_003 + number * 100_003 + step
-        world, ready = World(seed), []
-        while len(ready) < 16:
-            chats = [phase.draw(world, prompts, step / phase.steps) for _ in range(16 * config.tokens // 190)]
-            drawn = encode(tokenizer, chats, np.random.default_rng(seed))
-            drawn.sort(key=lambda pair: len(pair[0]))
-            ready += _cut(drawn, config.tokens, tokenizer.pad_token_id)
-        random.Random(step).shuffle(ready)
-        yield from ready[max(0, start - step) : 16]
+    groups = Groups(config, number, tokenizer)
+    first, skipped = divmod(start, DRAWN_TOGETHER)
+    for group in DataLoader(groups, batch_size=None, sampler=range(first, len(groups)), num_workers=workers):
+        yield from group[skipped:]
+        skipped = 0
 
 
 def _cut(drawn: list[tuple[np.ndarray, np.ndarray]], budget: int, pad: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -208,16 +229,17 @@ def rate_at(phase: Phase, step: int) -> float:
     return phase.last_rate + (phase.rate - phase.last_rate) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def train(config: BaseConfig, folder: Path, *, save_every: int = 300) -> None:
+def train(config: BaseConfig, folder: Path, *, device: str = "cpu", workers: int = 0, save_every: int = 300) -> None:
     """Train and save to `folder`; goes on from `folder/state.pt` where there is one."""
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder)
-    model = build_model(config, tokenizer)
+    model = build_model(config, tokenizer).to(device)
     logger.info("%s, %.2fM parameters", asdict(config), sum(p.numel() for p in model.parameters()) / 1e6)
     loss_of: Callable[..., torch.Tensor] = (
         torch.compile(weighted_loss, dynamic=True) if config.compile else weighted_loss
     )
-    state = torch.load(folder / "state.pt", weights_only=True) if (folder / "state.pt").exists() else None
+    saved = folder / "state.pt"
+    state = torch.load(saved, weights_only=True, map_location=device) if saved.exists() else None
     for number, phase in enumerate(phases(config)):
         if state is not None and number < state["phase"]:
             continue
@@ -226,11 +248,12 @@ def train(config: BaseConfig, folder: Path, *, save_every: int = 300) -> None:
         if state is not None:
             step, state = _resume(state, model, optimizers, losses), None
         logger.info("%s from step %d of %d", phase.name, step, phase.steps)
-        for ids_BT, weights_BT in batches(config, number, tokenizer, step):
+        for ids_BT, weights_BT in batches(config, number, tokenizer, step, workers):
             if step >= phase.steps or _learned(phase, losses):
                 break
             where_S = weights_BT.flatten().nonzero()[:, 0]
-            loss = loss_of(model, ids_BT, where_S, weights_BT.flatten()[where_S])
+            weight_S = weights_BT.flatten()[where_S]
+            loss = loss_of(model, ids_BT.to(device), where_S.to(device), weight_S.to(device))
             _update(model, optimizers, loss, rate_at(phase, step))
             step += 1
             losses.append(loss.item())
@@ -313,7 +336,7 @@ def generate(
     for i in range(0, len(chats), batch):
         texts = tokenizer.apply_chat_template(chats[i : i + batch], tokenize=False, add_generation_prompt=True)
         inputs = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
-        ids = model.generate(**inputs, max_new_tokens=12, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+        ids = model.generate(**inputs.to(model.device), max_new_tokens=12, do_sample=False)[:, inputs["input_ids"].shape[1] :]
         said += tokenizer.batch_decode(ids, skip_special_tokens=True)
     tokenizer.padding_side = "right"
     return [text.strip() for text in said]
@@ -326,7 +349,12 @@ def main() -> None:
     parser.add_argument("--eval-only", action="store_true")
     parser.add_argument("--count", type=int, default=500, help="held-out questions")
     parser.add_argument("--threads", type=int, default=2)
-    for name, value in asdict(BaseConfig()).items():
+    gpu = torch.cuda.is_available()
+    parser.add_argument("--device", default="cuda" if gpu else "cpu", help="default: %(default)s")
+    parser.add_argument(
+        "--workers", type=int, default=4 if gpu else 0, help="processes that draw batches ahead (default: %(default)s)"
+    )
+    for name, value in asdict(BaseConfig(compile=not gpu)).items():
         kind = (lambda text: text == "1") if isinstance(value, bool) else type(value)
         parser.add_argument(f"--{name}", type=kind, default=value)
     args = parser.parse_args()
@@ -336,8 +364,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
     if not args.eval_only:
         config = BaseConfig(**{name: getattr(args, name) for name in asdict(BaseConfig())})
-        train(config, args.folder)
-    model = LlamaForCausalLM.from_pretrained(args.folder, dtype=torch.float32)
+        train(config, args.folder, device=args.device, workers=args.workers)
+    model = LlamaForCausalLM.from_pretrained(args.folder, dtype=torch.float32).to(args.device)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(args.folder)
     logger.info(
         "held-out, seed %d, %d questions: %s", HELD_OUT_SEED, args.count, measure(model, tokenizer, count=args.count)

@@ -23,6 +23,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from world import Entity, World
@@ -107,11 +108,17 @@ def _told_row(world: World, pool: list[Entity], texts: list[str], gold: int) -> 
 
 def _keyword_order(row: dict) -> dict:
     """The row with its documents sorted by how many words of the question they hold; what is found comes first."""
-    words = set(re.findall(r"\w+", row["question"]))
-    found = [len(words & set(re.findall(r"\w+", text))) for text in row["docs"]]
+    words = _words(row["question"])
+    found = [len(words & _words(text)) for text in row["docs"]]
     order = sorted(range(len(found)), key=lambda i: -found[i])
     (gold,) = row["pos_index"]
     return {**row, "docs": [row["docs"][i] for i in order], "pos_index": [order.index(gold)]}
+
+
+@lru_cache(maxsize=1024)
+def _words(text: str) -> frozenset[str]:
+    """A text's words; the rows of a pool ask for the same texts again."""
+    return frozenset(re.findall(r"\w+", text))
 
 
 def named_rows(

@@ -1,4 +1,6 @@
-"""On a CUDA device: float32, bfloat16, flash attention and checkpointed gradients against the CPU."""
+"""On a CUDA device: float32, bfloat16, flash attention, checkpointed gradients, 8 and 4 bits against the CPU."""
+
+from pathlib import Path
 
 import pytest
 import small_model
@@ -77,3 +79,33 @@ def test_gradients_are_the_same_with_checkpointing_and_on_the_cpu(base_folder):
     for name in expected:
         assert relative(recomputed[name], plain[name]) < 1e-5, name
         assert relative(plain[name], expected[name]) < 5e-3, name
+
+
+@pytest.fixture(scope="module")
+def whole_blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose layers are whole blocks of 64, what bitsandbytes rounds together."""
+    place = tmp_path_factory.mktemp("blocks")
+    base = small_model.save_base(place / "base", hidden=64)
+    small_model.build_model(base, lora_dropout=0.0).save_pretrained(place / "clara")
+    return place / "clara"
+
+
+def in_bits(folder: Path, kind: str | None, device: str) -> ClaraModel:
+    pytest.importorskip("bitsandbytes")
+    return ClaraModel.from_pretrained(folder, dtype=torch.float32, device=device, quantization=kind)
+
+
+def test_a_base_in_4_bits_has_the_cpus_latents_and_gradients(whole_blocks):
+    here, there = (in_bits(whole_blocks, "int4", device) for device in ("cpu", "cuda"))
+    expected = here.compress(small_model.TEXTS).vectors
+    assert relative(there.compress(small_model.TEXTS).vectors, expected) < 1e-3
+    assert relative(in_bits(whole_blocks, None, "cuda").compress(small_model.TEXTS).vectors, expected) > 1e-2
+    expected, found = (stage3_gradients(model, checkpointing=False) for model in (here, there))
+    assert expected.keys() == found.keys()
+    for name in expected:
+        assert relative(found[name], expected[name]) < 5e-3, name
+
+
+def test_a_base_in_8_bits_has_latents_near_its_own(whole_blocks):
+    found, expected = (in_bits(whole_blocks, kind, "cuda").compress(small_model.TEXTS).vectors for kind in ("int8", None))
+    assert torch.nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1)).min() > 0.999

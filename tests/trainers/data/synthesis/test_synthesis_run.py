@@ -314,7 +314,8 @@ def test_an_endpoint_that_stops_answering_ends_the_run(make):
     documents = [f"Thing {i} is a cup." for i in range(20)]
     with chat_server() as server:
         server.interfere = lambda number, body: (503, {}, {"error": {"message": "gone"}}) if number > 8 else None
-        with pytest.raises(ClaraError, match=r"8 passages failed one after the other, the last one so: .*503: gone"):
+        # the two workers may fail in one moment, and then either one's count is told
+        with pytest.raises(ClaraError, match=r"[89] passages failed one after the other, the last one so: .*503: gone"):
             make(server, *documents, retries=0, concurrency=2)
         assert len(server.bodies) < 30
 
