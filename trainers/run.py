@@ -22,7 +22,7 @@ from clara_model.modeling.tokens import Tokens
 from clara_model.store.layered import LayeredStore
 from clara_model.store.memory import LatentCache
 from clara_model.store.opening import open_store
-from trainers import checkpointing, deepspeed_utils, model_card, node, preview
+from trainers import checkpointing, compiling, deepspeed_utils, model_card, node, preview
 from trainers.arguments import TrainConfig
 from trainers.callbacks import Progress, Record, reporters
 from trainers.contradictions import idle, no_checkpoints
@@ -113,6 +113,8 @@ def _train(config: TrainConfig) -> Path:
     model.train()
     if config.gradient_checkpointing:
         trainer.clara.gradient_checkpointing_enable()
+    if compiling.wanted(config.trainer):
+        compiling.compile_layers(model.base, config.trainer)
     best = _keepers(config, trainer)
     if trainer.args.should_save:
         preview.write(order, collate, batches.micro, model.tokens, save_path)
@@ -373,7 +375,7 @@ def _further(config: TrainConfig, use_cpu: bool, processes: int) -> dict[str, An
         **({context: "fork"} if config.dataloader_workers and named else {}),  # else torch says
         "dataloader_pin_memory": not use_cpu,
         "report_to": [],
-        **config.trainer,
+        **{name: value for name, value in config.trainer.items() if name not in compiling.SETTINGS},
     }
 
 

@@ -24,7 +24,7 @@ from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
 from clara_model.modeling.objectives import TrainingModel
 from clara_model.modeling.training_batch import step_counts
-from trainers import checkpointing, deepspeed_utils, optimizer_state
+from trainers import checkpointing, compiling, deepspeed_utils, optimizer_state
 from trainers.data.rows import single_questions
 from trainers.data.sampling import TrainingOrder
 from trainers.evaluation.evaluate import EvaluationConfig
@@ -220,9 +220,10 @@ class ClaraTrainer(transformers.Trainer):
         """Losses of the evaluation rows and, where asked for, EM, F1, cover-EM and recall of generated answers."""
         dataset = eval_dataset or self.eval_dataset
         assert isinstance(dataset, TrainingOrder)
-        found = self._evaluation_losses(dataset)
-        if self.answering is not None:
-            found |= self._evaluation_answers(dataset)
+        with compiling.as_written():
+            found = self._evaluation_losses(dataset)
+            if self.answering is not None:
+                found |= self._evaluation_answers(dataset)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

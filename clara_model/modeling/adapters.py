@@ -30,10 +30,10 @@ BASE = "base"
 class RoleLinear(Linear):
     """PEFT's LoRA layer with fewer passes over its input and its result.
 
-    Outside training the adapter's product is added in place: PEFT makes three more tensors of the result's size
-    (product, scaled product, sum); where hidden sizes are small that is a fifth of an encoder pass. In training under
-    autocast the input stays as it is: PEFT casts it to the adapter's float32, and autocast back. Never built:
-    `Roles.add` makes PEFT's layers into this class.
+    The adapter's product is added in place: PEFT makes three more tensors of the result's size (product, scaled
+    product, sum); where hidden sizes are small that is a fifth of an encoder pass. In training under autocast the input
+    stays as it is: PEFT casts it to the adapter's float32, and autocast back. Never built: `Roles.add` makes PEFT's
+    layers into this class.
     """
 
     merged_weight: Tensor | None = None
@@ -61,17 +61,24 @@ class RoleLinear(Linear):
         return result
 
     def _in_training(self, x: Tensor, role: str) -> Tensor:
-        """PEFT's sum, its small side scaled instead of its large one; under autocast, without PEFT's casts."""
-        result = self.base_layer(x)
+        """PEFT's sum, added where the product is made; under autocast, without PEFT's casts."""
+        rows = x.flatten(0, -2)
+        result = self.base_layer(rows)
         if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(cast(Tensor, self.lora_A[role].weight).dtype)
+            rows = rows.to(cast(Tensor, self.lora_A[role].weight).dtype)
         scale, dropout = self.scaling[role], self.lora_dropout[role]
-        if x.device.type == "cpu" and isinstance(dropout, nn.Dropout) and dropout.training:
-            x, left = without_some(x, dropout.p)
+        by_hand = x.device.type == "cpu" and not torch.compiler.is_compiling()  # a compiler fuses PyTorch's own
+        if by_hand and isinstance(dropout, nn.Dropout) and dropout.training:
+            rows, left = without_some(rows, dropout.p)
             scale = scale / left
         else:
-            x = dropout(x)
-        return (result + self.lora_B[role](self.lora_A[role](x) * scale)).to(result.dtype)
+            rows = dropout(rows)
+        low, up = self.lora_A[role](rows), self.lora_B[role].weight
+        if low.dtype == result.dtype and not hasattr(up, "ds_id"):  # else ZeRO 3, or a base of another dtype
+            result = result.addmm_(low, up.T.to(low.dtype), alpha=scale)
+        else:
+            result = (result + self.lora_B[role](low * scale)).to(result.dtype)
+        return result.view(*x.shape[:-1], -1)
 
 
 def without_some(x: Tensor, rate: float) -> tuple[Tensor, float]:

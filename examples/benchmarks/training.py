@@ -4,7 +4,8 @@ A step is run forward and backward on synthetic rows; all its matrix products ar
 the same shapes. What is missing from a ratio of 1 went into attention, casts, small operations and Python. On the CPU
 the times are CPU time, so run it with one thread (OMP_NUM_THREADS=1).
 
-    python examples/benchmarks/training.py [BASE] [--steps 3] [--rows 32] [--micro 8] [--bf16] [--quantization int4]
+    python examples/benchmarks/training.py [BASE] [--steps 3] [--rows 32] [--micro 8] [--bf16]
+        [--quantization int4] [--torch_compile]
     python examples/benchmarks/training.py [BASE] --padding FILE [--rows 128] [--micro 8]
 
 BASE is a folder or hub name; by default the bundled clara-tiny's base. With a base other than that of ``--checkpoint``
@@ -35,6 +36,7 @@ from clara_model.checkpoint import files
 from clara_model.modeling.objectives import TrainingModel
 from clara_model.store.memory import LatentCache
 from trainers.arguments import TrainConfig
+from trainers.compiling import as_written, compile_layers
 from trainers.data.rows import Row, read_rows
 from trainers.data.sampling import TrainingOrder
 from trainers.frozen_latents import FrozenLatents
@@ -84,6 +86,8 @@ def started(stage: str, base: str, checkpoint: str, arguments: argparse.Namespac
             **sizes,
         )
         training = TrainingModel(starting_model(config), objective(config)).train()
+        if arguments.torch_compile:
+            compile_layers(training.model.base, vars(arguments))
         order = TrainingOrder([rows(stage, arguments.rows * arguments.steps, 1)], seed=1, step=arguments.rows)
         yield training, order, collator(config, training.model.tokens)
 
@@ -124,7 +128,7 @@ def measure(stage: str, base: str, checkpoint: str, arguments: argparse.Namespac
         frozen = FrozenLatents(training.model, LatentCache()) if stage == "end_to_end" else None
         shapes = Shapes()
         step(training, frozen, batches[0], arguments.bf16)  # warm
-        with shapes:
+        with as_written(), shapes:
             run_through(training, frozen, batches, arguments.bf16)
         device = training.model.device.type
         reset_peak(device)
@@ -135,7 +139,8 @@ def measure(stage: str, base: str, checkpoint: str, arguments: argparse.Namespac
         tokens = sum(int(mask.sum()) for mask in masks)
         padding = 1 - tokens / sum(mask.numel() for mask in masks)
         reused = f"{1 - frozen.made / frozen.asked:.2f}" if frozen else ""
-        return [stage, f"{tokens / seconds:.0f}", f"{padding:.3f}", f"{bare / seconds:.2f}", reused, f"{peak / 1e9:.2f}"]
+        speed, ratio = f"{tokens / seconds:.0f}", f"{bare / seconds:.2f}"
+        return [stage, speed, f"{padding:.3f}", ratio, reused, f"{peak / 1e9:.2f}"]
 
 
 def run_through(
@@ -179,6 +184,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="rows of a step")
     parser.add_argument("--micro", type=int, default=8, help="rows of a forward pass")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--torch_compile", action="store_true", help="compile the layers; not timed")
     parser.add_argument("--quantization", choices=("int8", "int4"), default="", help="of the base; wants --bf16")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--padding", metavar="FILE", help="only the shares of padding of stage 1 on these rows")

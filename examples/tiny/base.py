@@ -336,8 +336,8 @@ def generate(
     for i in range(0, len(chats), batch):
         texts = tokenizer.apply_chat_template(chats[i : i + batch], tokenize=False, add_generation_prompt=True)
         inputs = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
-        ids = model.generate(**inputs.to(model.device), max_new_tokens=12, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-        said += tokenizer.batch_decode(ids, skip_special_tokens=True)
+        ids = model.generate(**inputs.to(model.device), max_new_tokens=12, do_sample=False)
+        said += tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     tokenizer.padding_side = "right"
     return [text.strip() for text in said]
 

@@ -107,5 +107,6 @@ def test_a_base_in_4_bits_has_the_cpus_latents_and_gradients(whole_blocks):
 
 
 def test_a_base_in_8_bits_has_latents_near_its_own(whole_blocks):
-    found, expected = (in_bits(whole_blocks, kind, "cuda").compress(small_model.TEXTS).vectors for kind in ("int8", None))
-    assert torch.nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1)).min() > 0.999
+    models = [in_bits(whole_blocks, kind, "cuda") for kind in ("int8", None)]
+    found, expected = (model.compress(small_model.TEXTS).vectors.flatten(1) for model in models)
+    assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.999

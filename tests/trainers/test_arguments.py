@@ -77,6 +77,7 @@ WRONG = [
         r"\(8\) must be at most train_batch",
     ),
     ("pretrain", {**PRETRAIN, "flash_attn": True}, "pass --bf16 too"),
+    ("pretrain", {**PRETRAIN, "torch_compile": True, "zero_stage": 3}, "torch_compile cannot follow .* --zero_stage 2"),
     ("pretrain", {**PRETRAIN, "compress_rate": 1, "max_len": 256}, "cannot hold 1 documents of 256 memory tokens each"),
 ]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import training_rows
 from safetensors.torch import load_file
+from training_rows import history, stage_config
 
 from clara_model import ClaraModel
 from clara_model.errors import ClaraError
@@ -21,25 +22,8 @@ from trainers.stages import starting_model
 TRAJECTORIES = Path(__file__).parent / "trajectories.json"
 
 
-def history(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss" in line]
-
-
 def trained(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapters.safetensors")
-
-
-def stage_config(stage: str, folder: Path, request: pytest.FixtureRequest, **values: object) -> TrainConfig:
-    """A ten-step run of a stage."""
-    if stage == "pretrain":
-        base = request.getfixturevalue("base_folder")
-        values = {"pretrain": base, "dataset": request.getfixturevalue("stage1_file"), **values}
-    else:
-        start = request.getfixturevalue("pretrained")
-        values = {"pretrain_checkpoint": start, "dataset": request.getfixturevalue("questions_file"), **values}
-    published = "stage2_pretrain_retrieval" if stage == "pretrain_retrieval" else stage
-    return training_rows.config(published, folder, **{"max_epochs": 6, "max_steps": 10, **values})
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "instruct", "end_to_end", "pretrain_retrieval"])

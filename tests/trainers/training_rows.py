@@ -4,6 +4,8 @@ import json
 import random
 from pathlib import Path
 
+import pytest
+
 from trainers.arguments import TrainConfig
 
 NAMES = ["Ada Kell", "Tomas Reyl", "Mei Lin", "Oskar Brandt", "Priya Nair", "Ilse Moor"]
@@ -63,3 +65,20 @@ def config(stage: str, save_path: Path, **values: object) -> TrainConfig:
     fresh = {"compress_rate": 8, "doc_max_length": 32, "lora_rank": 4} if "pretrain" in values else {}
     defaults = {"train_batch_size": 8, "micro_train_batch_size": 4, "learning_rate": 1e-2, "use_cpu": True}
     return TrainConfig.for_stage(stage, **{**fresh, **defaults, "save_path": save_path, **values})
+
+
+def stage_config(stage: str, folder: Path, request: pytest.FixtureRequest, **values: object) -> TrainConfig:
+    """A ten-step run of a stage."""
+    if stage == "pretrain":
+        base = request.getfixturevalue("base_folder")
+        values = {"pretrain": base, "dataset": request.getfixturevalue("stage1_file"), **values}
+    else:
+        start = request.getfixturevalue("pretrained")
+        values = {"pretrain_checkpoint": start, "dataset": request.getfixturevalue("questions_file"), **values}
+    published = "stage2_pretrain_retrieval" if stage == "pretrain_retrieval" else stage
+    return config(published, folder, **{"max_epochs": 6, "max_steps": 10, **values})
+
+
+def history(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
