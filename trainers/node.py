@@ -13,12 +13,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from clara_model.errors import ClaraError
+from filelock import FileLock
 
-try:
-    import fcntl
-except ImportError:  # Windows, where no run has several processes
-    fcntl = None  # type: ignore[assignment]
+from clara_model.errors import ClaraError
 
 
 def process_count() -> int:
@@ -110,7 +107,6 @@ def unpacked(path: Path) -> Path:
     Raises:
         OSError: the file cannot be read, or there is no room for its contents.
     """
-    assert fcntl is not None
     status = path.stat()
     key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
     folder = Path(tempfile.gettempdir()) / f"clara-unpacked-{os.getuid()}"
@@ -118,8 +114,7 @@ def unpacked(path: Path) -> Path:
     if folder.stat().st_uid != os.getuid():
         raise ClaraError(f"{folder} belongs to somebody else; set TMPDIR to a folder of your own")
     target = folder / hashlib.sha256(key.encode()).hexdigest()[:24]
-    with target.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(target.with_suffix(".lock")):
         if not target.is_file():
             part = target.with_suffix(".part")
             with gzip.open(path) as packed, part.open("wb") as file:

@@ -67,8 +67,7 @@ class RoleLinear(Linear):
         if not torch.is_autocast_enabled(x.device.type):
             rows = rows.to(cast(Tensor, self.lora_A[role].weight).dtype)
         scale, dropout = self.scaling[role], self.lora_dropout[role]
-        by_hand = x.device.type == "cpu" and not torch.compiler.is_compiling()  # a compiler fuses PyTorch's own
-        if by_hand and isinstance(dropout, nn.Dropout) and dropout.training:
+        if x.device.type == "cpu" and isinstance(dropout, nn.Dropout) and dropout.training:
             rows, left = without_some(rows, dropout.p)
             scale = scale / left
         else:
@@ -94,7 +93,7 @@ def without_some(x: Tensor, rate: float) -> tuple[Tensor, float]:
         ``x`` with zeros in it, and the share that is kept, to divide by.
     """
     dropped = min(round(rate * 2**16), 2**16 - 1)
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    words = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 4),), dtype=torch.int64, device=x.device)
     kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
     return x * kept, 1 - dropped / 2**16
 

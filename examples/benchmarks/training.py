@@ -1,8 +1,8 @@
 """Tokens per second of each stage, the share of padding, and the ratio to the step's bare matrix products.
 
-A step is run forward and backward on synthetic rows; all its matrix products are then run alone, on random numbers of
-the same shapes. What is missing from a ratio of 1 went into attention, casts, small operations and Python. On the CPU
-the times are CPU time, so run it with one thread (OMP_NUM_THREADS=1).
+A step is run forward and backward on synthetic rows, and in turn with it all its matrix products alone, on random
+numbers of the same shapes; the best round of each counts. What is missing from a ratio of 1 went into attention, casts,
+small operations and Python. On the CPU the times are CPU time, so run it with one thread (OMP_NUM_THREADS=1).
 
     python examples/benchmarks/training.py [BASE] [--steps 3] [--rows 32] [--micro 8] [--bf16]
         [--quantization int4] [--torch_compile]
@@ -17,11 +17,12 @@ that a run can have.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,6 @@ def started(stage: str, base: str, checkpoint: str, arguments: argparse.Namespac
             **sizes,
         )
         training = TrainingModel(starting_model(config), objective(config)).train()
-        if arguments.torch_compile:
-            compile_layers(training.model.base, vars(arguments))
         order = TrainingOrder([rows(stage, arguments.rows * arguments.steps, 1)], seed=1, step=arguments.rows)
         yield training, order, collator(config, training.model.tokens)
 
@@ -127,20 +126,33 @@ def measure(stage: str, base: str, checkpoint: str, arguments: argparse.Namespac
         ]
         frozen = FrozenLatents(training.model, LatentCache()) if stage == "end_to_end" else None
         shapes = Shapes()
-        step(training, frozen, batches[0], arguments.bf16)  # warm
-        with as_written(), shapes:
+
+        def whole() -> None:
             run_through(training, frozen, batches, arguments.bf16)
+
+        def written() -> None:
+            with as_written():
+                whole()
+
+        written()  # warm
+        with shapes:
+            written()
         device = training.model.device.type
         reset_peak(device)
-        seconds = timed(lambda: run_through(training, frozen, batches, arguments.bf16))
+        written()
         peak = memory_peak(device)
-        bare = timed(lambda: products(shapes.found))
+        if arguments.torch_compile:
+            compile_layers(training.model.base, {})
+            whole()
+        work = [written, lambda: products(shapes.found), *([whole] if arguments.torch_compile else [])]
+        seconds, bare, *compiled = in_turn(work, arguments.rounds)
         masks = [batch[name] for batch in batches for name in batch if name.endswith("_mask")]
         tokens = sum(int(mask.sum()) for mask in masks)
         padding = 1 - tokens / sum(mask.numel() for mask in masks)
         reused = f"{1 - frozen.made / frozen.asked:.2f}" if frozen else ""
         speed, ratio = f"{tokens / seconds:.0f}", f"{bare / seconds:.2f}"
-        return [stage, speed, f"{padding:.3f}", ratio, reused, f"{peak / 1e9:.2f}"]
+        times = [f"{one / seconds:.2f}" for one in compiled]
+        return [stage, speed, f"{padding:.3f}", ratio, reused, f"{peak / 1e9:.2f}", *times]
 
 
 def run_through(
@@ -162,16 +174,17 @@ def step(training: TrainingModel, frozen: FrozenLatents | None, batch: dict[str,
     training.zero_grad()
 
 
-def timed(run: Any) -> float:
-    """Seconds of the faster of two runs; on the CPU those that this process had, whatever else ran."""
+def in_turn(work: Sequence[Callable[[], None]], rounds: int) -> list[float]:
+    """Seconds of the fastest round of each; on the CPU those that this process had, whatever else ran."""
     gpu = torch.cuda.is_available()
-    clock, best = time.perf_counter if gpu else time.process_time, float("inf")
-    for _ in range(2):
-        start = clock()
-        run()
-        if gpu:
-            torch.cuda.synchronize()
-        best = min(best, clock() - start)
+    clock, best = time.perf_counter if gpu else time.process_time, [math.inf] * len(work)
+    for _ in range(rounds):
+        for place, run in enumerate(work):
+            start = clock()
+            run()
+            if gpu:
+                torch.cuda.synchronize()
+            best[place] = min(best[place], clock() - start)
     return best
 
 
@@ -181,10 +194,11 @@ def main() -> None:
     parser.add_argument("base", nargs="?", help="base model; by default clara-tiny's")
     parser.add_argument("--checkpoint", default="clara-tiny", help="what stages 2 and 3 start from")
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="the best one counts (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=32, help="rows of a step")
     parser.add_argument("--micro", type=int, default=8, help="rows of a forward pass")
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--torch_compile", action="store_true", help="compile the layers; not timed")
+    parser.add_argument("--torch_compile", action="store_true", help="the step compiled, against it as it is")
     parser.add_argument("--quantization", choices=("int8", "int4"), default="", help="of the base; wants --bf16")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--padding", metavar="FILE", help="only the shares of padding of stage 1 on these rows")
@@ -194,6 +208,8 @@ def main() -> None:
         Console().print(padding(base, arguments))
         return
     table = Table("stage", "tokens/s", "padding", "ratio to bare products", "latents reused", "memory (GB)")
+    if arguments.torch_compile:
+        table.add_column("time compiled")
     for stage in arguments.stages:
         table.add_row(*measure(stage, base, arguments.checkpoint, arguments))
     Console().print(table)

@@ -22,7 +22,7 @@ def nothing_compiled():
 
 
 def losses(stage: str, folder: Path, request: pytest.FixtureRequest, **values: object) -> list[float]:
-    train(stage_config(stage, folder, request, max_steps=4, lora_dropout=0.0, **values))
+    train(stage_config(stage, folder, request, max_steps=4, lora_dropout=0.1, **values))
     return [line["loss"] for line in history(folder)]
 
 
