@@ -274,6 +274,17 @@ def test_a_stopped_base_run_goes_on_where_it_stopped(tokenizer, tmp_path, monkey
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_batches_are_the_same_whoever_draws_them(tokenizer):
+    """Also from the middle of a group on, as after a stop."""
+    config = base.BaseConfig(tokens=512, share=40 / 5000)
+    alone, helped = (list(base.batches(config, 0, tokenizer, 5, workers)) for workers in (0, 2))
+    assert len(alone) == len(helped) == 48 - 5, "whole groups"
+    for one, other in zip(alone, helped, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+    later = next(iter(base.batches(config, 0, tokenizer, 20)))
+    assert all(torch.equal(*pair) for pair in zip(alone[15], later, strict=True))
+
+
 def test_rows_whose_writing_was_stopped_are_not_taken_for_all(tmp_path):
     def stopped():
         yield {"question": "one"}
