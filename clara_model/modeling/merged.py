@@ -1,9 +1,10 @@
 """The generator's adapter added to the base's weights, in a copy of their own, for decoding in half precision.
 
 Decoding reads every weight for every token, and three idle adapters' small products cost a third of its time where
-weights are half as long; in float32 they cost a seventh, and the copy twice the bytes. So a copy is kept in half
-precision alone, of at most `MERGED_BYTES` (small models; a 7B base would need 13 GB), and made again when a weight has
-changed. The base's own weights stay as they are, to the bit: latents are made with them.
+weights are half as long; in float32 they cost a seventh, and the copy twice the bytes. On a GPU it is the starting of
+their kernels that costs as much. So a copy is kept in half precision alone, of at most `MERGED_BYTES`, on a GPU of at
+most half of its free memory (a 7B base needs 13 GB), and made again when a weight has changed. The base's own weights
+stay as they are, to the bit: latents are made with them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from clara_model.modeling.adapters import RoleLinear, Roles
 from clara_model.modeling.identity import Place, Watch
 
 MERGED_BYTES = 1 << 30
-"""The largest copy that is kept."""
+"""The largest copy that is kept, where a GPU has no more to spare."""
+
+
+def most_bytes(devices: set[torch.device]) -> int:
+    """How large a copy may be, given where the weights are."""
+    (device, *more) = devices
+    if more or device.type != "cuda":
+        return MERGED_BYTES
+    return max(MERGED_BYTES, torch.cuda.mem_get_info(device)[0] // 2)
 
 
 class Merged:
@@ -61,8 +70,10 @@ class Merged:
         types = {tensor.dtype for layer in found.values() for tensor in self._parts(layer)}
         half = len(types) == 1 and next(iter(types)).itemsize == 2
         size = sum(self._parts(layer)[0].nbytes for layer in found.values())
-        training = any(layer.training for layer in found.values())
-        return found if half and not training and size <= MERGED_BYTES else {}
+        if not half or any(layer.training for layer in found.values()):
+            return {}
+        devices = {self._parts(layer)[0].device for layer in found.values()}
+        return found if self._weights or size <= most_bytes(devices) else {}
 
     def _parts(self, layer: RoleLinear) -> tuple[Tensor, Tensor, Tensor]:
         """``W``, ``A`` and ``B``."""

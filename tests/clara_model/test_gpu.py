@@ -8,6 +8,7 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from clara_model import ClaraModel
+from clara_model.modeling import merged
 from clara_model.modeling.objectives import Objective, TrainingModel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -45,6 +46,17 @@ def test_answers_in_float32_are_the_cpus(tiny_clara_folder, model):
     found = on_gpu.generate_from_questions(small_model.QUESTIONS, candidates, 8)
     assert found[0] == expected[0]
     assert found[1].tolist() == expected[1].tolist()
+
+
+def test_the_generator_is_merged_as_far_as_the_gpus_memory_goes(tiny_clara_folder, monkeypatch):
+    monkeypatch.setattr(merged, "MERGED_BYTES", 0)
+    model = ClaraModel.from_pretrained(tiny_clara_folder, dtype=torch.bfloat16, device="cuda")
+    with model.merged.in_use():
+        assert all(layer.merged_weight is not None for layer in model.roles.layers().values())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 1))
+    model = ClaraModel.from_pretrained(tiny_clara_folder, dtype=torch.bfloat16, device="cuda")
+    with model.merged.in_use():
+        assert all(layer.merged_weight is None for layer in model.roles.layers().values())
 
 
 def stage3_gradients(model: ClaraModel, checkpointing: bool) -> dict[str, torch.Tensor]:
