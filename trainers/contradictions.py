@@ -145,7 +145,9 @@ def _check_pairs(config: Settings) -> None:
         )
     if config.flash_attn and not config.bf16:
         raise ClaraError("flash_attn computes in 16 bits only; pass --bf16 too")
-    if config.zero_stage == 3 and any(name.startswith("torch_compile") for name in config.trainer):
+    if config.zero_stage == 3 and any(
+        value for name, value in config.trainer.items() if name.startswith("torch_compile")
+    ):
         raise ClaraError("torch_compile cannot follow weights that are gathered layer by layer; pass --zero_stage 2")
     if config.read_text and config.qa_loss:
         raise ClaraError("read_text learns each answer after its own question; pass --qa_loss false too")

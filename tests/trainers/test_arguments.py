@@ -122,6 +122,11 @@ def test_settings_of_training_arguments_work_under_their_own_names():
     assert config.to_dict()["optim"] == "adafactor"
 
 
+def test_what_is_switched_off_contradicts_nothing():
+    config = TrainConfig.for_stage("pretrain", **PRETRAIN, torch_compile=False, zero_stage=3)
+    assert config.trainer == {"torch_compile": False}
+
+
 def test_flags_take_words_and_lists():
     parse = build_parser().parse_args
     assert vars(parse(["--shuffle", "False", "--base_model", "b"])) == {"shuffle": False, "pretrain": "b"}

@@ -88,3 +88,11 @@ def test_a_copy_of_the_model_merges_for_itself(half: ClaraModel):
     with other.merged.in_use():
         assert torch.equal(logits(other), expected)
     assert other.merged._weights is not half.merged._weights
+
+
+def test_a_gpu_gives_half_of_its_free_memory_and_no_less_than_the_bound(monkeypatch: pytest.MonkeyPatch):
+    free = {0: 40 << 30, 1: 1 << 30}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index], 80 << 30))
+    roomy, full, cpu = torch.device("cuda", 0), torch.device("cuda", 1), torch.device("cpu")
+    assert merged.most_bytes({roomy}) == 20 << 30
+    assert all(merged.most_bytes(where) == merged.MERGED_BYTES for where in ({full}, {cpu}, {roomy, full}))
