@@ -1,4 +1,4 @@
-"""The benchmark of training: what it counts is what ran, and its table has every stage, with a base of one's own too."""
+"""The benchmark of training counts what ran, and its table has every stage, with a base of one's own too."""
 
 import importlib
 import json
