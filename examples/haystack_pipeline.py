@@ -25,8 +25,8 @@ from haystack.document_stores.types import DuplicatePolicy
 from haystack.utils import ComponentDevice
 
 from clara_integrations.haystack import ClaraDocumentEmbedder, ClaraGenerator, ClaraRanker, ClaraTextEmbedder
+from clara_model.checkpoint.bundled_models import DEFAULT_HELP, default_model
 from clara_model.cli.demo import DemoSet, set_of
-from clara_model.cli.models import DEFAULT_HELP, default_model
 from clara_model.documents.passages import read_documents, split_documents
 
 INDEX = "clara-example"

@@ -20,8 +20,8 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
 from clara_integrations.llama_index import ClaraEmbedding, ClaraLLM, ClaraQueryEngine
+from clara_model.checkpoint.bundled_models import DEFAULT_HELP, default_model
 from clara_model.cli.demo import DemoSet, set_of
-from clara_model.cli.models import DEFAULT_HELP, default_model
 from clara_model.documents.passages import read_documents, split_documents
 
 

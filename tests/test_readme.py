@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clara_model.cli import models
+from clara_model.checkpoint import bundled_models
 from clara_model.cli.main import main
 from clara_model.errors import ClaraError
 
@@ -28,7 +28,9 @@ def test_the_python_snippet_prints_the_answer_that_it_states(capsys):
     assert "Usage(" in costs
 
 
-@pytest.mark.skipif(models.default_model() != models.SMALL, reason="clara-small's base model is not installed")
+@pytest.mark.skipif(
+    bundled_models.default_model() != bundled_models.SMALL, reason="clara-small's base model is not installed"
+)
 def test_the_snippet_with_real_text_prints_what_it_states(capsys):
     (snippet,) = [s for s in PYTHON if "clara-small" in s]
     exec(compile("from clara_model import Clara\n" + snippet, "README.md", "exec"), {})

@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
-    from trainers.trainer import ClaraTrainer
+    from trainers.training.trainer import ClaraTrainer
 
 logger = logging.getLogger(__name__)
 

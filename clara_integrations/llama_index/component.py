@@ -18,7 +18,7 @@ from llama_index.core.bridge.pydantic import (
 from llama_index.core.schema import BaseComponent
 
 from clara_model.components.checks import DEFAULT_MODEL
-from clara_model.components.holder import ModelHolder
+from clara_model.components.model_holder import ModelHolder
 from clara_model.components.streams import read_stream
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from llama_index.core.bridge.pydantic import Field, model_validator
 
 from clara_integrations.llama_index.component import ClaraComponent
 from clara_model.components.checks import DEFAULT_DIMENSIONS, DEFAULT_MODEL
-from clara_model.components.holder import ModelHolder
+from clara_model.components.model_holder import ModelHolder
 
 
 class ClaraEmbedding(ClaraComponent, BaseEmbedding):

@@ -19,8 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from clara_model.checkpoint.config import read_json
-from clara_model.checkpoint.headers import Shapes, safetensors_shapes
-from clara_model.checkpoint.pickles import load_pickle
+from clara_model.checkpoint.tensor_files import Shapes, load_pickle, safetensors_shapes
 from clara_model.errors import ClaraError, blaming, shown
 
 CONFIG, TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"

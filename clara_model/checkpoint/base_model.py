@@ -25,7 +25,7 @@ from transformers import __version__ as transformers_version
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
-from clara_model.checkpoint import base_files, gguf, quantized
+from clara_model.checkpoint import base_files, devices, gguf
 from clara_model.checkpoint.config import read_json
 from clara_model.checkpoint.hashes import files_key
 from clara_model.checkpoint.options import LoadOptions
@@ -84,7 +84,7 @@ def load_base(
     options = options.resolved()
     device, attention = torch.device(options.device or "cpu"), str(options.attn_implementation)
     _check_attention(attention)
-    quantization = quantized.settings(options.quantization, cast(torch.dtype, options.dtype))
+    quantization = devices.settings(options.quantization, cast(torch.dtype, options.dtype))
     if gguf.is_gguf(name):
         folder = gguf.base_folder(name, options.revision, sha256, options.token)
     else:
@@ -109,7 +109,7 @@ def load_base(
         raise ClaraError(f"the weights in {files.folder} ({where}) lack {lacking[0]!r}; is the download complete?")
     _check_vocabulary(model, tokenizer, files.folder)
     _check_ends(model, files.folder)
-    quantized.keep_as_loaded(model)
+    devices.keep_as_loaded(model)
     if quantization is None:
         nn.Module.to(model, device)
     how = f"{options.dtype} {options.quantization} {transformers_version}"

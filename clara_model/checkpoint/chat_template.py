@@ -7,7 +7,9 @@ a template that goes beyond a bound is refused. A probe rendered at load finds w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +125,29 @@ def _reason(error: BaseException) -> str:
     """The first line of an error, with its kind where the message alone says little."""
     first = str(error).strip().partition("\n")[0].rstrip(".")
     return first if isinstance(error, TemplateError) and first else f"{type(error).__name__}: {first}".rstrip(": ")
+
+
+class Places:
+    """Texts that are held back from a rendering, each under a place that no text of that rendering can contain."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        """``texts`` are all those that take part; the places are named by their hash, which none of them can hold."""
+        self._name = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24]
+        self._held: dict[str, str] = {}
+
+    def hold(self, text: str) -> str:
+        """Hold a text back; what stands for it."""
+        place = f"\ue000{self._name}:{len(self._held)}\ue001"
+        self._held[place] = text
+        return place
+
+    def pieces(self, rendered: str) -> list[tuple[str, bool]]:
+        """The rendering piece by piece, and of each piece whether it is a text that was held back."""
+        if not self._held:
+            return [(rendered, False)]
+        pieces = re.split("(" + "|".join(map(re.escape, self._held)) + ")", rendered)
+        return [(self._held.get(piece, piece), piece in self._held) for piece in pieces if piece]
+
+    def all_once(self, rendered: str) -> bool:
+        """Whether every text that was held back has exactly one place in the rendering."""
+        return all(rendered.count(place) == 1 for place in self._held)

@@ -49,7 +49,7 @@ class ClaraConfig:
     """Document tokens per memory token; ``memory_tokens = doc_max_length // compression_rate``."""
     residual: str = "none"
     """``blocks`` or ``anchors``: latents are sums of the text's own embeddings plus gated states (`modeling.residual`,
-    `modeling.anchors`); ``none``."""
+    `modeling.residual`); ``none``."""
     memory_positions: str = "appended"
     """Position ids of the memory tokens: ``appended`` to the text's, or ``spread`` evenly over them."""
     ranking: str = "cosine"

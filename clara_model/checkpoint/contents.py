@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clara_model.checkpoint.config import ClaraConfig
-from clara_model.checkpoint.headers import Shapes
+from clara_model.checkpoint.tensor_files import Shapes
 from clara_model.errors import ClaraError
 
 CONFIG, ADAPTERS = "config.json", "adapters.safetensors"

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from clara_model.checkpoint.config import ClaraConfig, read_json
 from clara_model.checkpoint.contents import ADAPTERS, CONFIG, EMBEDDINGS, UNTRAINED, Checkpoint, check_sizes, fresh
-from clara_model.checkpoint.headers import Shapes, safetensors_note, safetensors_shapes
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.checkpoint.published import read_published
+from clara_model.checkpoint.tensor_files import Shapes, safetensors_note, safetensors_shapes
 from clara_model.errors import ClaraError, naming
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from clara_model.checkpoint.config import LORA_TARGETS, from_published
 from clara_model.checkpoint.contents import EMBEDDINGS, Checkpoint, check_sizes
-from clara_model.checkpoint.pickles import load_pickle
 from clara_model.checkpoint.prompts import PromptSet, from_folder
+from clara_model.checkpoint.tensor_files import load_pickle
 from clara_model.errors import ClaraError
 
 PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS = "adapters.pth", "decoder_first_last_layers.pth"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from clara_model.checkpoint.options import NAMES
-from clara_model.cli import report
-from clara_model.cli.terminal import load, output, print_json, progress
+from clara_model.console import tables
+from clara_model.console.command import load, output, print_json, progress
 
 if TYPE_CHECKING:
     from clara_model.documents.corpus import Compress, CorpusReport
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         return
     out = output()
     for name, reason in done.bad:
-        out.print(Text(f"left out: {report.visible(name)}: {report.visible(reason)}"))
+        out.print(Text(f"left out: {tables.visible(name)}: {tables.visible(reason)}"))
     out.print(Text(_summary(done)))
     held = f"{stats.documents:,} documents, {stats.blocks:,} passages, {stats.nbytes / 1e6:,.1f} MB"
     out.print(Text(f"{stats.url}: {held}"))
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _compressing(args: argparse.Namespace, store: DurableStore) -> AbstractContextManager[Clara | Compress]:
     """A model in this process, or processes or actors with one each."""
-    from clara_model.documents import cluster, workers
+    from clara_model.documents import device_processes, ray_actors
 
     options = {name: getattr(args, name, None) for name in NAMES if name != "device"}
     if args.devices is not None and args.device is not None:
@@ -71,13 +71,13 @@ def _compressing(args: argparse.Namespace, store: DurableStore) -> AbstractConte
     if args.engine == "ray":
         if args.device is not None:
             raise ValueError("--device means nothing with --engine ray: an actor has the device that Ray gives it")
-        count = cluster.check_actors(args.devices)
-        return cluster.actors(_everywhere(args.model), _everywhere(store.url), options, count)
-    devices = [] if args.device else workers.all_devices()
+        count = ray_actors.check_actors(args.devices)
+        return ray_actors.actors(_everywhere(args.model), _everywhere(store.url), options, count)
+    devices = [] if args.device else device_processes.all_devices()
     if args.devices is not None:
-        devices = workers.check_devices(args.devices)
+        devices = device_processes.check_devices(args.devices)
     if len(devices) > 1 or args.devices is not None:
-        return workers.processes(args.model, store.url, options, devices)
+        return device_processes.processes(args.model, store.url, options, devices)
     return load(args, store)
 
 
@@ -95,7 +95,7 @@ def _summary(done: CorpusReport) -> str:
     values = vars(done)
     if not values["compressed"] and not values["removed"] and values["unchanged"] == values["documents"]:
         return f"All {values['documents']:,} documents are in the store as they are: nothing was compressed."
-    seconds = report.seconds(values["seconds"])
+    seconds = tables.seconds(values["seconds"])
     return (
         f"{values['documents']:,} documents ({values['unchanged']:,} unchanged, {values['removed']:,} removed): "
         f"{values['compressed']:,} passages compressed in {seconds}, {values['tokens']:,} tokens ({_rates(done)})"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from clara_model.checkpoint.bundled_models import BUNDLED
 from clara_model.checkpoint.config import read_json
-from clara_model.cli.models import BUNDLED
 from clara_model.errors import ClaraError
 
 BUNDLED_SET = BUNDLED / "demo.json"

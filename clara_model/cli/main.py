@@ -22,15 +22,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from clara_model.cli import corpus, demo, models, report, stores
-from clara_model.cli.terminal import at_least_one, load, output, print_json, progress, streamed, working
+from clara_model.checkpoint import bundled_models
+from clara_model.cli import corpus, demo, stores
+from clara_model.console import tables
+from clara_model.console.command import at_least_one, load, output, print_json, progress, streamed, working
 from clara_model.documents import passages
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, Clara
     from clara_model.latents import Latents
 
-_MODEL_HELP = f"checkpoint: a folder, a bundled or a hub name (default: {models.DEFAULT_HELP})"
+_MODEL_HELP = f"checkpoint: a folder, a bundled or a hub name (default: {bundled_models.DEFAULT_HELP})"
 USER_ERROR = 2
 UNEXPECTED = 1
 INTERRUPTED = 130
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser().parse_args(argv)
         if "model" in args and args.model is None:
-            args.model = models.default_model()
+            args.model = bundled_models.default_model()
         with _notes(quiet=args.quiet):
             args.run(args)
         sys.stdout.flush()
@@ -226,7 +228,7 @@ def _ask(args: argparse.Namespace) -> None:
     with stores.load_with_cache(args) as clara:
         if stores.store_of(clara) is None:
             args.cold = "compress"
-        if note := models.caution(args.model):
+        if note := bundled_models.caution(args.model):
             logging.getLogger(__name__).warning(note)
         _ask_documents(args, clara, documents)
         sys.stdout.flush()
@@ -252,14 +254,14 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
         print_json({**_ask_record(args, split, answer), "stored": there})
         return
     if not args.stream:
-        out.print(Text(report.visible(answer.text)))
+        out.print(Text(tables.visible(answer.text)))
     if args.quiet:
-        out.print(Text("Sources: " + "; ".join(report.visible(split[index].citation) for index in answer.selected)))
+        out.print(Text("Sources: " + "; ".join(tables.visible(split[index].citation) for index in answer.selected)))
         return
     scores = {ranked.index: ranked.score for ranked in answer.ranking}
     rows = [(scores.get(index), split[index].citation, split[index].text, True) for index in answer.selected]
     out.print()
-    out.print(report.ranking(rows, out.width))
+    out.print(tables.ranking(rows, out.width))
     out.print()
     _print_costs(out, answer, len(split))
     distinct = len({passage.text for passage in split})
@@ -294,7 +296,7 @@ def _compressed(clara: Clara, texts: Sequence[str], args: argparse.Namespace) ->
 def _demo(args: argparse.Namespace) -> None:
     examples = demo.DemoSet.read(demo.set_of(args.model))
     if args.png:
-        report.check_pictures()
+        tables.check_pictures()
         args.png.parent.mkdir(parents=True, exist_ok=True)
     clara = load(args)
     out = output()
@@ -310,7 +312,7 @@ def _demo(args: argparse.Namespace) -> None:
             _show_answer(out, examples, question, accepted, answers[-1])
     if args.png:
         title = f"{args.model}: {len(examples.questions)} questions to {len(examples.texts)} documents"
-        report.save_picture(args.png, title, examples.questions, answers)
+        tables.save_picture(args.png, title, examples.questions, answers)
     right = [demo.is_right(a.text, accepted) for a, accepted in zip(answers, examples.answers, strict=True)]
     if args.json:
         print_json(_demo_record(args, examples, answers, right))
@@ -327,17 +329,17 @@ def _show_answer(out: Console, examples: demo.DemoSet, question: str, accepted: 
     out.print()
     out.print(Text(question, style="bold"))
     verdict = ("  right", "green") if right else (f"  expected {accepted[0]}", "red")
-    out.print(Text.assemble("→ ", report.visible(answer.text), verdict))
+    out.print(Text.assemble("→ ", tables.visible(answer.text), verdict))
     read = set(answer.selected)
     best = answer.ranking[: len(read) + 2]
     rows = [(r.score, examples.titles[r.index], examples.texts[r.index], r.index in read) for r in best]
-    out.print(report.ranking(rows, out.width))
+    out.print(tables.ranking(rows, out.width))
     _print_costs(out, answer, len(examples.texts))
 
 
 def _print_costs(out: Console, answer: Answer, candidates: int) -> None:
-    out.print(Text(report.usage_line(answer.usage, len(answer.selected), candidates), style="dim"))
-    out.print(Text(report.timings_line(answer.timings), style="dim"))
+    out.print(Text(tables.usage_line(answer.usage, len(answer.selected), candidates), style="dim"))
+    out.print(Text(tables.timings_line(answer.timings), style="dim"))
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -345,7 +347,7 @@ def _info(args: argparse.Namespace) -> None:
     if args.json:
         print_json(facts)
     else:
-        output().print(report.info_table(facts))
+        output().print(tables.info_table(facts))
 
 
 def _ask_record(args: argparse.Namespace, split: Sequence[passages.Passage], answer: Answer) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from clara_model.cli import report
-from clara_model.cli.terminal import load, output, print_json, streamed, working
+from clara_model.console import tables
+from clara_model.console.command import load, output, print_json, streamed, working
 from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 def cache() -> Path:
     """Where `clara ask --docs` keeps latents."""
-    from clara_model.search.find import cache_folder
+    from clara_model.search.store_search import cache_folder
 
     return cache_folder() / "latents"
 
@@ -38,7 +38,7 @@ def cache() -> Path:
 def load_with_cache(args: argparse.Namespace) -> Clara:
     """The model with its store in the cache folder; without one where that cannot be used, which is said."""
     from clara_model.store import open_store
-    from clara_model.store.trimming import trim
+    from clara_model.store.opening import trim
 
     clara = load(args)
     if args.no_store:
@@ -56,14 +56,14 @@ def load_with_cache(args: argparse.Namespace) -> Clara:
 
 def store_of(clara: Clara) -> DurableStore | None:
     """Its store, if it has one."""
-    from clara_model.store.layered import durable
+    from clara_model.store.cache import durable
 
     return durable(clara.store)
 
 
 def stored(clara: Clara, texts: Sequence[str]) -> int:
     """How many of some texts the store holds."""
-    from clara_model.store.memory import content_key
+    from clara_model.store.cache import content_key
 
     store = store_of(clara)
     return 0 if store is None else len(store.numbers(list({content_key(text) for text in texts})))
@@ -79,7 +79,7 @@ def search(args: argparse.Namespace) -> None:
                     "timings": asdict(results.timings)})  # fmt: skip
         return
     out = output()
-    out.print(report.ranking([(one.score, one.citation, one.text or "", True) for one in results], out.width))
+    out.print(tables.ranking([(one.score, one.citation, one.text or "", True) for one in results], out.width))
     if not args.quiet:
         out.print()
         out.print(Text(_times(results), style="dim"))
@@ -104,14 +104,14 @@ def ask(args: argparse.Namespace) -> None:
         return
     out = output()
     if not args.stream:
-        out.print(Text(report.visible(answer.text)))
+        out.print(Text(tables.visible(answer.text)))
     if args.quiet:
-        out.print(Text("Sources: " + "; ".join(report.visible(one.citation) for one in results)))
+        out.print(Text("Sources: " + "; ".join(tables.visible(one.citation) for one in results)))
         return
     out.print()
-    out.print(report.ranking([(one.score, one.citation, one.text or "", True) for one in results], out.width))
+    out.print(tables.ranking([(one.score, one.citation, one.text or "", True) for one in results], out.width))
     out.print()
-    out.print(Text(f"{_times(results)}, generate {report.seconds(answer.timings.generate)}", style="dim"))
+    out.print(Text(f"{_times(results)}, generate {tables.seconds(answer.timings.generate)}", style="dim"))
 
 
 def manage(args: argparse.Namespace) -> None:
@@ -134,7 +134,7 @@ def _show(records: list[dict[str, Any]], args: argparse.Namespace) -> None:
         return
     out = output()
     for record in records:
-        out.print(report.info_table(record))
+        out.print(tables.info_table(record))
     if not records:
         out.print(f"{cache()} holds no store yet.")
 
@@ -164,7 +164,7 @@ def conditions(words: Sequence[str]) -> Mapping[str, Any] | None:
 
 def _times(results: SearchResults) -> str:
     timings = results.timings
-    return f"nothing compressed: query {report.seconds(timings.query)}, search {report.seconds(timings.rank)}"
+    return f"nothing compressed: query {tables.seconds(timings.query)}, search {tables.seconds(timings.rank)}"
 
 
 def _record(args: argparse.Namespace, results: SearchResults, answer: Answer) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A document is known by its file (and line), and by the hash of its content. It is recorded when all its windows are in
 the store, so that a run that is killed and started again does nothing twice. Leaves out reading files
-(`documents.passages`) and processes (`documents.workers`).
+(`documents.passages`) and processes (`documents.device_processes`).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def compress_corpus(
     """Compress the documents of files and folders into a store.
 
     Args:
-        clara: loaded with this store; or what compresses in other processes, see `documents.workers`.
+        clara: loaded with this store; or what compresses in other processes, see `documents.device_processes`.
         store: where they go.
         names: files, folders and data sets of the hub (``hf://datasets/..``).
         text_key: key or column that holds the text of a row (default: text, contents or docs).

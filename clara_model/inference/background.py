@@ -3,7 +3,7 @@
 One thread for each `Clara`, which is there only while texts wait. What goes wrong in it is logged at once, raised by
 `flush`, and met again by the next question about the same texts, which compresses them itself. A process that ends
 finishes what a store keeps and drops what would be gone with it. Leaves out what compressing is (`inference.engine`)
-and which texts wait (`inference.from_text`).
+and which texts wait (`inference.requests`).
 """
 
 from __future__ import annotations

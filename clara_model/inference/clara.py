@@ -1,8 +1,7 @@
 """Clara: text in, answer out. Batches, caches, ranks, answers and streams; many threads may use one instance.
 
 Every pass through the model holds the model's lock; between two batches others get their turn. Latents come back in
-host memory. Arguments are checked here; opening and closing are `inference.opened`'s, what is asked is
-`inference.requests`', the passes are `inference.engine`'s.
+host memory. Arguments are checked here; what is asked is `inference.requests`', the passes are `inference.engine`'s.
 Leaves out frameworks (``clara_integrations``), training (``trainers``), and keeping latents on disk (a `LatentStore`).
 Shapes: ``N`` documents, ``M`` memory tokens, ``D`` hidden size.
 """
@@ -10,25 +9,31 @@ Shapes: ``N`` documents, ``M`` memory tokens, ``D`` hidden size.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
+
+from torch import nn
 
 from clara_model.checkpoint.config import MAX_NEW_TOKENS
 from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.defaults import DEFAULT_MODEL, DIMENSIONS
 from clara_model.errors import ClaraError
-from clara_model.inference import from_text, loader, pipeline, searching
-from clara_model.inference.opened import Opened, limits_of
-from clara_model.inference.pipeline import Encoded
+from clara_model.inference import loader, pipeline, requests
+from clara_model.inference.batching import release_memory
+from clara_model.inference.engine import Engine
+from clara_model.inference.pipeline import Encoded, Limits
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.requests import AnswerRequest, PlainRequest, stream
 from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import TextStream
 from clara_model.latents import Latents
 from clara_model.modeling.embedding import embed
-from clara_model.store.memory import CACHE_BYTES, LatentCache, LatentStore
+from clara_model.search.store_search import StoreSearch
+from clara_model.store.cache import CACHE_BYTES, LatentCache, LatentStore, durable, layered
 from clara_model.store.protocol import Where
 from clara_model.validation import (
     Cold,
@@ -52,7 +57,7 @@ logger = logging.getLogger(__name__)
 AnswerStream = TextStream[Answer]
 
 
-class Clara(Opened):
+class Clara:
     """A CLaRa model for use: compress, rank, answer, stream, paraphrase.
 
     ``with Clara.load("clara-tiny") as clara: print(clara.answer("Who ..?", texts).text)``
@@ -128,6 +133,127 @@ class Clara(Opened):
         clara._start(loaded, loaded.cache, store, limits, long, cold)
         return clara
 
+    # -- open and close --------------------------------------------------------------------------------------------
+
+    def _start(
+        self,
+        loaded: loader.Loaded,
+        cache: LatentCache,
+        store: str | Path | LatentStore | None,
+        limits: Limits,
+        long_documents: LongDocuments,
+        cold: Cold,
+    ) -> None:
+        """In place of a constructor, whose arguments are those of each way to open one."""
+        kept = cache if store is None else layered(store, cache, loaded.model.fingerprint)
+        lasting = durable(kept)
+        self._engine: Engine | None = Engine(loaded, kept, limits, long_documents, cold)
+        self._search = None if lasting is None else StoreSearch(lasting, loaded.model.config.ranking)
+        self._opened = lasting if isinstance(store, (str, Path)) else None
+
+    def close(self) -> None:
+        """Let go of the model; the last holder's close frees its memory. Closing twice is fine.
+
+        A store that was given by its path is closed too; one that was handed over stays open.
+
+        A call that another thread is in the middle of ends as it would have; what is being compressed in the background
+        is finished where a store keeps it.
+        """
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.background.close()
+        search, self._search = self._search, None
+        if search is not None:
+            search.close()
+        if self._opened is not None:
+            self._opened.close()
+        if engine is not None:
+            last = weakref.ref(engine.loaded)
+            del engine
+            if last() is None:
+                release_memory()
+
+    def flush(self) -> None:
+        """Wait until everything that was answered from text (``cold="text"``) has its latents.
+
+        Raises:
+            BaseException: what went wrong in the background since the last flush.
+        """
+        self.engine.background.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def engine(self) -> Engine:
+        """What does the work.
+
+        Raises:
+            ClaraError: it has been closed.
+        """
+        engine = self._engine
+        if engine is None:
+            raise ClaraError("this Clara is closed; load it again with Clara.load")
+        return engine
+
+    # -- what it is --------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> ClaraModel:
+        """The model itself; passes that are called on it directly are not guarded against other threads."""
+        return self.engine.model
+
+    @property
+    def store(self) -> LatentStore:
+        """Where latents are kept."""
+        return self.engine.store
+
+    @property
+    def name(self) -> str:
+        """The name it was loaded by, for logs and metadata."""
+        return self.engine.loaded.name or "(in memory)"
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """For calls of asynchronous callers; all who use the model share them."""
+        return self.engine.loaded.threads
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the compressor; latents of another one are refused."""
+        return self.model.fingerprint
+
+    @property
+    def doc_max_length(self) -> int:
+        """Text tokens of a document that are read at once; a longer one is read as ``long_documents`` says."""
+        return self.model.config.doc_max_length
+
+    @property
+    def top_k(self) -> int:
+        """Documents that an answer is read from by default."""
+        return self.model.config.top_k
+
+    @property
+    def context_window(self) -> int | None:
+        """Tokens that the base model reads and writes together, where it says so."""
+        return getattr(self.model.base.config, "max_position_embeddings", None)
+
+    @property
+    def can_rank(self) -> bool:
+        """Whether the checkpoint has a query reasoner."""
+        return "query_reasoner" in self.model.config.roles
+
+    def count_tokens(self, text: str) -> int:
+        """Text tokens of a document, before any cut."""
+        return self.model.tokens.count(text)
+
+    def info(self) -> dict[str, Any]:
+        """What the checkpoint is: name, roles, sizes in parameters and bytes, float type, device, licence note."""
+        return {"name": self.name, **facts(self.model)}
+
     # -- compress and rank -------------------------------------------------------------------------------------
 
     def compress(self, texts: Sequence[str]) -> Latents:
@@ -182,7 +308,7 @@ class Clara(Opened):
             parts, windows = call.windows(documents)
             if missing := call.missing(parts, keep or self.top_k):
                 call.later(missing, answered=False)
-                choice = from_text.choose(question, parts, windows, len(parts), rerank=True)
+                choice = requests.choose(question, parts, windows, len(parts), rerank=True)
                 return pipeline.by_document(choice.ranking, choice.row)[:keep]
         rows = call.candidates([documents])
         return pipeline.by_document(call.rank([question], rows)[0], rows[0])[:keep]
@@ -207,7 +333,7 @@ class Clara(Opened):
         k = check_count(self.top_k if top_k is None else top_k, "top_k")
         if self._search is None:
             raise ClaraError("there is no store to search in; load with Clara.load(.., store=FOLDER)")
-        return searching.search(engine, self._search, question, k, where)
+        return requests.search(engine, self._search, question, k, where)
 
     # -- answer ------------------------------------------------------------------------------------------------
 
@@ -375,3 +501,44 @@ class Clara(Opened):
     def _plain_request(self, prompt: str | Sequence[Mapping[str, str]], how: Generation) -> PlainRequest:
         ids = self.model.tokens.chat_ids(check_turns(prompt), self.context_window)
         return PlainRequest(ids, how)
+
+
+NO_LICENCE = "not stated; ask where the checkpoint and its base model come from"
+
+
+def facts(model: ClaraModel) -> dict[str, Any]:
+    """Roles, sizes in parameters and bytes, float type, device: ready for JSON."""
+    config = model.config
+    adapters = list(model.trainable_parameters(config.roles).values())
+    own = {id(parameter) for parameter in adapters}
+    base = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    return {
+        "stage": config.stage,
+        "roles": list(config.roles),
+        "compression_rate": config.compression_rate,
+        "doc_max_length": config.doc_max_length,
+        "memory_tokens": config.memory_tokens,
+        "top_k": config.top_k,
+        "lora_rank": config.lora_rank,
+        "base_model": config.base_model,
+        "base_parameters": sum(parameter.numel() for parameter in base),
+        "base_bytes": _nbytes(base),
+        "adapter_parameters": sum(parameter.numel() for parameter in adapters),
+        "adapter_bytes": _nbytes(adapters),
+        "dtype": str(model.base.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "fingerprint": model.fingerprint,
+        "licence": config.licence or NO_LICENCE,
+    }
+
+
+def _nbytes(parameters: Sequence[nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def limits_of(batch_tokens: int | None, batch_size: int | None, store: str | Path | LatentStore | None) -> Limits:
+    """The bounds of a batch; what a store keeps beyond this process must not depend on what it was encoded with."""
+    for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
+        if value is not None:
+            check_count(value, name)
+    return Limits(batch_tokens, batch_size, alone=store is not None and not isinstance(store, LatentCache))

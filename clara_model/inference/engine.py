@@ -26,12 +26,11 @@ from clara_model.inference.gathering import Job, may_gather
 from clara_model.inference.loader import Loaded
 from clara_model.inference.pipeline import Candidates, Encoded, Limits, Written
 from clara_model.inference.published import ClaraModel
-from clara_model.inference.reading import Reader, warn_of_cuts
 from clara_model.inference.results import Ranked, Timings
+from clara_model.inference.splitting import Reader, warn_of_cuts
 from clara_model.inference.streaming import Feed
 from clara_model.latents import Latents
-from clara_model.store.layered import durable
-from clara_model.store.memory import Block, LatentStore, content_key
+from clara_model.store.cache import Block, LatentStore, content_key, durable
 from clara_model.validation import Cold, Generation, LongDocuments
 from clara_model.windows import Window
 

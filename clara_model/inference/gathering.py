@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clara_model.inference.pipeline import Written
-from clara_model.modeling.model import ClaraModel
+from clara_model.modeling.model import RoleModel
 from clara_model.validation import Generation
 
 
@@ -92,7 +92,7 @@ class Gathering:
                 self._waiting.remove(job)
 
 
-def may_gather(model: ClaraModel, how: Generation) -> bool:
+def may_gather(model: RoleModel, how: Generation) -> bool:
     """Whether an answer may share a batch with other callers' answers.
 
     On a CPU in half precision rounding depends on the batch, and an answer must not depend on who else is asking; on a

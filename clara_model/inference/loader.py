@@ -22,7 +22,7 @@ from clara_model.inference.fair_lock import FairLock
 from clara_model.inference.gathering import Gathering
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.underway import Underway
-from clara_model.store.memory import CACHE_BYTES, LatentCache
+from clara_model.store.cache import CACHE_BYTES, LatentCache
 
 ASYNC_THREADS = 4
 """For the calls of event loops on one model: enough to tokenise, rank and store beside the one pass at a time."""

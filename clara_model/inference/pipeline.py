@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from clara_model.inference.batching import Batches, is_out_of_memory, plan_batches, release_memory
-from clara_model.inference.reading import warn_of_cuts
 from clara_model.inference.results import Ranked
-from clara_model.modeling.model import ClaraModel
+from clara_model.inference.splitting import warn_of_cuts
+from clara_model.modeling.model import RoleModel
 from clara_model.modeling.ranking import PART_BYTES, scores_in_parts
 from clara_model.validation import Generation
 from clara_model.windows import Window
@@ -51,9 +51,9 @@ class Limits:
     items: int | None = None
     """Texts or prompts in one batch; no bound by default."""
     alone: bool = False
-    """Whether a text is encoded in a pass of its own on a GPU too (`ClaraModel.encode_rows`)."""
+    """Whether a text is encoded in a pass of its own on a GPU too (`RoleModel.encode_rows`)."""
 
-    def encoder_tokens(self, model: ClaraModel) -> int:
+    def encoder_tokens(self, model: RoleModel) -> int:
         """Positions in one encoder batch of this model."""
         return self.tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
 
@@ -110,7 +110,7 @@ class Written:
 
 
 def encode_batches(
-    model: ClaraModel,
+    model: RoleModel,
     role: str,
     texts: Sequence[str],
     what: What = "document",
@@ -142,13 +142,13 @@ def encode_batches(
             yield batch, made
 
 
-def _encode_batch(model: ClaraModel, role: str, rows: Sequence[list[int]], alone: bool) -> Encoded:
+def _encode_batch(model: RoleModel, role: str, rows: Sequence[list[int]], alone: bool) -> Encoded:
     """One turn's token rows."""
     return Encoded(model.encode_rows(role, rows, alone=alone).to("cpu"), model.tokens.lengths(rows))
 
 
 def encode(
-    model: ClaraModel,
+    model: RoleModel,
     role: str,
     texts: Sequence[str],
     what: What = "document",
@@ -175,7 +175,7 @@ def distinct(rows: Iterable[Sequence[str]]) -> dict[str, int]:
 
 
 def compress(
-    model: ClaraModel, rows: Sequence[Sequence[str]], limits: Limits = Limits(), turn: Turn = no_turn
+    model: RoleModel, rows: Sequence[Sequence[str]], limits: Limits = Limits(), turn: Turn = no_turn
 ) -> list[Candidates]:
     """The candidates of each question, every distinct text compressed once; the end of a long one is cut, and told."""
     place = distinct(rows)
@@ -264,7 +264,7 @@ def in_given_order(row: Candidates, ranking: Sequence[Ranked], k: int) -> list[i
 
 
 def answer(
-    model: ClaraModel,
+    model: RoleModel,
     questions: Sequence[str],
     selected: Sequence[Encoded],
     how: Generation,
@@ -281,7 +281,7 @@ def answer(
     return write(model, prompts, [part.vectors for part in selected], how, limits, turn, streamer)
 
 
-def answer_prompts(model: ClaraModel, questions: Sequence[str], selected: Sequence[Encoded]) -> list[list[int]]:
+def answer_prompts(model: RoleModel, questions: Sequence[str], selected: Sequence[Encoded]) -> list[list[int]]:
     """The ids of each question's prompt, with slots for its latents.
 
     Raises:
@@ -294,7 +294,7 @@ def answer_prompts(model: ClaraModel, questions: Sequence[str], selected: Sequen
 
 
 def write(
-    model: ClaraModel,
+    model: RoleModel,
     prompts: Sequence[list[int]],
     blocks: Sequence[Tensor] | None,
     how: Generation,
@@ -329,7 +329,7 @@ def write(
 
 
 def _write_batch(
-    model: ClaraModel,
+    model: RoleModel,
     batch: Sequence[int],
     prompts: Sequence[list[int]],
     blocks: Sequence[Tensor] | None,

@@ -17,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 from clara_model.checkpoint.config import MAX_NEW_TOKENS
 from clara_model.inference import pipeline
 from clara_model.inference.pipeline import Candidates
-from clara_model.modeling import model as modeling
+from clara_model.modeling.model import RoleModel
 from clara_model.validation import (
     SAMPLING,
     Generation,
@@ -29,7 +29,7 @@ from clara_model.validation import (
 )
 
 
-class ClaraModel(modeling.ClaraModel):
+class ClaraModel(RoleModel):
     """The model on tensors with the calls of the published model card."""
 
     def generate_from_paraphrase(

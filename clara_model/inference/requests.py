@@ -5,17 +5,77 @@ A request is run at once or in a stream's thread; both run the same steps.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from clara_model.inference import from_text, pipeline
+import torch
+
+from clara_model.inference import pipeline
 from clara_model.inference.engine import Call, Engine
-from clara_model.inference.from_text import TextPrompt
 from clara_model.inference.pipeline import Candidates, Encoded, Written
-from clara_model.inference.results import Answer, Ranked, Timings, Usage
+from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import Feed, TextPieces
 from clara_model.latents import Latents
+from clara_model.search.bm25 import word_scores
+from clara_model.search.store_search import Scored, StoreSearch
+from clara_model.store.protocol import Placed, Where
 from clara_model.validation import Generation
+from clara_model.windows import Window
+
+_NO_BLOCKS = Encoded(torch.empty(0), ())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to read of one question's candidates: windows by number, as the pipeline selects them."""
+
+    row: Candidates
+    """The windows, without blocks."""
+    texts: list[str]
+    """Of all windows."""
+    ranking: list[Ranked]
+    """By words; empty where the order is settled."""
+    selected: list[int]
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """A question's prompt with text in the slots' place."""
+
+    choice: Choice
+    selected: list[int]
+    """Those that fit."""
+    ids: list[int]
+    text_tokens: int
+
+
+def rank(question: str, texts: Sequence[str]) -> list[Ranked]:
+    """Texts by the words that they share with a question, best first; equal scores in the order given."""
+    scores = word_scores(question, texts)
+    return sorted((Ranked(i, score, by="words") for i, score in enumerate(scores)), key=lambda one: -one.score)
+
+
+def choose(question: str, texts: list[str], windows: Sequence[Window] | None, k: int, *, rerank: bool) -> Choice:
+    """What to read of candidates: the best ``k`` windows, or of settled documents the best of each."""
+    row = Candidates(_NO_BLOCKS, range(len(texts)), windows)
+    ranking = rank(question, texts) if rerank or windows is not None else []
+    if rerank:
+        return Choice(row, texts, ranking, pipeline.best_first(ranking, k))
+    return Choice(row, texts, [], pipeline.in_given_order(row, ranking, k))
+
+
+def prompt(call: Call, question: str, choice: Choice, how: Generation) -> TextPrompt | None:
+    """The prompt with as many of the chosen texts as the base model reads, the last left out first; None if none."""
+    tokens, wording = call.model.tokens, call.model.config.prompts.answer
+    reads = getattr(call.model.base.config, "max_position_embeddings", None) or 2**62
+    for count in range(len(choice.selected), 0, -1):
+        kept = choice.selected[:count]
+        texts = [call.read_part(choice.texts[index]) for index in kept]
+        ids = tokens.text_prompt_ids(wording, "\n\n".join(texts), question)
+        if len(ids) + how.max_new_tokens <= reads:
+            return TextPrompt(choice, kept, ids, sum(map(tokens.count, texts)))
+    return None
 
 
 @dataclass(frozen=True)
@@ -55,8 +115,8 @@ class AnswerRequest:
         prompts: dict[int, TextPrompt] = {}
         for index, (question, row) in enumerate(zip(self.questions, self.rows, strict=True)):
             if missing.get(id(row)):
-                choice = from_text.choose(question, *read[id(row)], self.top_k, rerank=self.rerank)
-                made = from_text.prompt(call, question, choice, self.how)
+                choice = choose(question, *read[id(row)], self.top_k, rerank=self.rerank)
+                made = prompt(call, question, choice, self.how)
                 if made is not None:
                     prompts[index] = made
         later = {id(self.rows[index]) for index in prompts}
@@ -140,3 +200,42 @@ def _usage(one: Written, used: Encoded, row: Candidates) -> Usage:
     slots = used.vectors.shape[0] * used.vectors.shape[1]
     read = sum(row.blocks.lengths[place] for place in row.places)
     return Usage(sum(used.lengths), slots, one.prompt_tokens, one.completion_tokens, read)
+
+
+def search(engine: Engine, searched: StoreSearch, question: str, top_k: int, where: Where | None) -> SearchResults:
+    """The best windows of the store; checked arguments only.
+
+    Raises:
+        ClaraError: the store or its index cannot be read.
+        TypeError: a filter that makes no sense.
+    """
+    call = engine.call()
+    question_MD = call.queries([question]).vectors[0]
+    start = time.perf_counter()
+    best = searched.best(question_MD, top_k, where)
+    places = _first_places(searched, best, where)
+    found = tuple(_found(one, places.get(one.row.key)) for one in best)
+    latents = None
+    if best:
+        vectors_NMD = torch.stack([one.row.block.vector for one in best])
+        latents = Latents(vectors_NMD, tuple(one.row.block.length for one in best), engine.model.fingerprint)
+    return SearchResults(found, latents, Timings(query=call.timings().query, rank=time.perf_counter() - start))
+
+
+def _first_places(searched: StoreSearch, best: list[Scored], where: Where | None) -> dict[str, Placed]:
+    """The first place of each block; with a filter, the first in a document that fits."""
+    allowed = None if where is None else {(one.document, one.number) for one in searched.store.find(where=where)}
+    places: dict[str, Placed] = {}
+    for place in searched.store.places([one.row.key for one in best]):
+        if allowed is None or (place.document, place.number) in allowed:
+            places.setdefault(place.key, place)
+    return places
+
+
+def _found(one: Scored, place: Placed | None) -> Found:
+    block = one.row.block
+    if place is None:
+        return Found(one.score, block.text, None, 0, 0, len(block.text or ""), {}, block.length)
+    return Found(
+        one.score, block.text, place.document, place.number, place.start, place.end, place.metadata, block.length
+    )

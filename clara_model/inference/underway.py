@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 
-from clara_model.store.memory import Block
+from clara_model.store.cache import Block
 
 Key = tuple[str, str]
 """What makes it (the checkpoint's fingerprint, and whether alone), and content key of the text."""

@@ -19,10 +19,60 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
+from clara_model.modeling.model import RoleModel
 from clara_model.modeling.ranking import SCORES, contrastive_loss, straight_through_topk
-from clara_model.modeling.teaching import Signs, row_likelihoods, target_loss
 from clara_model.modeling.training_batch import Sequences, TrainingBatch
+
+
+def row_likelihoods(log_probs_L: Tensor, labels_BT: Tensor) -> Tensor:
+    """Log-likelihood of each row's answer ``[B]``.
+
+    Args:
+        log_probs_L: of the labelled tokens, row by row.
+        labels_BT: -100 where nothing is learned; the first position predicts nothing.
+    """
+    rows_L = (labels_BT[:, 1:] != -100).nonzero()[:, 0]
+    return log_probs_L.new_zeros(len(labels_BT)).index_add(0, rows_L, log_probs_L)
+
+
+def target_loss(scores_BK: Tensor, target_BK: Tensor, temperature: float) -> Tensor:
+    """Sum over questions of the cross-entropy between a soft target and the soft choice.
+
+    Args:
+        scores_BK: cosines; ``-inf`` marks a candidate that is not there.
+        target_BK: weights that sum to 1 in each row; 0 where there is no candidate.
+        temperature: of the soft choice.
+    """
+    log_probs_BK = (scores_BK / temperature).log_softmax(dim=-1)
+    return -torch.where(target_BK > 0, target_BK * log_probs_BK, torch.zeros_like(log_probs_BK)).sum()
+
+
+class Signs:
+    """How often the answer's gradient raises the score of the gold candidate, where it is first and where it is not."""
+
+    def __init__(self) -> None:
+        """Nothing is counted yet."""
+        self.counts = torch.zeros(4)
+        """Right and all gradients at gold candidates that rank first, then of the others."""
+
+    def watch(self, scores_BK: Tensor, positives_BK: Tensor) -> None:
+        """Count when the gradient comes; descent raises a score whose gradient is below 0."""
+        gold_BK = positives_BK.to(scores_BK.device) > 0
+        first_BK = scores_BK.detach() >= scores_BK.detach().amax(dim=1, keepdim=True)
+
+        def count(gradient_BK: Tensor) -> None:
+            moved_BK = gold_BK & (gradient_BK != 0)
+            right_BK = moved_BK & (gradient_BK < 0)
+            parts = [mask & place for place in (first_BK, ~first_BK) for mask in (right_BK, moved_BK)]
+            self.counts = self.counts.to(gradient_BK.device) + torch.stack([part.sum() for part in parts])
+
+        scores_BK.register_hook(count)
+
+    def read(self) -> Tensor:
+        """The counts so far ``[4]``; counting starts anew."""
+        counts, self.counts = self.counts, torch.zeros_like(self.counts)
+        return counts
+
 
 Stage = Literal["pretrain", "instruct", "end_to_end", "pretrain_retrieval", "read_text"]
 TRAINED_ROLES: dict[Stage, tuple[str, ...]] = {
@@ -65,9 +115,9 @@ class Objective:
 
 
 class TrainingModel(nn.Module):
-    """A `ClaraModel` with a stage's forward pass; exactly the stage's roles are trainable."""
+    """A `RoleModel` with a stage's forward pass; exactly the stage's roles are trainable."""
 
-    def __init__(self, model: ClaraModel, objective: Objective) -> None:
+    def __init__(self, model: RoleModel, objective: Objective) -> None:
         """Set what trains.
 
         Raises:
@@ -98,7 +148,7 @@ class TrainingModel(nn.Module):
         return frozenset(role for role in encoders - trained if residuals.at_rest(role))
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, object] | None = None) -> None:
-        """See `ClaraModel.gradient_checkpointing_enable`."""
+        """See `RoleModel.gradient_checkpointing_enable`."""
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
 
     activation_checkpointing_enable = gradient_checkpointing_enable

@@ -23,11 +23,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from clara_model.checkpoint.chat_template import NO_SYSTEM, ChatTemplate
+from clara_model.checkpoint.chat_template import NO_SYSTEM, ChatTemplate, Places
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.checkpoint.prompts import Prompt
 from clara_model.errors import ClaraError
-from clara_model.modeling.places import Places
 from clara_model.validation import check_role
 from clara_model.windows import split_places
 

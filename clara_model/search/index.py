@@ -22,7 +22,7 @@ import torch
 from clara_model.errors import ClaraError
 from clara_model.search.sketch import BITS, SIZE, Array, Directions, as_bytes, rotation, slot_signs
 from clara_model.store.protocol import DurableStore, Row
-from clara_model.store.sqlite_connection import Connections
+from clara_model.store.sqlite.connection import Connections
 
 FILE = "coarse.sqlite"
 FORMAT = 3

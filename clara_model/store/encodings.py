@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 
 from clara_model.errors import ClaraError
@@ -169,3 +170,10 @@ _READERS: dict[str, Callable[[Encoded], Tensor]] = {
     "int8": _read_int8,
     "int4": _read_int4,
 }
+
+
+def checksum(data: bytes | memoryview, *about: object) -> bytes:
+    """8 bytes that depend on the data and on everything that is said about it (by its ``repr``)."""
+    digest = xxhash.xxh3_64(data)
+    digest.update(repr(about).encode("utf-8", "backslashreplace"))
+    return digest.digest()

@@ -20,8 +20,7 @@ from threading import Lock
 from typing import Any, Self
 
 from clara_model.errors import ClaraError
-from clara_model.store.checksum import checksum
-from clara_model.store.encodings import EXACT, Encoded, check_encoding, decode, encode
+from clara_model.store.encodings import EXACT, Encoded, check_encoding, checksum, decode, encode
 from clara_model.store.filters import condition
 from clara_model.store.protocol import (
     Block,
@@ -34,7 +33,7 @@ from clara_model.store.protocol import (
     Window,
     check_fingerprint,
 )
-from clara_model.store.sqlite_documents import dump_metadata
+from clara_model.store.sqlite.documents import dump_metadata
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from clara_model.errors import ClaraError
 from clara_model.store import lance
 from clara_model.store.lance import LanceStore
 from clara_model.store.protocol import DurableStore
-from clara_model.store.sqlite import FILE, SQLiteStore
+from clara_model.store.sqlite.blocks import FILE, SQLiteStore
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _OBJECTS = ("s3", "gs", "az", "abfss")
@@ -107,3 +107,18 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(islice(rest, _COPIED_AT_ONCE)):
         yield batch
+
+
+_KEPT = 0.8
+"""Of the bound, so that the next few blocks do not make it be trimmed again."""
+
+
+def trim(store: DurableStore, max_bytes: int) -> int:
+    """Delete the blocks that were put longest ago where a store is larger than ``max_bytes``; how many."""
+    stats = store.stats()
+    if stats.nbytes <= max_bytes:
+        return 0
+    share = 1 - _KEPT * max_bytes / stats.nbytes
+    deleted = store.delete([row.key for row in islice(store.iterate(), round(share * stats.blocks))])
+    store.compact()
+    return deleted

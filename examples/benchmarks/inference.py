@@ -24,7 +24,7 @@ from random_model import PRESETS, add_sizes, build, count, documents, matrix_pro
 from clara_model.inference.batching import plan_batches
 from clara_model.inference.clara import Clara
 from clara_model.latents import Latents
-from clara_model.store.memory import LatentCache
+from clara_model.store.cache import LatentCache
 
 MIB = 1 << 20
 

@@ -22,10 +22,10 @@ import torch
 from element_types import Outcome, compared, outcome, questions
 
 from clara_model import Clara
-from clara_model.modeling.model import ClaraModel
-from trainers.arguments import TrainConfig
+from clara_model.inference.published import ClaraModel
 from trainers.data.row import Row
-from trainers.run import train
+from trainers.training.run import train
+from trainers.training.train_config import TrainConfig
 
 KINDS = ("", "int8", "int4")
 BATCH = 4

@@ -33,10 +33,10 @@ from torch import Tensor
 
 from clara_model import Clara
 from clara_model.modeling.ranking import cosine_scores, scores_in_parts
-from clara_model.search.find import CANDIDATES, LATE, StoreSearch
 from clara_model.search.index import CoarseIndex, Reach
 from clara_model.search.scan import likest, nearest
 from clara_model.search.sketch import Array, rotation
+from clara_model.search.store_search import CANDIDATES, LATE, StoreSearch
 from clara_model.store import Block, Row, StoreStats, open_store
 
 KS = (5, 20, 100)

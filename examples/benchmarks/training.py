@@ -35,14 +35,14 @@ from rich.table import Table
 
 from clara_model.checkpoint import files
 from clara_model.modeling.objectives import TrainingModel
-from clara_model.store.memory import LatentCache
-from trainers.arguments import TrainConfig
-from trainers.compiling import as_written, compile_layers
+from clara_model.store.cache import LatentCache
 from trainers.data.rows import Row, read_rows
 from trainers.data.sampling import TrainingOrder
-from trainers.frozen_latents import FrozenLatents
-from trainers.run import collator, objective
-from trainers.stages import starting_model
+from trainers.training.compiling import as_written, compile_layers
+from trainers.training.latent_reuse import FrozenLatents
+from trainers.training.run import collator, objective
+from trainers.training.stages import starting_model
+from trainers.training.train_config import TrainConfig
 
 STAGES = ("pretrain", "instruct", "end_to_end")
 

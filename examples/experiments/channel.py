@@ -36,12 +36,12 @@ from train import BASE
 from clara_model import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel
 from clara_model.modeling.training_batch import TrainingBatch
-from trainers.arguments import TrainConfig
 from trainers.data.collator import Collator
 from trainers.data.row import Row
 from trainers.data.rows import read_rows
 from trainers.data.sampling import TrainingItem
-from trainers.stages import starting_model
+from trainers.training.stages import starting_model
+from trainers.training.train_config import TrainConfig
 
 PROMPTS = Path(__file__).parents[1] / "small" / "prompts.json"
 RATE, LENGTH, WINDOWS, SEED = 3, 129, 6, 4

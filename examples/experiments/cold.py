@@ -30,7 +30,7 @@ from world import World
 
 from clara_model.inference.clara import Clara
 from clara_model.inference.pipeline import Encoded
-from clara_model.search.words import word_scores
+from clara_model.search.bm25 import word_scores
 from clara_model.validation import Generation
 from trainers.data.row import Row, parse_row
 from trainers.data.rows import read_rows

@@ -33,10 +33,10 @@ from rich.table import Table
 from world import World
 
 from clara_model import ClaraModel
-from trainers.arguments import TrainConfig, read_yaml
 from trainers.data.row import Row
-from trainers.evaluation.evaluate import EvaluationConfig, evaluate
-from trainers.run import train
+from trainers.evaluation.in_training import EvaluationConfig, evaluate
+from trainers.training.run import train
+from trainers.training.train_config import TrainConfig, read_yaml
 
 TINY = Path(__file__).parents[1] / "tiny"
 RECIPE = TINY / "stage2.yaml"

@@ -2,7 +2,7 @@
 
 Every run starts from the bundled compressor and generator; the query reasoner is a copy of the compressor. Recall is of
 240 held-out questions from 10 pools of 40 documents that steer nothing else; the share of right-signed gradients is of
-the training rows (`trainers.ranking`).
+the training rows (`trainers.training.callbacks`).
 
     python examples/experiments/ranking.py FOLDER [--steps 50] [--only NAME ..] [--start CHECKPOINT]
 
@@ -31,12 +31,12 @@ from world import World
 
 from clara_model import ClaraModel
 from clara_model.inference import pipeline
-from trainers.arguments import TrainConfig, read_yaml
-from trainers.checkpointing import step_of, whole_checkpoints
 from trainers.data.row import Row
-from trainers.evaluation.evaluate import EvaluationConfig, evaluate
+from trainers.evaluation.in_training import EvaluationConfig, evaluate
 from trainers.evaluation.metrics import ranking_means
-from trainers.run import train
+from trainers.training.checkpointing import step_of, whole_checkpoints
+from trainers.training.run import train
+from trainers.training.train_config import TrainConfig, read_yaml
 
 RECIPE = Path(__file__).parents[1] / "tiny" / "stage3.yaml"
 SETTINGS: dict[str, dict[str, Any]] = {

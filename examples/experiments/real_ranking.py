@@ -29,10 +29,10 @@ from measure import SHARED, drawn, read_latents
 from clara_model import ClaraModel
 from clara_model.checkpoint import files
 from clara_model.inference import pipeline
-from trainers.arguments import TrainConfig, read_yaml
 from trainers.data.row import Row
 from trainers.evaluation.metrics import ranking_means
-from trainers.run import train
+from trainers.training.run import train
+from trainers.training.train_config import TrainConfig, read_yaml
 
 RECIPE = Path(__file__).parents[1] / "small"
 ASKED, ANSWERED, SEED = 300, 60, 7

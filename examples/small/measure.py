@@ -29,7 +29,7 @@ from train import RUNS
 
 from clara_model import ClaraModel
 from trainers.data.rows import Row, read_rows
-from trainers.evaluation.evaluate import EvaluationConfig, Report, evaluate
+from trainers.evaluation.in_training import EvaluationConfig, Report, evaluate
 from trainers.evaluation.metrics import mean_scores, recall_at, score_answer
 
 READ, NEW_TOKENS, BATCH, TIMED = 5, 16, 25, 10

@@ -55,7 +55,8 @@ def train(name: str, runs: Path, settings: list[str]) -> None:
         return
     start = ("--pretrain_checkpoint", runs / stage.start) if stage.start else ("--pretrain", BASE)
     paths = [*start, "--save_path", runs / name, "--dataset", runs / "data" / f"{stage.data}.jsonl"]
-    run("-m", "trainers.cli", "--config", HERE / f"{stage.settings}.yaml", "--load_checkpoint", *paths, *settings)
+    recipe = ("--config", HERE / f"{stage.settings}.yaml", "--load_checkpoint")
+    run("-m", "trainers.training.cli", *recipe, *paths, *settings)
 
 
 def main() -> None:

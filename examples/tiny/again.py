@@ -77,7 +77,7 @@ def train(recipe: str, rows: Path, name: str, begin: Path, settings: Mapping[str
         return
     paths = ["--pretrain_checkpoint", begin, "--dataset", rows, "--save_path", RUNS / name]
     config = ["--config", HERE / recipe, "--load_checkpoint"]
-    run("-m", "trainers.cli", *config, *paths, *words(settings))
+    run("-m", "trainers.training.cli", *config, *paths, *words(settings))
 
 
 def taught() -> Path:

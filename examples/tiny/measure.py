@@ -27,7 +27,7 @@ from world import World
 from clara_model import ClaraModel
 from trainers.data.negatives import BM25Search
 from trainers.data.row import Row
-from trainers.evaluation.evaluate import EvaluationConfig, Prediction, Report, evaluate
+from trainers.evaluation.in_training import EvaluationConfig, Prediction, Report, evaluate
 from trainers.evaluation.metrics import recall_at, score_answer
 
 SEED = 20_001

@@ -46,7 +46,7 @@ def main() -> None:
     if not done(RUNS / "stage1" / "config.json"):
         rows = ("--dataset", RUNS / "data" / "stage1.jsonl")
         paths = ("--load_checkpoint", "--pretrain", RUNS / "base", *rows, "--save_path", RUNS / "stage1")
-        run("-m", "trainers.cli", "--config", HERE / "stage1.yaml", *paths)
+        run("-m", "trainers.training.cli", "--config", HERE / "stage1.yaml", *paths)
     for step in ("data", "names", "stage3"):
         run(HERE / "again.py", RUNS / "stage1", "--only", step, *share)
     bundle = (HERE / "package.py", RUNS / "again" / "stage3", RUNS / "base", "--target", target)

@@ -9,5 +9,5 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 clara_train() {
   torchrun --nnodes "$NODES" --node_rank "$NODE_RANK" --master_addr "$MASTER" --master_port "$PORT" \
-    --nproc_per_node "$GPUS" -m trainers.cli "$@" $EXTRA
+    --nproc_per_node "$GPUS" -m trainers.training.cli "$@" $EXTRA
 }

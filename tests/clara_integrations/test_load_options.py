@@ -8,7 +8,7 @@ import pytest
 from clara_integrations.llama_index import ClaraEmbedding, ClaraLLM, ClaraRerank, ClaraRetriever
 from clara_integrations.llama_index.component import ClaraComponent, Loading
 from clara_model.checkpoint.options import NAMES
-from clara_model.components.holder import LOAD_OPTIONS
+from clara_model.components.model_holder import LOAD_OPTIONS
 from haystack_integrations.components.embedders.clara import ClaraDocumentEmbedder, ClaraTextEmbedder
 from haystack_integrations.components.generators.clara import ClaraGenerator
 from haystack_integrations.components.rankers.clara import ClaraRanker

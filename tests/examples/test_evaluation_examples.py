@@ -13,8 +13,8 @@ import own_documents  # noqa: E402
 import rates  # noqa: E402
 
 from clara_model import ClaraModel  # noqa: E402
+from clara_model.checkpoint import bundled_models  # noqa: E402
 from clara_model.checkpoint.files import BUNDLED  # noqa: E402
-from clara_model.cli import models  # noqa: E402
 
 
 def written(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[list[str], list[dict]]:
@@ -46,7 +46,9 @@ def test_candidates_of_a_data_set_become_documents_each_once(tmp_path: Path, mon
     assert questions == [{"question": f"Who is {n}?", "answer": ["A", "B"]} for n in range(2)]
 
 
-@pytest.mark.skipif(models.default_model() != models.SMALL, reason="clara-small's base model is not installed")
+@pytest.mark.skipif(
+    bundled_models.default_model() != bundled_models.SMALL, reason="clara-small's base model is not installed"
+)
 def test_a_checkpoint_whose_slots_are_anchors_is_copied_at_each_rate(tmp_path: Path):
     made = rates.copies(BUNDLED / "clara-small", [2, 4], tmp_path)
     loaded = [ClaraModel.from_pretrained(folder, dtype=torch.float32, device="cpu") for folder in made]

@@ -25,13 +25,13 @@ from small_model import QUESTIONS, TEXTS
 
 import clara_model
 from clara_integrations import haystack as components
-from clara_model.cli import models
+from clara_model.checkpoint import bundled_models
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 PAGE = ROOT / "docs" / "haystack.md"
 BUNDLED = (Path(clara_model.__file__).parent / "bundled" / "clara-tiny").is_dir()
-SMALL = models.default_model() == "clara-small"
+SMALL = bundled_models.default_model() == "clara-small"
 """Whether its base model is here."""
 pytestmark = pytest.mark.integration
 

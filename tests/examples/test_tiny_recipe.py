@@ -26,11 +26,11 @@ def recipe(home: Path, target: Path) -> str:
 def test_one_command_makes_a_bundle_from_nothing_and_makes_no_stage_twice(tmp_path):
     target = tmp_path / "bundled" / "clara-tiny"
     first = recipe(tmp_path, target)
-    assert first.count("$ python -m trainers.cli") == 1 + 6 + 1, "stage 1, names, stage 3"
+    assert first.count("$ python -m trainers.training.cli") == 1 + 6 + 1, "stage 1, names, stage 3"
     card, figures = target / "README.md", json.loads((target / "figures.json").read_text())
     assert figures["questions"] == 10 and "examples/tiny/train.py" in card.read_text()
     shown = json.loads((target.parent / "demo.json").read_text())
     texts = [one["text"] for one in shown["documents"]]
     with Clara.load(target) as clara:
         assert len(clara.answer(shown["questions"][0]["question"], texts).selected) == 5
-    assert "trainers.cli" not in recipe(tmp_path, target)
+    assert "trainers.training.cli" not in recipe(tmp_path, target)

@@ -12,7 +12,7 @@ import training_rows
 
 from clara_model import ClaraModel
 from clara_model.modeling.tokens import Tokens
-from trainers.run import train
+from trainers.training.run import train
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,8 +11,8 @@ import torch
 import yaml
 from transformers import TrainerCallback
 
-from trainers import run, trainer
-from trainers.arguments import TrainConfig
+from trainers.training import run, trainer
+from trainers.training.train_config import TrainConfig
 
 
 def die() -> None:

@@ -12,7 +12,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 from clara_model import ClaraModel
 from clara_model.checkpoint.config import FUSED_TARGETS
 from clara_model.errors import ClaraError
-from trainers.run import train
+from trainers.training.run import train
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from clara_model import ClaraModel
-from clara_model.checkpoint import card
+from clara_model.checkpoint import hub
 from clara_model.errors import ClaraError
-from trainers import run
 from trainers.keeping import SaveByTime
-from trainers.run import train
-from trainers.trainer import ClaraTrainer
+from trainers.training import run
+from trainers.training.run import train
+from trainers.training.trainer import ClaraTrainer
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_the_card_tells_data_settings_figures_and_is_sent_along(settings, tmp_pa
     assert "| questions.jsonl | 16 | 0 |" in text and "| learning_rate | 0.01 |" in text
     assert "eval_lm_loss" in text and str(questions_file.parent) not in text
     assert sent == {"private": True, "me/mine": ["README.md", "adapters.safetensors", "config.json"]}
-    assert card.licence(tmp_path) is None
+    assert hub.licence(tmp_path) is None
     (tmp_path / "README.md").write_text("my own")
     run.model_card.write(training_rows.config("end_to_end", tmp_path, **settings), ClaraModel.from_pretrained(
         tmp_path, dtype=torch.float32, device="cpu").config, [], [], tmp_path)  # fmt: skip

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from clara_model.modeling.model import ClaraModel
-from trainers.cli import main
+from clara_model.inference.published import ClaraModel
+from trainers.training.cli import main
 
 COMMON = (
     "--train_batch_size 128 --micro_train_batch_size 2 --ckpt_path {out} --max_samples 500 --save_path {out} "

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from clara_model import ClaraModel
 from clara_model.modeling.objectives import TrainingModel
-from trainers.arguments import TrainConfig
-from trainers.run import collator, objective, train, training_order
-from trainers.stages import starting_model
+from trainers.training.run import collator, objective, train, training_order
+from trainers.training.stages import starting_model
+from trainers.training.train_config import TrainConfig
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 STAGES = ("pretrain", "instruct", "end_to_end")

@@ -8,13 +8,13 @@ import torch
 import training_rows
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from clara_model.modeling.model import ClaraModel
+from clara_model.inference.published import ClaraModel
 from clara_model.modeling.objectives import Objective, TrainingModel
 from clara_model.modeling.training_batch import Sequences
 from trainers.data.collator import Collator
 from trainers.data.rows import parse_row
 from trainers.data.sampling import TrainingItem
-from trainers.ranking import WINDOW, RankingSchedule, RecallWatch
+from trainers.training.callbacks import WINDOW, RankingSchedule, RecallWatch
 
 
 @pytest.fixture(scope="module")

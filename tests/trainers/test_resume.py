@@ -17,11 +17,11 @@ from transformers import TrainerCallback
 
 from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
-from trainers import checkpointing
-from trainers.arguments import TrainConfig, setting_names
-from trainers.record import RunRecord, bound_settings
-from trainers.run import train
-from trainers.stages import starting_model
+from trainers.training import checkpointing
+from trainers.training.run import train
+from trainers.training.run_record import RunRecord, bound_settings
+from trainers.training.stages import starting_model
+from trainers.training.train_config import TrainConfig, setting_names
 
 HERE = Path(__file__).parent
 
@@ -116,7 +116,7 @@ def test_a_folder_has_one_run_at_a_time(
                     run(values, **other)
                 refused.append(other)
 
-    monkeypatch.setattr("trainers.run.Progress", Second)
+    monkeypatch.setattr("trainers.training.run.Progress", Second)
     run(values)
     assert len(refused) == 2
     assert (tmp_path / "run" / "adapters.safetensors").is_file() and not list(tmp_path.rglob(".lock"))

@@ -10,14 +10,14 @@ import training_rows
 from safetensors.torch import load_file
 
 from clara_model import ClaraModel
-from trainers import run
-from trainers.arguments import TrainConfig
-from trainers.callbacks import reporters
-from trainers.cli import build_parser
-from trainers.contradictions import idle
 from trainers.published import MEANINGLESS
-from trainers.settings import Settings
-from trainers.stages import starting_model
+from trainers.training import run
+from trainers.training.callbacks import reporters
+from trainers.training.cli import build_parser
+from trainers.training.settings import Settings
+from trainers.training.settings_rules import idle
+from trainers.training.stages import starting_model
+from trainers.training.train_config import TrainConfig
 
 
 def log(folder: Path) -> list[dict]:

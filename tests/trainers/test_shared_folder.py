@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from clara_model.errors import ClaraError
-from trainers.shared_folder import check_shared, check_writable
+from trainers.processes import check_shared, check_writable
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trainers.arguments import TrainConfig, read_yaml
-from trainers.cli import build_parser
+from trainers.training.cli import build_parser
+from trainers.training.train_config import TrainConfig, read_yaml
 
 FOLDER = Path(__file__).parents[2] / "examples" / "train"
 STAGES = ("pretrain", "instruct", "end_to_end")
@@ -24,7 +24,7 @@ def script_settings(stage: str, tmp_path: Path, **environment: str) -> tuple[lis
     values = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "DATA": "rows.jsonl", **environment}
     done = subprocess.run([FOLDER / f"{stage}.sh"], env=values, capture_output=True, text=True, check=True)
     words = done.stdout.split("\n")[:-1]
-    at = words.index("trainers.cli") + 1
+    at = words.index("trainers.training.cli") + 1
     given = vars(build_parser().parse_args(words[at:]))
     return words[:at], TrainConfig.for_stage(given.pop("stage"), **given)
 
@@ -58,7 +58,8 @@ def page_commands() -> list[list[str]]:
     """The words of the training commands of docs/training.md; ``...`` stands for a base and a data set."""
     page = (FOLDER.parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
     lines = [line.split("#")[0] for line in page.splitlines()]
-    found = [re.split(r"clara-train|trainers\.cli", line, maxsplit=1)[1] for line in lines if re.match(TRAINS, line)]
+    cut = r"clara-train|trainers\.training\.cli"
+    found = [re.split(cut, line, maxsplit=1)[1] for line in lines if re.match(TRAINS, line)]
     return [shlex.split(line.replace("...", "--pretrain BASE --dataset rows.jsonl")) for line in found]
 
 

@@ -21,7 +21,7 @@ MODULES = {
     "clara": "clara_model.cli.main",
     "clara-data": "trainers.data.cli",
     "clara-eval": "trainers.evaluation.cli",
-    "clara-train": "trainers.cli",
+    "clara-train": "trainers.training.cli",
     "torchrun": "torch.distributed.run",
 }
 

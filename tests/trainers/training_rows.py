@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.arguments import TrainConfig
+from trainers.training.train_config import TrainConfig
 
 NAMES = ["Ada Kell", "Tomas Reyl", "Mei Lin", "Oskar Brandt", "Priya Nair", "Ilse Moor"]
 PLACES = ["Larkhaven", "Osmere", "Tolvik", "Cold Harbour"]

@@ -14,9 +14,10 @@ from typing import ClassVar
 import torch
 from transformers import TrainerCallback
 
-from trainers import checkpointing, node, run
-from trainers.arguments import TrainConfig
-from trainers.trainer import ClaraTrainer
+from trainers import processes
+from trainers.training import checkpointing, run
+from trainers.training.train_config import TrainConfig
+from trainers.training.trainer import ClaraTrainer
 
 
 class Gradients(TrainerCallback):
@@ -82,7 +83,7 @@ def main() -> None:
             torch.save(Gradients.found, job["out"])
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
-    node.stop()
+    processes.stop()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clara_model.cli.report import visible
+from clara_model.console.tables import visible
 from trainers.data.check import TEXTS, FileReport, Lengths, Problem
 
 SHOWN = 5

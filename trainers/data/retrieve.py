@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clara_model.errors import ClaraError
-from clara_model.store.layered import durable
+from clara_model.store.cache import durable
 from trainers.data.convert import holds_answer
 from trainers.data.jsonl import decode, lines_of
 from trainers.data.negatives import BM25Search

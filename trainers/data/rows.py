@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, overload
 
 from clara_model.errors import ClaraError
-from trainers import node
+from trainers import processes
 from trainers.data.jsonl import decode
 from trainers.data.row import Row, parse_row
 
@@ -173,8 +173,8 @@ def _open(path: Path) -> mmap.mmap | bytes:
         with path.open("rb") as packed:
             if path.suffix != ".gz":
                 return _mapped(packed)
-            if node.process_count() > 1:
-                with node.unpacked(path).open("rb") as shared:
+            if processes.process_count() > 1:
+                with processes.unpacked(path).open("rb") as shared:
                     return _mapped(shared)
             with tempfile.TemporaryFile() as file:
                 shutil.copyfileobj(gzip.open(packed), file)

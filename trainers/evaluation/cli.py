@@ -26,7 +26,7 @@ from clara_model.errors import ClaraError
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
     from trainers.evaluation.comparison import Settings
-    from trainers.evaluation.processes import Processes
+    from trainers.processes import Processes
 
 FAILED, USER_ERROR = 1, 2
 OUT = "runs/eval"
@@ -126,7 +126,7 @@ def _listed(words: str) -> tuple[str, ...]:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from trainers.evaluation.processes import Processes
+    from trainers.processes import Processes
 
     processes = Processes.here()
     try:
@@ -250,7 +250,8 @@ def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]
 def _show(summaries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     import json
 
-    from trainers.evaluation import pairs, tables
+    from trainers.evaluation import tables
+    from trainers.evaluation.summary import pairs_terminal
 
     if as_json:
         sys.stdout.write(json.dumps(summaries, ensure_ascii=False, indent=1) + "\n")
@@ -258,7 +259,7 @@ def _show(summaries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
     for one in summaries:
         console.print(tables.terminal(one))
-        between = pairs.terminal(one)
+        between = pairs_terminal(one)
         if between is not None:
             console.print(between)
 

@@ -14,26 +14,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clara_model.errors import ClaraError
-from clara_model.store.layered import durable
+from clara_model.store.cache import durable
 from clara_model.validation import Generation
-from trainers.evaluation import corpus, latent_map, paraphrase
-from trainers.evaluation.environment import environment
-from trainers.evaluation.processes import Processes
+from trainers.evaluation import latent_map, paraphrase
+from trainers.evaluation.answerers import Budget
+from trainers.evaluation.measuring import environment
 from trainers.evaluation.questions import (
+    Compressed,
     Pool,
     Question,
     Setting,
+    compress,
     find_dataset,
     first_answers,
     has_documents,
+    kept,
     read_candidates,
     read_own,
+    stored_pool,
 )
-from trainers.evaluation.readers import Budget
 from trainers.evaluation.records import Record, file_name
 from trainers.evaluation.runner import Runner
 from trainers.evaluation.summary import Summary, summarize
 from trainers.evaluation.systems import DEFAULT, RANKING_STAGE, Systems, check_names
+from trainers.processes import Processes
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
@@ -157,19 +161,19 @@ class Comparison:
                 "compare checkpoints of one base"
             )
 
-    def _questions(self) -> tuple[list[Question], corpus.Compressed]:
+    def _questions(self) -> tuple[list[Question], Compressed]:
         """What is asked, and what compressing a corpus for it has taken now."""
         settings, limit = self.settings, self.settings.max_samples
         files = find_dataset(settings.dataset, settings.setting, settings.data)
-        compressed = corpus.Compressed()
+        compressed = Compressed()
         if settings.docs or not has_documents(files):
             if settings.setting == "oracle" or self.stage != RANKING_STAGE:
                 raise ClaraError(
                     "questions to documents of your own want --setting normal and a checkpoint that ranks "
                     f"(--stage stage2), got {settings.setting} and {self.stage}"
                 )
-            pool, compressed = self._corpus()
-            questions: list[Question] = read_own(files, pool, limit)
+            passages, compressed = self._corpus()
+            questions: list[Question] = read_own(files, passages, limit)
         else:
             questions = read_candidates(files, settings.setting, self.clara.model.tokens.windows, limit)
         if self.stage == "paraphrase":
@@ -180,19 +184,19 @@ class Comparison:
             raise ClaraError(f"{blank[0]} is a paraphrase row, which has no question; use --stage paraphrase")
         return (first_answers(questions) if settings.first_answer else questions), compressed
 
-    def _corpus(self) -> tuple[Pool, corpus.Compressed]:
+    def _corpus(self) -> tuple[Pool, Compressed]:
         """The store's passages, once the documents are in it; one process compresses, the others wait."""
         if durable(self.clara.store) is None:
             raise ClaraError("questions without docs need --docs or --store: what they are asked about")
-        compressed = corpus.Compressed()
+        compressed = Compressed()
         if self.settings.docs and self.processes.first:
-            compressed = corpus.compress(self.clara, self.settings.docs)
+            compressed = compress(self.clara, self.settings.docs)
         self.processes.wait()
-        return corpus.pool(self.clara), compressed
+        return stored_pool(self.clara), compressed
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def _open(self, questions: Sequence[Question], compressed: corpus.Compressed) -> corpus.Compressed:
+    def _open(self, questions: Sequence[Question], compressed: Compressed) -> Compressed:
         """Write down what this evaluation is, unless the folder is another's; what compressing took in all its runs."""
         file = self.folder / RUN
         asked = self._asked(questions)
@@ -205,10 +209,10 @@ class Comparison:
                     f"{self.folder} holds another evaluation: its {name} is {before['asked'].get(name)!r}, this one's "
                     f"{asked[name]!r}; use another --out or remove the folder"
                 )
-            compressed = compressed.after(corpus.Compressed(**before["compressed"]))
+            compressed = compressed.after(Compressed(**before["compressed"]))
         elif not questions[0].pool.shared:
             passages = [text for question in questions for text in question.pool.passages]
-            compressed = corpus.Compressed(kept=corpus.kept(self.clara, passages))
+            compressed = Compressed(kept=kept(self.clara, passages))
         self.processes.wait()
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -237,7 +241,7 @@ class Comparison:
         }
 
     def _written(
-        self, records: dict[str, list[Record]], questions: Sequence[Question], compressed: corpus.Compressed
+        self, records: dict[str, list[Record]], questions: Sequence[Question], compressed: Compressed
     ) -> Summary:
         once = self._once(records, questions, compressed)
         run = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
@@ -249,7 +253,7 @@ class Comparison:
         return whole
 
     def _once(
-        self, records: dict[str, list[Record]], questions: Sequence[Question], compressed: corpus.Compressed
+        self, records: dict[str, list[Record]], questions: Sequence[Question], compressed: Compressed
     ) -> float | None:
         """Seconds of compressing what one question is offered, or the corpus; None where it was in the store before."""
         pool = questions[0].pool

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from clara_model.errors import ClaraError
 from clara_model.inference.pipeline import Written
-from trainers.evaluation.meter import Meter
+from trainers.evaluation.answerers import Budget
+from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Question
-from trainers.evaluation.readers import Budget
 from trainers.evaluation.records import Record
 from trainers.evaluation.runner import SHOWN, Answering
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clara_model.cli.report import shortened
-from trainers.evaluation.meter import PHASES
+from clara_model.console.tables import shortened
+from trainers.evaluation.measuring import PHASES
 from trainers.evaluation.summary import NOT_READ
 
 if TYPE_CHECKING:

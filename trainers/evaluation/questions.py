@@ -1,9 +1,9 @@
 """Questions to be measured, each with the passages that are offered for it: published files, or a user's own.
 
 Published format: ``{"question", "docs", "golden_answers" | "answer" | .., "pos_index"?}``; a paraphrase row is a
-question without text. A user's own questions have no ``docs``: their passages are those of a store
-(`evaluation.corpus`). Long documents are split here into the passages that the checkpoint reads, so that every system
-ranks and reads the same.
+question without text. A user's own questions have no ``docs``: their passages are those of a store.
+Long documents are split here into the passages that the checkpoint reads, so that every system ranks and reads the
+same.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from clara_model.documents.corpus import compress_corpus
 from clara_model.errors import ClaraError
+from clara_model.store.cache import durable
+from clara_model.store.protocol import content_key
 from trainers.data.row import DOCUMENTS, Row, parse_row
 from trainers.data.rows import find_files, read_rows
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Clara
 
 Setting = Literal["normal", "oracle"]
 SETTINGS = ("normal", "oracle")
@@ -211,3 +217,67 @@ def _lines(file: Path) -> Iterable[tuple[int, object]]:
 def _key(texts: Sequence[str]) -> str:
     """12 hexadecimal digits that tell texts apart."""
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What compressing has taken, in this run or an earlier one of the same evaluation."""
+
+    passages: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    kept: int = 0
+    """Passages that were in the store before the evaluation began, where each question has its own."""
+
+    def after(self, before: Compressed) -> Compressed:
+        """Together with what an earlier run took."""
+        return Compressed(
+            self.passages + before.passages, self.tokens + before.tokens, self.seconds + before.seconds, before.kept
+        )
+
+
+def kept(clara: Clara, passages: Sequence[str]) -> int:
+    """How many of some passages' latents are on the disk already."""
+    store = durable(clara.store)
+    return 0 if store is None else len(store.numbers(list({content_key(text) for text in passages})))
+
+
+def compress(clara: Clara, names: Sequence[str]) -> Compressed:
+    """Bring the documents of files and folders into the store that ``clara`` was loaded with; what is there stays.
+
+    Raises:
+        ClaraError: a file that cannot be read, or the store cannot be written.
+    """
+    store = durable(clara.store)
+    assert store is not None
+    done = compress_corpus(clara, store, names)
+    if done.bad:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in done.bad[:3])
+        raise ClaraError(f"{len(done.bad)} files cannot be read ({listed}); remove or convert them")
+    return Compressed(done.compressed, done.tokens, done.seconds if done.compressed else 0.0)
+
+
+def stored_pool(clara: Clara) -> Pool:
+    """Every passage of the store that ``clara`` was loaded with, each once.
+
+    Raises:
+        ClaraError: a store that holds nothing, or no texts.
+    """
+    store = durable(clara.store)
+    assert store is not None
+    document_of: dict[str, int] = {}
+    for number, document in enumerate(store.documents()):
+        for window in document.windows:
+            document_of.setdefault(window.key, number)
+    passages: list[str] = []
+    documents: list[int] = []
+    for row in store.iterate():
+        if row.block.text is None:
+            raise ClaraError(
+                f"the store {store.url} keeps no texts, so nothing can be read as text; compress without --no-text"
+            )
+        passages.append(row.block.text)
+        documents.append(document_of.setdefault(row.key, len(document_of)))
+    if not passages:
+        raise ClaraError(f"the store {store.url} holds nothing; name documents with --docs")
+    return Pool(passages, documents, shared=True)

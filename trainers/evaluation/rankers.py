@@ -1,7 +1,7 @@
 """Which passages are read for a question: as retrieved, by the checkpoint's latents, by BM25, by sentence-transformers.
 
 A ranker orders the passages of each question's pool; of a whole corpus it gives the best `DEPTH`. Leaves out reading
-(`evaluation.readers`). The packages of the baselines are optional and imported when used.
+(`evaluation.answerers`). The packages of the baselines are optional and imported when used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from clara_model.errors import ClaraError
 from clara_model.inference.pipeline import Encoded
-from trainers.evaluation.meter import Meter
+from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Question
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from clara_model.errors import ClaraError
-from trainers.evaluation import latent_map, pairs, pictures, tables
+from trainers.evaluation import latent_map, pictures, tables
 from trainers.evaluation.comparison import SUMMARY
 from trainers.evaluation.records import Record, Records, read_records
-from trainers.evaluation.summary import OURS, TEXT
+from trainers.evaluation.summary import OURS, TEXT, pairs_header, pairs_rows
 
 Summary = Mapping[str, Any]
 PAGE = "report.html"
@@ -59,7 +59,7 @@ def write(folder: Path) -> list[Path]:
     Raises:
         ClaraError: no evaluations, or matplotlib is not installed.
     """
-    from clara_model.cli.report import check_pictures
+    from clara_model.console.tables import check_pictures
 
     check_pictures()
     found = summaries_in(folder)
@@ -130,8 +130,8 @@ def _evaluation(place: Path, summary: Summary) -> str:
 
 
 def _pairs(summary: Summary) -> str:
-    titles = pairs.header(summary)
-    return f"<h3>Any two systems, paired by question</h3>{_table(titles, pairs.rows(summary))}" if titles else ""
+    titles = pairs_header(summary)
+    return f"<h3>Any two systems, paired by question</h3>{_table(titles, pairs_rows(summary))}" if titles else ""
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,14 +16,14 @@ import torch
 
 from clara_model.errors import ClaraError
 from clara_model.inference.batching import is_out_of_memory, release_memory
-from trainers.evaluation.meter import Meter
+from trainers.evaluation.answerers import Read
+from trainers.evaluation.measuring import Meter
 from trainers.evaluation.metrics import holds_answer, score_answer
-from trainers.evaluation.processes import Processes
 from trainers.evaluation.questions import Question
 from trainers.evaluation.rankers import Ranked
-from trainers.evaluation.readers import Read
 from trainers.evaluation.records import Record, Records
 from trainers.evaluation.systems import System
+from trainers.processes import Processes
 
 logger = logging.getLogger(__name__)
 

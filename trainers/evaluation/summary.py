@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from statistics import mean
 from typing import Any
+
+from rich.table import Table
+from rich.text import Text
 
 from trainers.evaluation.intervals import (
     Interval,
@@ -15,14 +19,90 @@ from trainers.evaluation.intervals import (
     paired_p,
     retained_interval,
 )
-from trainers.evaluation.meter import PHASES
-from trainers.evaluation.pairs import compared
-from trainers.evaluation.ranking_scores import ranking_scores
+from trainers.evaluation.measuring import PHASES
+from trainers.evaluation.metrics import ranking_scores
 from trainers.evaluation.records import Record
+
+COMPARED = ("f1", "rougeL")
+TITLES = {"f1": "F1", "rougeL": "ROUGE-L"}
+Summary = dict[str, Any]
+
+
+def compared(records: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
+    """Every two systems, in their order.
+
+    Args:
+        records: of each system, all questions in order.
+
+    Returns:
+        ``system``, ``other``, ``score``, ``value`` (the difference), ``low``, ``high``, ``p`` and ``questions`` of each
+        pair that answered questions in common.
+    """
+    found = []
+    for one, other in combinations(records, 2):
+        score = next((name for name in COMPARED if any(name in record.scores for record in records[one])), COMPARED[0])
+        both = [
+            (a.scores[score], b.scores[score], a.cluster)
+            for a, b in zip(records[one], records[other], strict=True)
+            if score in a.scores and score in b.scores
+        ]
+        if not both:
+            continue
+        ours, theirs, clusters = (list(column) for column in zip(*both, strict=True))
+        interval = difference_interval(ours, theirs, clusters)
+        found.append(
+            {
+                "system": one,
+                "other": other,
+                "score": score,
+                "value": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+                "p": paired_p(ours, theirs, clusters),
+                "questions": len(both),
+            }
+        )
+    return found
+
+
+def pairs_header(summary: Mapping[str, Any]) -> list[str]:
+    """The titles of the columns; nothing where fewer than three systems leave nothing to add."""
+    pairs = summary.get("pairs") or []
+    names = list(summary["systems"])
+    if len(names) < 3 or not pairs:
+        return []
+    return [f"{TITLES[pairs[0]['score']]}, row - column (p)", *names[1:]]
+
+
+def pairs_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each system but the last, against those after it."""
+    if not pairs_header(summary):
+        return []
+    cells = {(pair["system"], pair["other"]): pairs_shown(pair["value"], pair["p"]) for pair in summary["pairs"]}
+    names = list(summary["systems"])
+    return [[one, *(cells.get((one, other), "") for other in names[1:])] for one in names[:-1]]
+
+
+def pairs_shown(difference: float, p: float) -> str:
+    """As the tables show a difference and its p-value."""
+    return f"{difference:+.3f} ({'<0.001' if p < 0.001 else f'{p:.3f}'})"
+
+
+def pairs_terminal(summary: Mapping[str, Any]) -> Table | None:
+    """For a terminal; None where there is nothing to show."""
+    titles = pairs_header(summary)
+    if not titles:
+        return None
+    table = Table(title="any two systems, paired by question", title_justify="left")
+    for number, title in enumerate(titles):
+        table.add_column(title, justify="left" if number == 0 else "right", overflow="fold")
+    for row in pairs_rows(summary):
+        table.add_row(*map(Text, row))
+    return table
+
 
 OURS, TEXT, CLOSED = "clara", "text", "closed"
 NOT_READ = "not read"
-Summary = dict[str, Any]
 
 
 def summarize(

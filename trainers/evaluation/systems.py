@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clara_model.errors import ClaraError
+from trainers.evaluation.answerers import LLMLINGUA, Budget, FromLatents, FromShortenedText, FromText, Reader
 from trainers.evaluation.questions import Question
 from trainers.evaluation.rankers import AsRetrieved, ByBM25, ByCrossEncoder, ByLatents, ByVectors, Ranker
-from trainers.evaluation.readers import LLMLINGUA, Budget, FromLatents, FromShortenedText, FromText, Reader
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara

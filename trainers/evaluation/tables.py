@@ -11,8 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from trainers.evaluation import pairs
-from trainers.evaluation.pairs import COMPARED
+from trainers.evaluation.summary import COMPARED, pairs_header, pairs_rows, pairs_shown
 
 Summary = Mapping[str, Any]
 
@@ -129,7 +128,7 @@ def _figure(found: Mapping[str, Any] | None, with_interval: bool) -> str:
 def _against(found: Mapping[str, Any] | None, name: str) -> str:
     if not found or name not in found:
         return ABSENT
-    return pairs.shown(found[name]["value"], found[name]["p"])
+    return pairs_shown(found[name]["value"], found[name]["p"])
 
 
 def _seconds(value: float, unit: bool = True) -> str:
@@ -163,8 +162,8 @@ def markdown(summary: Summary) -> str:
 
 def pairs_markdown(summary: Summary) -> str:
     """Any two systems as Markdown; nothing where there is nothing to add to `markdown`."""
-    titles = pairs.header(summary)
-    lines = [_line(titles), _line(["---"] * len(titles)), *map(_line, pairs.rows(summary))]
+    titles = pairs_header(summary)
+    lines = [_line(titles), _line(["---"] * len(titles)), *map(_line, pairs_rows(summary))]
     return "\n".join(["", *lines, ""]) if titles else ""
 
 

@@ -16,7 +16,7 @@ from haystack.core.serialization import generate_qualified_class_name
 from haystack.utils import ComponentDevice, Secret
 
 from clara_model.components.checks import check_top
-from clara_model.components.holder import ModelHolder
+from clara_model.components.model_holder import ModelHolder
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara

@@ -16,7 +16,7 @@ from clara_model.checkpoint import base_files
 from clara_model.checkpoint.base_model import load_base
 from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError
-from clara_model.modeling.model import ClaraModel
+from clara_model.inference.published import ClaraModel
 
 PLANTED = "import os\nos.mkdir({witness!r})\nclass Planted: pass\n"
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from clara_model import ClaraModel
-from clara_model.checkpoint import files, published, quantized
+from clara_model.checkpoint import devices, files, published
 from clara_model.checkpoint.base_model import HUB_NAMES, load_base, resolve_base
 from clara_model.checkpoint.config import ROLES
 from clara_model.checkpoint.prompts import Prompt, PromptSet
@@ -213,10 +213,10 @@ def test_options_that_cannot_be_served(tiny_clara_folder: Path, options: dict, m
         load(tiny_clara_folder, **options)
 
 
-@pytest.mark.parametrize("kind", quantized.KINDS)
+@pytest.mark.parametrize("kind", devices.KINDS)
 def test_quantization_without_bitsandbytes(tiny_clara_folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
     """Here it is not installed, or too old."""
-    monkeypatch.setattr(quantized, "OLDEST", "1000.0")
+    monkeypatch.setattr(devices, "OLDEST", "1000.0")
     with pytest.raises(ClaraError, match=rf"{kind} needs bitsandbytes .*; install clara-integrations\[quantization\]"):
         load(tiny_clara_folder, quantization=kind)
 

@@ -14,7 +14,7 @@ from clara_model.checkpoint.options import NAMES, LoadKeywords, LoadOptions
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.cli.main import _parser
 from clara_model.inference.clara import Clara
-from clara_model.modeling.model import ClaraModel
+from clara_model.inference.published import ClaraModel
 
 
 def test_the_keywords_are_the_options():

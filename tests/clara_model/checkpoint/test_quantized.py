@@ -7,7 +7,7 @@ import small_model
 import torch
 
 from clara_model import ClaraModel
-from clara_model.checkpoint import quantized
+from clara_model.checkpoint import devices
 from clara_model.errors import ClaraError
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -56,7 +56,7 @@ def test_eight_bits_are_near_the_weights(folder: Path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", quantized.KINDS)
+@pytest.mark.parametrize("kind", devices.KINDS)
 def test_no_pass_changes_the_weights(folder: Path, kind: str, dtype: torch.dtype):
     """bitsandbytes packs them at the first pass without gradients, on CPUs with bfloat16."""
     model = load(folder, kind, dtype)
@@ -67,7 +67,7 @@ def test_no_pass_changes_the_weights(folder: Path, kind: str, dtype: torch.dtype
     assert torch.equal(load(folder, kind, dtype).compress(TEXTS).vectors, first.vectors)
 
 
-@pytest.mark.parametrize("kind", quantized.KINDS)
+@pytest.mark.parametrize("kind", devices.KINDS)
 def test_its_latents_are_another_models(folder: Path, kind: str):
     small, whole = load(folder, kind), load(folder, None)
     latents = small.compress(TEXTS)

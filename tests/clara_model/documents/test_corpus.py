@@ -11,7 +11,7 @@ from clara_model import Clara, ClaraModel
 from clara_model.documents import corpus
 from clara_model.documents.corpus import compress_corpus
 from clara_model.store import open_store
-from clara_model.store.memory import content_key
+from clara_model.store.cache import content_key
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_model.documents.passages import Document, read_documents, split_documents, split_text
-from clara_model.modeling.model import ClaraModel
+from clara_model.inference.published import ClaraModel
 
 SENTENCES = st.sampled_from(
     ["Ada came. ", "He left! ", "Dr. Reyl, ", "\n\n", "# Heading\n", "「はい。」", "e.g. this ", "x" * 40]

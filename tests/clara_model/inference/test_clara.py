@@ -13,7 +13,7 @@ from clara_model.errors import ClaraError
 from clara_model.inference.clara import Answer, Clara
 from clara_model.latents import Latents
 from clara_model.modeling.embedding import embed
-from clara_model.store.memory import LatentCache
+from clara_model.store.cache import LatentCache
 
 SHORT = {"max_new_tokens": 6}
 

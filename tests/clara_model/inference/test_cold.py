@@ -18,7 +18,7 @@ from clara_model import Clara, ClaraError, ClaraModel
 from clara_model.inference import background
 from clara_model.inference.background import Background
 from clara_model.store import open_store
-from clara_model.store.memory import LatentCache
+from clara_model.store.cache import LatentCache
 
 SHORT = {"max_new_tokens": 6}
 QUESTION = QUESTIONS[0]

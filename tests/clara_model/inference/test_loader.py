@@ -14,7 +14,7 @@ from clara_model.checkpoint.devices import default_device, default_dtype
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
 from clara_model.inference.clara import Clara, loader
-from clara_model.store.memory import LatentCache
+from clara_model.store.cache import LatentCache
 
 HERE = {"dtype": "float32", "device": "cpu"}
 

@@ -11,11 +11,11 @@ from clara_model.errors import ClaraError
 from clara_model.inference import pipeline
 from clara_model.inference.clara import Clara
 from clara_model.inference.pipeline import Candidates, Encoded
-from clara_model.inference.reading import Reader
 from clara_model.inference.results import Ranked
+from clara_model.inference.splitting import Reader
 from clara_model.latents import Latents
 from clara_model.modeling.embedding import embed
-from clara_model.store.memory import LatentCache, content_key
+from clara_model.store.cache import LatentCache, content_key
 from clara_model.windows import Window
 
 SHORT = {"max_new_tokens": 4}

@@ -8,7 +8,7 @@ from clara_model import ClaraModel
 from clara_model.inference import pipeline
 from clara_model.inference.clara import Clara
 from clara_model.inference.pipeline import Limits
-from clara_model.store.memory import LatentCache
+from clara_model.store.cache import LatentCache
 from clara_model.validation import Generation
 
 

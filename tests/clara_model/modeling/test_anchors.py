@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from clara_model import ClaraModel
-from clara_model.modeling.anchors import LEAST, REPEATED, AnchorResidual, cut_at_anchors
 from clara_model.modeling.objectives import Objective, TrainingModel
+from clara_model.modeling.residual import LEAST, REPEATED, AnchorResidual, cut_at_anchors
 
 TEXTS = [*small_model.TEXTS, "", "a", small_model.TEXTS[1] * 9]
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clara_model import Clara, ClaraError, ClaraModel
-from clara_model.modeling.anchors import FAINTEST, QuestionTokens
 from clara_model.modeling.embedding import embed
 from clara_model.modeling.objectives import Objective, TrainingModel
 from clara_model.modeling.ranking import HALFWAY, UNLIKE, coarse_blocks, cosine_scores, late_scores, scores_in_parts
+from clara_model.modeling.residual import FAINTEST, QuestionTokens
 
 TEXTS = [*small_model.TEXTS, "", "a", small_model.TEXTS[1] * 9]
 

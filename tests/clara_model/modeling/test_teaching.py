@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from clara_model.modeling.teaching import Signs, row_likelihoods, target_loss
+from clara_model.modeling.objectives import Signs, row_likelihoods, target_loss
 
 
 def test_likelihoods_are_summed_row_by_row():

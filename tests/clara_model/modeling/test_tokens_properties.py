@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_model.modeling.model import ClaraModel
+from clara_model.inference.published import ClaraModel
 from clara_model.modeling.tokens import Tokens, clean_text
 
 MARKERS = ["<MEM0>", "<MEM3>", "<AE>", "<ENC>", "<SEP>", "<s>", "</s>"]

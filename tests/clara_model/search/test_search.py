@@ -11,11 +11,11 @@ import torch
 from clara_model.modeling.ranking import cosine_scores, late_scores
 from clara_model.search import index as coarse
 from clara_model.search import scan
-from clara_model.search.find import StoreSearch, index_folder
 from clara_model.search.scan import distances, nearest
 from clara_model.search.sketch import BITS, ROTATION, Directions, as_bytes, rotation, slot_bits, slot_signs
+from clara_model.search.store_search import StoreSearch, index_folder
 from clara_model.store import Block, StoredDocument, Window, open_store
-from clara_model.store.memory import content_key
+from clara_model.store.cache import content_key
 
 FINGERPRINT = "f"
 

@@ -12,7 +12,7 @@ from kit import FINGERPRINT, block, blocks, key, same
 
 from clara_model.errors import ClaraError
 from clara_model.store import StoredDocument, Window, open_store
-from clara_model.store.sqlite import FILE
+from clara_model.store.sqlite.blocks import FILE
 
 DATA = "data-1.bin"
 

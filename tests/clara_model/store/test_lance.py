@@ -12,7 +12,7 @@ import torch
 from kit import FINGERPRINT, block, blocks, key, same
 
 from clara_model.errors import ClaraError
-from clara_model.search.find import StoreSearch
+from clara_model.search.store_search import StoreSearch
 from clara_model.store import StoredDocument, Window, open_store
 from clara_model.store.lance import LanceStore
 from clara_model.store.opening import existing_store

@@ -3,8 +3,7 @@ from pathlib import Path
 from kit import FINGERPRINT, block, blocks, key, same
 
 from clara_model.store import open_store
-from clara_model.store.layered import LayeredStore
-from clara_model.store.memory import LatentCache
+from clara_model.store.cache import LatentCache, LayeredStore
 
 
 def test_the_cache_stands_in_front(tmp_path: Path):

@@ -13,7 +13,7 @@ from test_lance import writer
 
 from clara_model.cli.main import main
 from clara_model.errors import ClaraError
-from clara_model.search.find import StoreSearch
+from clara_model.search.store_search import StoreSearch
 from clara_model.store import open_store
 from clara_model.store.opening import existing_store
 

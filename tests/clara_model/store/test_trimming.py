@@ -3,7 +3,7 @@ from pathlib import Path
 from kit import FINGERPRINT, blocks, key
 
 from clara_model.store import open_store
-from clara_model.store.trimming import trim
+from clara_model.store.opening import trim
 
 
 def test_the_oldest_go_until_it_fits(tmp_path: Path):

@@ -12,7 +12,7 @@ from trainers.data import cli as data_cli
 from trainers.data.jsonl import decode, lines_of
 from trainers.data.retrieve import Retriever
 from trainers.data.rows import read_rows
-from trainers.run import train
+from trainers.training.run import train
 
 TEXTS = training_rows.documents(30)
 QUESTIONS = [{"question": f"Who came in {1700 + n}?", "answer": TEXTS[n].split(" came")[0]} for n in range(6)]

@@ -10,10 +10,10 @@ from transformers import BertConfig, BertForSequenceClassification, BertForToken
 from clara_model import Clara
 from clara_model.errors import ClaraError
 from clara_model.validation import Generation
-from trainers.evaluation.meter import Meter
+from trainers.evaluation.answerers import Budget, FromShortenedText
+from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Pool, Question
 from trainers.evaluation.rankers import ByBM25, ByCrossEncoder, ByVectors, Ranked
-from trainers.evaluation.readers import Budget, FromShortenedText
 
 PASSAGES = [
     "The lighthouse of Osmere was painted white in 1907 by two brothers.",

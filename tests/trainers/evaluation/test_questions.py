@@ -8,7 +8,7 @@ import pytest
 import training_rows
 
 from clara_model.errors import ClaraError
-from trainers.evaluation.meter import Meter
+from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Pool, find_dataset, first_answers, has_documents, read_candidates, read_own
 from trainers.evaluation.rankers import AsRetrieved
 

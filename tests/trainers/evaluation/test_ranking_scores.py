@@ -7,8 +7,7 @@ from pathlib import Path
 import eval_rows
 import pytest
 
-from trainers.evaluation.metrics import holds_answer
-from trainers.evaluation.ranking_scores import ranking_scores
+from trainers.evaluation.metrics import holds_answer, ranking_scores
 from trainers.evaluation.records import Record
 
 

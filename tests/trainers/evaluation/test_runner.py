@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clara_model.errors import ClaraError
-from trainers.evaluation.meter import Meter
+from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Pool, Question
 from trainers.evaluation.records import Record
 from trainers.evaluation.runner import Runner

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from clara_model.cli.report import visible
+from clara_model.console.tables import visible
 from trainers.data.synthesis.journal import Outcome, Spent
 from trainers.data.synthesis.prompts import Messages
 from trainers.data.synthesis.run import Unfinished

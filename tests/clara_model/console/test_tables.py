@@ -1,0 +1,82 @@
+"""Terminal text and the picture: what is shown is data, fits its width, and says the numbers it was given."""
+
+from types import SimpleNamespace
+
+import matplotlib.image
+import pytest
+
+from clara_model.console import tables
+
+
+def answer(text="Bern", scores=(0.9, 0.5, -0.2), selected=(0, 1), compress=0.2):
+    return SimpleNamespace(
+        text=text,
+        ranking=[SimpleNamespace(index=index, score=score) for index, score in enumerate(scores)],
+        selected=list(selected),
+        timings=SimpleNamespace(compress=compress, query=0.01, rank=0.001, generate=0.1),
+    )
+
+
+def test_control_characters_are_made_visible_and_line_ends_stay():
+    assert tables.visible("a\x1b[31mb\tc\nd é 語") == "a\ufffd[31mb\ufffdc\nd é 語"
+
+
+@pytest.mark.parametrize(
+    ("value", "largest", "drawn"),
+    [(1.0, 1.0, "█" * 16), (0.5, 1.0, "█" * 8), (0.0, 1.0, ""), (-0.5, 1.0, ""), (1.0, 0.0, ""), (1 / 32, 1.0, "▌")],
+)
+def test_a_bar_is_as_long_as_its_share(value, largest, drawn):
+    assert tables.bar(value, largest) == drawn
+
+
+def test_durations_are_told_in_the_unit_that_reads_best():
+    assert [tables.seconds(value) for value in (0.0004, 0.25, 1.0, 75.04)] == ["0 ms", "250 ms", "1.0 s", "75.0 s"]
+
+
+def test_a_ranking_line_holds_rank_score_place_and_as_much_text_as_fits():
+    rows = [
+        (0.9, "a.txt, passage 2", "Anna [b]lives[/b]\nin " + "Bern " * 99, True),
+        (None, "b.md, passage 1", "x", False),
+    ]
+    first, second = tables.ranking(rows, 100).plain.split("\n")
+    assert first.startswith("  1   0.900  " + "█" * 16 + "  a.txt, passage 2  Anna [b]lives[/b] in Bern")
+    assert len(first) <= 100
+    assert first.endswith("…")
+    assert second.split() == ["2", "-", "b.md,", "passage", "1", "x"]
+    assert "█" not in tables.ranking(rows, 60).plain
+
+
+def test_usage_says_what_was_saved_and_does_not_divide_by_no_slots():
+    usage = SimpleNamespace(text_tokens=1200, slots=80, prompt_tokens=130, completion_tokens=7)
+    line = tables.usage_line(usage, 5, 20)
+    assert line == "read 5 of 20 passages: 1,200 tokens of text in 80 slots (15.0x fewer), 7 tokens written"
+    usage = SimpleNamespace(text_tokens=0, slots=0, prompt_tokens=9, completion_tokens=1)
+    assert "fewer" not in tables.usage_line(usage, 0, 0)
+
+
+def test_the_picture_is_drawn_for_any_text_and_grows_with_the_questions(tmp_path):
+    odd = ["What costs $5 or $6?", "x" * 500, "\x1b[31m?", "_^{\\frac"]
+    sizes = []
+    for count in (1, 4):
+        path = tmp_path / f"{count}.png"
+        tables.save_picture(path, "A title of $1", odd[:count], [answer(text=text) for text in odd[:count]])
+        sizes.append(matplotlib.image.imread(path).shape)
+    assert sizes[0][1] == sizes[1][1]
+    assert sizes[0][0] < sizes[1][0]
+
+
+def test_the_picture_survives_a_checkpoint_that_cannot_rank_and_no_time_at_all(tmp_path):
+    nothing = answer(scores=(), selected=(0,))
+    nothing.timings = SimpleNamespace(compress=0.0, query=0.0, rank=0.0, generate=0.0)
+    tables.save_picture(tmp_path / "a.png", "t", ["Q?"], [nothing])
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_the_picture_shows_what_was_read_in_another_colour(tmp_path):
+    pixels = []
+    for selected in ((0,), (0, 1, 2)):
+        path = tmp_path / "a.png"
+        tables.save_picture(path, "t", ["Q?"], [answer(selected=selected)])
+        pixels.append(matplotlib.image.imread(path))
+    assert pixels[0].shape == pixels[1].shape
+    assert (pixels[0] != pixels[1]).any()

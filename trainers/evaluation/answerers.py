@@ -1,0 +1,196 @@
+"""What answers are written from: latents, the same passages as text, text that LLMLingua-2 has shortened, or nothing.
+
+Every reader uses the checkpoint's own answer prompt, the same base model and the same bound on the prompt: passages
+that do not fit are left out from the end, and counted. Leaves out which passages are read (`evaluation.rankers`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from clara_model.errors import ClaraError
+from clara_model.inference.pipeline import Encoded, Written
+from clara_model.validation import Generation
+from trainers.evaluation.measuring import Meter
+from trainers.evaluation.questions import Question
+from trainers.evaluation.rankers import Ranked
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Clara
+    from clara_model.inference.engine import Call
+
+LLMLINGUA = "microsoft/llmlingua-2-bert-base-multilingual-cased-meetingbank"
+
+
+@dataclass(frozen=True)
+class Read:
+    """An answer and how much was read for it."""
+
+    written: Written
+    passages: int
+    """Of the chosen ones, those that fitted the prompt."""
+    text_tokens: int
+    """Of these passages."""
+    left_out: int = 0
+    """Of the chosen ones, those that did not fit."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all readers of one evaluation share."""
+
+    top_k: int
+    """Passages that are read."""
+    how: Generation
+    prompt_tokens: int | None = None
+    """Of a prompt at most, template and question included; by default what the base model reads."""
+
+    def room(self, clara: Clara) -> int:
+        """Tokens that a prompt may have."""
+        reads = clara.context_window
+        room = None if reads is None else reads - self.how.max_new_tokens
+        bounds = [bound for bound in (room, self.prompt_tokens) if bound is not None]
+        return min(bounds) if bounds else 2**62
+
+
+class Reader(Protocol):
+    """Answers questions from passages."""
+
+    def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
+        """An answer to each question from the best of its passages."""
+
+
+class FromLatents:
+    """The generator on the passages' latents: what the checkpoint is for."""
+
+    def __init__(self, clara: Clara, budget: Budget) -> None:
+        """Both from the evaluation."""
+        self.clara, self.budget = clara, budget
+
+    def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
+        """See `Reader`."""
+        call = self.clara.engine.call()
+        fitting = [self._fitting(question, one) for question, one in zip(questions, ranked, strict=True)]
+        latents = [self._latents(call, *one, meter) for one in zip(questions, ranked, fitting, strict=True)]
+        with meter.phase("generate"):
+            written = call.answer([question.text for question in questions], latents, self.budget.how)
+        return [
+            Read(one, k, sum(part.lengths), min(self.budget.top_k, len(whole.order)) - k)
+            for one, k, part, whole in zip(written, fitting, latents, ranked, strict=True)
+        ]
+
+    def _latents(self, call: Call, question: Question, ranked: Ranked, count: int, meter: Meter) -> Encoded:
+        """Of the best passages: as the ranker has made them, or made now."""
+        if ranked.latents is not None:
+            return ranked.latents.pick(range(count))
+        with meter.phase("compress"):
+            return call.candidates([_chosen(question, ranked, count)])[0].pick(range(count))
+
+    def _fitting(self, question: Question, ranked: Ranked) -> int:
+        """How many passages' slots fit the prompt."""
+        tokens, prompt = self.clara.model.tokens, self.clara.model.config.prompts.answer
+        count, room = min(self.budget.top_k, len(ranked.order)), self.budget.room(self.clara)
+        if self.budget.prompt_tokens is None:
+            return count  # then the checkpoint's own bound holds
+        return _most(count, room, lambda k: len(tokens.prompt_ids(prompt, k, question.text)))
+
+
+class FromText:
+    """The base model, or a text reader's adapter, on the passages' text in the slots' place; none for a closed book."""
+
+    def __init__(self, clara: Clara, budget: Budget, reader: Clara | None = None, *, closed: bool = False) -> None:
+        """``reader`` is a checkpoint on the same base whose generator reads text (``clara-train --read_text``)."""
+        self.clara, self.budget, self.reader, self.closed = clara, budget, reader, closed
+
+    def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
+        """See `Reader`."""
+        with meter.phase("generate"):
+            texts = [self.texts(question, one) for question, one in zip(questions, ranked, strict=True)]
+            fitted = [self._fitted(question, some) for question, some in zip(questions, texts, strict=True)]
+            written = self._write([ids for ids, _ in fitted])
+        counts = [sum(map(self.clara.count_tokens, some[:k])) for some, (_, k) in zip(texts, fitted, strict=True)]
+        return [
+            Read(one, k, count, len(some) - k)
+            for one, (_, k), count, some in zip(written, fitted, counts, texts, strict=True)
+        ]
+
+    def texts(self, question: Question, ranked: Ranked) -> list[str]:
+        """What is read, best first."""
+        return [] if self.closed else _chosen(question, ranked, self.budget.top_k)
+
+    def _fitted(self, question: Question, texts: Sequence[str]) -> tuple[list[int], int]:
+        """The prompt with as many texts as fit, and how many these are."""
+        model = (self.reader or self.clara).model
+
+        def prompt(count: int) -> list[int]:
+            memory = "\n\n".join(texts[:count])
+            return model.tokens.text_prompt_ids(model.config.prompts.answer, memory, question.text)
+
+        count = _most(len(texts), self.budget.room(self.clara), lambda k: len(prompt(k)))
+        return prompt(count), count
+
+    def _write(self, prompts: list[list[int]]) -> list[Written]:
+        if self.reader is None:
+            return self.clara.engine.call().write(prompts, None, self.budget.how)
+        config = self.reader.model.config
+        hidden = self.reader.model.base.config.hidden_size
+        nothing = Encoded(torch.empty(0, config.memory_tokens, hidden), ())  # no slots
+        return self.reader.engine.call().write(prompts, [nothing] * len(prompts), self.budget.how)
+
+
+class FromShortenedText(FromText):
+    """The passages' text as LLMLingua-2 shortens it, to as many tokens as the latents have slots."""
+
+    def __init__(self, clara: Clara, budget: Budget, reader: Clara | None = None, model: str = LLMLINGUA) -> None:
+        """Load LLMLingua-2.
+
+        Raises:
+            ClaraError: the package is not installed, or the model cannot be loaded.
+        """
+        super().__init__(clara, budget, reader)
+        try:
+            package: Any = importlib.import_module("llmlingua")
+        except ImportError as error:
+            raise ClaraError(
+                "the system llmlingua needs the llmlingua package; install it with: pip install llmlingua"
+            ) from error
+        try:
+            self._compressor = package.PromptCompressor(model, use_llmlingua2=True, device_map=clara.model.device.type)
+        except (OSError, ValueError) as error:
+            raise ClaraError(
+                f"the LLMLingua-2 model {model!r} cannot be loaded ({str(error).splitlines()[0]})"
+            ) from error
+        self._rate = 1 / clara.model.config.compression_rate
+
+    def texts(self, question: Question, ranked: Ranked) -> list[str]:
+        """What is read, shortened."""
+        return [
+            self._compressor.compress_prompt([text], rate=self._rate)["compressed_prompt"] if text.strip() else text
+            for text in super().texts(question, ranked)
+        ]
+
+
+def _chosen(question: Question, ranked: Ranked, count: int) -> list[str]:
+    return [question.pool.passages[place] for place in ranked.order[:count]]
+
+
+def _most(count: int, room: int, length: Callable[[int], int]) -> int:
+    """The largest number of passages, at most ``count``, whose prompt is no longer than the room.
+
+    Raises:
+        ClaraError: not even one fits; or not the question alone.
+    """
+    for k in range(count, -1, -1):
+        if length(k) <= room:
+            if k or not count:
+                return k
+            break
+    raise ClaraError(
+        f"a prompt with {min(1, count)} passages has {length(min(1, count))} tokens and {room} fit; "
+        "use a larger --prompt_tokens, or a smaller --max_new_tokens"
+    )

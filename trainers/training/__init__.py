@@ -1,0 +1,1 @@
+"""Training runs: settings, stages, the trainer and what it writes."""

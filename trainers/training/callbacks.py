@@ -1,0 +1,279 @@
+"""What a run shows while it goes and leaves behind: progress bar or log lines, ``log.jsonl``, ``loss_curve.png``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from clara_model.errors import ClaraError
+
+if TYPE_CHECKING:
+    from trainers.training.train_config import TrainConfig
+
+
+from collections import deque
+from collections.abc import Callable
+
+from torch import Tensor
+
+from clara_model.modeling.objectives import TrainingModel
+from clara_model.modeling.tokens import Tokens
+from trainers.data.sampling import TrainingItem, TrainingOrder
+from trainers.training.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SHOWN = {
+    "loss": "loss",
+    "alignment_loss": "align",
+    "recall@1": "r@1",
+    "recall@3": "r@3",
+    "recall@5": "r@5",
+    "tokens_per_second": "tok/s",
+}
+
+
+def short(logs: dict[str, float]) -> str:
+    """The most telling figures, in one line."""
+    shown = [f"{name} {logs[key]:.4g}" for key, name in SHOWN.items() if key in logs]
+    return " ".join(shown + [f"{key} {value:.4g}" for key, value in logs.items() if key.startswith("eval_")])
+
+
+class Progress(TrainerCallback):
+    """A progress bar on a terminal, log lines elsewhere."""
+
+    def __init__(self) -> None:
+        """Nothing is shown before training begins."""
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Open the bar."""
+        if state.is_world_process_zero and sys.stderr.isatty():
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the last figures."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        if self.bar is not None and "loss" in logs:
+            self.bar.set_postfix_str(short(logs))
+        else:
+            logger.info("step %d/%d %s", state.global_step, state.max_steps, short(logs))
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class Record(TrainerCallback):
+    """``log.jsonl`` and ``loss_curve.png`` in ``save_path``, from the run's whole history, also after a resume."""
+
+    def __init__(self, save_path: Path) -> None:
+        """Files appear with the first log line."""
+        self.save_path = save_path
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Add the last line; what an interrupted run wrote past its checkpoint is dropped."""
+        if not state.is_world_process_zero:
+            return
+        path = self.save_path / "log.jsonl"
+        if not getattr(self, "_begun", False):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(line) + "\n" for line in state.log_history[:-1]), encoding="utf-8")
+            self._begun = True
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(state.log_history[-1]) + "\n")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Draw the curve, which is no reason to lose a run where matplotlib is not installed."""
+        if not state.is_world_process_zero or not any("loss" in line for line in state.log_history):
+            return
+        if find_spec("matplotlib") is None:
+            logger.warning(
+                "loss_curve.png is not drawn: it needs matplotlib; install it with: "
+                "pip install 'clara-integrations[plots]' (log.jsonl has all the figures)"
+            )
+        else:
+            draw(state.log_history, self.save_path / "loss_curve.png")
+
+
+def draw(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Losses, and recall where there is any, over the steps."""
+    from matplotlib.figure import Figure  # an extra
+
+    panels = [("loss", "alignment_loss", "eval_loss"), ("recall@1", "recall@3", "recall@5")]
+    found = [[name for name in names if any(name in line for line in history)] for names in panels]
+    found = [names for names in found if names]
+    figure = Figure(figsize=(5 * len(found), 3.5), layout="tight")
+    axes = figure.subplots(1, len(found), squeeze=False)
+    for axis, names in zip(axes[0], found, strict=True):
+        for name in names:
+            points = [(line["step"], line[name]) for line in history if name in line]
+            axis.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None, markersize=3)
+        axis.set_xlabel("step")
+        axis.legend()
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def reporters(config: TrainConfig) -> list[TrainerCallback]:
+    """Tensorboard or Weights & Biases, as asked for.
+
+    Raises:
+        ClaraError: what was asked for is not installed.
+    """
+    from transformers.integrations import TensorBoardCallback, WandbCallback
+    from transformers.integrations.integration_utils import is_tensorboard_available, is_wandb_available
+
+    found: list[TrainerCallback] = []
+    if config.use_tensorboard:
+        if not is_tensorboard_available():
+            raise ClaraError("use_tensorboard needs tensorboard; install clara-integrations[train]")
+        callback = TensorBoardCallback()
+        callback.logging_dir = os.path.join(
+            config.use_tensorboard, config.wandb_run_name or Path(config.save_path).name
+        )
+        found.append(callback)
+    if config.use_wandb:
+        if not is_wandb_available():
+            raise ClaraError("use_wandb needs wandb; pip install wandb, or use --use_tensorboard FOLDER")
+        _set_wandb(config)
+        found.append(WandbCallback())
+    return found
+
+
+def _set_wandb(config: TrainConfig) -> None:
+    """Where Weights & Biases puts the run; what the environment says already stays."""
+    places = {"PROJECT": config.wandb_project, "ENTITY": config.wandb_org, "RUN_GROUP": config.wandb_group}
+    for name, value in places.items():
+        if value:
+            os.environ.setdefault(f"WANDB_{name}", value)
+    if config.use_wandb.lower() != "true":
+        os.environ["WANDB_API_KEY"] = config.use_wandb
+
+
+PREVIEW = "preview.txt"
+BATCHES = 3
+SHOWN_ROWS = 4
+"""Sequences of a batch that are written out."""
+
+
+def write_preview(
+    order: TrainingOrder,
+    collate: Callable[[Sequence[TrainingItem]], dict[str, Tensor]],
+    rows: int,
+    tokens: Tokens,
+    folder: Path,
+) -> None:
+    """Decode the first batches.
+
+    Args:
+        order: of the run.
+        collate: makes its batches.
+        rows: of a micro-batch.
+        tokens: decode.
+        folder: where ``preview.txt`` is written.
+    """
+    parts = []
+    for number in range(min(BATCHES, -(-len(order) // rows))):
+        places = range(number * rows, min((number + 1) * rows, len(order)))
+        parts.append(f"=== batch {number + 1} ===\n{_batch(collate([order[place] for place in places]), tokens)}")
+    (folder / PREVIEW).write_text("\n".join(parts), encoding="utf-8", errors="replace")
+    logger.info("the first %d batches are written out in %s", len(parts), folder / PREVIEW)
+
+
+def _batch(batch: dict[str, Tensor], tokens: Tokens) -> str:
+    sizes = ", ".join(f"{name} {'x'.join(map(str, tensor.shape))}" for name, tensor in batch.items())
+    lines = [sizes]
+    for row in range(min(SHOWN_ROWS, len(batch["rows"]))):
+        if "question_ids" in batch:
+            lines.append(f"[question] {_text(batch['question_ids'][row], batch['question_mask'][row], tokens)}")
+        if "positives" in batch:
+            gold = batch["positives"][row].nonzero()[:, 0].tolist()
+            lines.append(f"[candidates] {int((batch['document_index'][row] >= 0).sum())}, gold at {gold}")
+        if "prompt_ids" in batch and row < len(batch["prompt_ids"]):
+            lines += _prompt(batch["prompt_ids"][row], batch["prompt_mask"][row], batch["labels"][row], tokens)
+    for row in range(min(SHOWN_ROWS, len(batch.get("document_ids", [])))):
+        lines.append(f"[document {row}] {_text(batch['document_ids'][row], batch['document_mask'][row], tokens)}")
+    return "\n".join(lines) + "\n"
+
+
+def _prompt(ids_T: Tensor, mask_T: Tensor, labels_T: Tensor, tokens: Tokens) -> list[str]:
+    learned_T = labels_T != -100
+    shown = _text(ids_T, mask_T * ~learned_T, tokens)
+    return [f"[prompt] {shown}", f"[learned] {_text(ids_T, mask_T * learned_T, tokens)}"]
+
+
+def _text(ids_T: Tensor, mask_T: Tensor, tokens: Tokens) -> str:
+    """One line, special tokens as they are, the slots of a document in short."""
+    text = str(tokens.tokenizer.decode(ids_T[mask_T.bool()].tolist()))
+    return repr(text.replace(tokens.slots(1), "<SLOTS>").replace("".join(tokens.memory_tokens), "<MEMORY>"))
+
+
+WINDOW = 20
+"""Log lines whose mean recall is compared."""
+FALL = 0.02
+"""Fall of recall@1 that is worth a warning."""
+
+
+class RankingSchedule(TrainerCallback):
+    """Sets what the step's number decides before each step."""
+
+    def __init__(self, training: TrainingModel, config: Settings) -> None:
+        """Keep both."""
+        self.training, self.config = training, config
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The temperature falls evenly in its logarithm; in the warm-up the ranking alone is taught."""
+        config = self.config
+        share = min(1.0, state.global_step / max(1, state.max_steps - 1))
+        start = config.temperature_start or config.temperature
+        self.training.temperature = start * (config.temperature / start) ** share
+        self.training.warming_up = state.global_step < config.ranking_warmup
+
+
+class RecallWatch(TrainerCallback):
+    """Warns when recall@1 of the last `WINDOW` log lines is below that of the first ones."""
+
+    def __init__(self) -> None:
+        """Nothing is known of the run before its first lines."""
+        self.warned = False
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Compare, from the whole history, so also after a resume."""
+        recalls = [line["recall@1"] for line in state.log_history if "recall@1" in line]
+        if self.warned or not state.is_world_process_zero or len(recalls) < 2 * WINDOW:
+            return
+        start, now = sum(recalls[:WINDOW]) / WINDOW, sum(deque(recalls, WINDOW)) / WINDOW
+        if now < start - FALL:
+            self.warned = True
+            logger.warning(
+                "recall@1 is %.3f over the last %d log lines, it was %.3f at the start: the ranking gets worse; try a "
+                "lower --query_learning_rate, --temperature_start, or --ranking_loss with --ranking_warmup",
+                now,
+                WINDOW,
+                start,
+            )

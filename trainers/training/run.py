@@ -1,0 +1,418 @@
+"""A training run from its settings: data, model, trainer, finished checkpoint. `train` is the Python way in."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, cast
+
+import transformers
+
+from clara_model.checkpoint import files, hub
+from clara_model.errors import ClaraError
+from clara_model.inference.published import ClaraModel
+from clara_model.modeling.objectives import Objective, TrainingModel
+from clara_model.modeling.tokens import Tokens
+from clara_model.store.cache import LatentCache, LayeredStore
+from clara_model.store.opening import open_store
+from trainers import deepspeed_utils, processes
+from trainers.data.collator import Collator
+from trainers.data.fit import unfit
+from trainers.data.rows import Row, left_out_of, listed, read_rows
+from trainers.data.sampling import TrainingOrder, WithoutFillers
+from trainers.evaluation.in_training import EvaluationConfig
+from trainers.keeping import BestCheckpoint, SaveByTime
+from trainers.processes import alone_in, check_shared, check_writable
+from trainers.training import checkpointing, compiling, model_card
+from trainers.training.callbacks import Progress, RankingSchedule, RecallWatch, Record, reporters, write_preview
+from trainers.training.latent_reuse import FrozenLatents
+from trainers.training.run_record import NAME as RECORD
+from trainers.training.run_record import RunRecord
+from trainers.training.settings_rules import idle, no_checkpoints
+from trainers.training.stages import fetch, on_cpu, starting_model
+from trainers.training.train_config import TrainConfig
+from trainers.training.trainer import ClaraTrainer
+
+logger = logging.getLogger(__name__)
+
+BAD_ROWS = "bad_rows.txt"
+"""Lists what ``--bad_rows skip`` left out, in ``save_path``."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How a step's rows are split."""
+
+    micro: int
+    """Rows of one forward pass."""
+    accumulation: int
+    """Forward passes of one process in one step."""
+    steps: int
+    """Optimisation steps of the run."""
+
+
+def train(config: TrainConfig) -> Path:
+    """Train one stage.
+
+    Args:
+        config: of the run; see `TrainConfig.for_stage`.
+
+    Returns:
+        ``save_path``, which holds the trained checkpoint, ready to load.
+
+    Raises:
+        ClaraError: settings, data or a checkpoint are not usable, the loss is not finite, a checkpoint cannot be
+            written, or another run is writing into the same folder; one sentence with the fix.
+    """
+    _name_idle(config)
+    folders = {Path(config.save_path), config.checkpoints_path}
+    for folder in folders:
+        check_writable(folder)
+    with alone_in(folders):
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> Path:
+    """The run itself, in folders of its own."""
+    save_path = Path(config.save_path)
+    processes.start(on_cpu(config))
+    check_shared(config.checkpoints_path)
+    resume = _resume_from(config, config.checkpoints_path)
+    with processes.one_asks_the_hub():
+        fetch(config)
+        order, evaluation = training_order(config), _evaluation_set(config)
+    batches = split_batches(config, len(order))
+    args = training_arguments(config, batches)
+    with deepspeed_utils.not_split_at_load(args), processes.from_the_cache():
+        model = starting_model(config, "cpu" if deepspeed_utils.splits_weights(args) else args.device)
+    rate_change = _recorded(config, order, model, resume)
+    if resume is not None:
+        model.load_weights(files.read(resume))
+    training = TrainingModel(model, objective(config))
+    collate = WithoutFillers(collator(config, model.tokens))
+    trainer = ClaraTrainer(
+        model=training,
+        args=args,
+        epochs=config.max_epochs,
+        rate_change=rate_change,
+        frozen=_frozen_latents(config, model, args),
+        train_dataset=order.filled(batches.micro * processes.process_count()),
+        eval_dataset=evaluation,
+        answering=EvaluationConfig(top_k=config.generation_top_k) if config.do_eval_gen else None,
+        data_collator=collate,
+        query_learning_rate=config.query_learning_rate,
+        callbacks=[Progress(), Record(save_path), *_ranking(config, training), *reporters(config)],
+    )
+    model.train()
+    if config.gradient_checkpointing:
+        trainer.clara.gradient_checkpointing_enable()
+    if compiling.wanted(config.trainer):
+        compiling.compile_layers(model.base, config.trainer)
+    best = _keepers(config, trainer)
+    if trainer.args.should_save:
+        write_preview(order, collate, batches.micro, model.tokens, save_path)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if trainer.frozen is not None:
+        trainer.frozen.close()
+    trainer.save_model(str(save_path))
+    if best is not None:
+        best.install(save_path)
+    if trainer.args.should_save:
+        _finish(config, trainer, order)
+    return save_path
+
+
+def _keepers(config: TrainConfig, trainer: ClaraTrainer) -> BestCheckpoint | None:
+    """Add what keeps weights beside the regular checkpoints."""
+    if config.save_steps == -1 and config.save_minutes and not no_checkpoints(config):
+        trainer.add_callback(SaveByTime(config.save_minutes))
+    if not config.best_metric or not config.eval_dataset:
+        return None
+    best = BestCheckpoint(trainer, config.best_metric, config.early_stopping)
+    trainer.add_callback(best)
+    return best
+
+
+def _finish(config: TrainConfig, trainer: ClaraTrainer, order: TrainingOrder) -> None:
+    """The card, and the way to the hub: of the checkpoint's own files alone."""
+    folder = Path(config.save_path)
+    model_card.write(config, trainer.clara.model.config, order.parts, trainer.state.log_history, folder)
+    if config.push_to_hub:
+        with TemporaryDirectory() as copy:
+            for name in (files.CONFIG, files.ADAPTERS, model_card.NAME):
+                shutil.copy2(folder / name, copy)
+            logger.info("the checkpoint is at %s", hub.upload(Path(copy), config.push_to_hub))
+
+
+def _name_idle(config: TrainConfig) -> None:
+    """Say once, on the first process, what was asked for and does nothing in this run."""
+    found = idle(config)
+    if config.flash_attn and not config.use_cpu and on_cpu(config):
+        found.append("flash_attn does nothing without a GPU")
+    if config.zero_offload and processes.process_count() == 1:
+        found.append("zero_offload does nothing in a run of one process, which runs without DeepSpeed")
+    for sentence in found if os.environ.get("RANK", "0") == "0" else []:
+        logger.warning("%s", sentence)
+
+
+def training_order(config: TrainConfig) -> TrainingOrder:
+    """The run's rows in the order they are trained in."""
+    return TrainingOrder(
+        _rows(config, config.dataset, config.dataset_split),
+        epochs=config.max_epochs,
+        seed=config.seed,
+        shuffle=config.shuffle,
+        group=config.shuffle_group,
+        weights=config.dataset_probs,
+        limit=config.max_samples,
+        step=config.train_batch_size,
+        by_length=config.group_by_length,
+    )
+
+
+def _evaluation_set(config: TrainConfig) -> TrainingOrder | None:
+    if not config.eval_dataset:
+        return None
+    return TrainingOrder(_rows(config, config.eval_dataset, config.eval_split), shuffle=False, limit=config.max_samples)
+
+
+def objective(config: TrainConfig) -> Objective:
+    """What the run minimises."""
+    return Objective(
+        stage=config.objective_stage,
+        alignment_weight=config.mse_weight if config.mse_loss else 0.0,
+        top_k=config.generation_top_k,
+        temperature=config.temperature,
+        ranking_loss=cast("Literal['', 'labels', 'likelihood']", config.ranking_loss),
+        ranking_weight=config.ranking_weight,
+        residual_gate=config.residual_gate,
+    )
+
+
+def collator(config: TrainConfig, tokens: Tokens) -> Collator:
+    """The run's collator."""
+    return Collator(
+        tokens,
+        config.objective_stage,
+        top_k=config.generation_top_k,
+        max_length=config.max_len,
+        candidates=config.stage2_retrieval_top_n,
+        joined_pairs=config.qa_loss,
+        shuffled=config.shuffle_documents,
+        singles=config.ranking_loss == "likelihood",
+        seed=config.seed,
+    )
+
+
+def _rows(config: TrainConfig, names: Sequence[str], split: str) -> list[Sequence[Row]]:
+    parts = [
+        read_rows(
+            [name],
+            prefer_gold=config.stage == "end_to_end",
+            split=split,
+            unfit=lambda row: unfit(row, config.objective_stage, config.generation_top_k),
+            skip_bad=config.bad_rows == "skip",
+        )
+        for name in names
+    ]
+    left_out = [one for part in parts for one in left_out_of(part)]
+    if left_out and os.environ.get("RANK", "0") == "0":
+        _list_left_out(left_out, Path(config.save_path) / BAD_ROWS)
+    return parts
+
+
+def _list_left_out(left_out: Sequence[tuple[str, str]], path: Path) -> None:
+    """Count bad rows in the log and list them all in a file; a data set that is read again adds nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = [f"{place}: {fault}" for place, fault in left_out]
+    path.write_text("".join(f"{line}\n" for line in dict.fromkeys([*known, *lines])), encoding="utf-8")
+    logger.warning("%d bad rows are left out (%s); %s lists them all", len(left_out), listed(left_out), path)
+
+
+def _resume_from(config: TrainConfig, folder: Path) -> Path | None:
+    newest = checkpointing.newest_checkpoint(folder)
+    if config.load_checkpoint:
+        if newest is None:
+            logger.info("no checkpoint in %s yet; starting from the beginning", folder)
+        return newest
+    if newest is not None:
+        raise ClaraError(
+            f"{folder} holds {newest.name} of an earlier run; pass --load_checkpoint to go on from it, "
+            "or another save_path"
+        )
+    return None
+
+
+def _recorded(config: TrainConfig, order: TrainingOrder, model: ClaraModel, resume: Path | None) -> float:
+    """Compare a resumed run with its record and keep the record up to date; returns the change of its learning rate."""
+    folder = config.checkpoints_path
+    old = RunRecord.read(folder)
+    first = os.environ.get("RANK", "0") == "0"
+    now = RunRecord.of(config, order.parts, model) if first else None
+    finished = config.load_checkpoint and (Path(config.save_path) / "config.json").is_file()
+    if now is not None and old is not None and (resume or finished):
+        old.check(now, folder)
+    if resume is None:
+        if now is not None:
+            now.write(folder)
+        return 1.0
+    if old is None:
+        raise ClaraError(
+            f"{folder} has checkpoints but no {RECORD}, so it cannot be told whether they are this run's; start a new "
+            f"run with --pretrain_checkpoint {resume}"
+        )
+    change = old.go_on(checkpointing.step_of(resume), config.new_learning_rate)
+    if first:
+        _say_other_processes(resume)
+        old.write(folder)
+    return change
+
+
+def _ranking(config: TrainConfig, training: TrainingModel) -> list[transformers.TrainerCallback]:
+    return [RankingSchedule(training, config), RecallWatch()] if config.objective_stage == "end_to_end" else []
+
+
+def _frozen_latents(
+    config: TrainConfig, model: ClaraModel, args: transformers.TrainingArguments
+) -> FrozenLatents | None:
+    """Where latents are kept; nowhere under ZeRO 3, whose processes must make the same passes."""
+    split = args.deepspeed is not None and config.zero_stage == 3
+    if config.stage != "end_to_end" or not (config.latent_cache or config.latent_store) or split:
+        return None
+    cache = LatentCache(config.latent_cache * 2**20)
+    if not config.latent_store:
+        return FrozenLatents(model, cache)
+    return FrozenLatents(model, LayeredStore(cache, open_store(config.latent_store, encoding="exact", keep_text=False)))
+
+
+def _say_other_processes(resume: Path) -> None:
+    written, now = checkpointing.processes_of(resume), processes.process_count()
+    if written != now:
+        logger.warning(
+            "%s was written by %d processes, this run has %d: it goes on from the same weights and optimizer state; "
+            "dropout draws other numbers",
+            resume,
+            written,
+            now,
+        )
+
+
+def split_batches(config: TrainConfig, items: int, process_count: int | None = None) -> Batches:
+    """Micro-batches and accumulation for this many processes.
+
+    Raises:
+        ClaraError: the batch cannot be split evenly.
+    """
+    count = processes.process_count() if process_count is None else process_count
+    share, rest = divmod(config.train_batch_size, count)
+    if rest or not share:
+        raise ClaraError(
+            f"train_batch_size {config.train_batch_size} cannot be split over {count} processes; "
+            f"use a multiple of {count}"
+        )
+    micro = config.micro_train_batch_size or share
+    if "micro_train_batch_size" not in config.given:
+        micro = max(size for size in range(1, min(micro, share) + 1) if share % size == 0)
+    if share % micro:
+        raise ClaraError(
+            f"train_batch_size {config.train_batch_size} over {count} processes is {share} rows for each, which is "
+            f"no multiple of micro_train_batch_size {micro}; change one of them"
+        )
+    accumulation = share // micro
+    steps = math.ceil(math.ceil(items / (micro * count)) / accumulation)
+    return Batches(micro, accumulation, min(steps, config.max_steps) if config.max_steps else steps)
+
+
+def training_arguments(config: TrainConfig, batches: Batches) -> transformers.TrainingArguments:
+    """The settings in `transformers`' words; sets up the process group of a run of several processes."""
+    use_cpu = on_cpu(config)
+    count = processes.process_count()
+    processes.start(use_cpu)
+    args = transformers.TrainingArguments(
+        output_dir=str(config.checkpoints_path),
+        per_device_train_batch_size=batches.micro,
+        gradient_accumulation_steps=batches.accumulation,
+        num_train_epochs=1,
+        max_steps=batches.steps if config.max_steps else -1,
+        **_schedule(config, batches),
+        **_intervals(config, batches),
+        weight_decay=config.l2,
+        adam_beta1=config.adam_betas[0],
+        adam_beta2=config.adam_betas[1],
+        max_grad_norm=config.max_norm,
+        seed=config.seed,
+        bf16=config.bf16,
+        use_cpu=use_cpu,
+        deepspeed=_deepspeed(config, batches, count) if count > 1 else None,
+        logging_nan_inf_filter=False,
+        train_sampling_strategy="sequential",  # the order is the data set's own
+        remove_unused_columns=False,
+        dataloader_num_workers=config.dataloader_workers,
+        save_only_model=config.disable_ds_ckpt,
+        run_name=config.wandb_run_name or None,
+        disable_tqdm=True,
+        **_further(config, use_cpu, count),
+    )
+    _ = args.device  # starts the process group
+    args._n_gpu = min(args._n_gpu, 1)  # one process uses one GPU
+    return args
+
+
+def _further(config: TrainConfig, use_cpu: bool, processes: int) -> dict[str, Any]:
+    """Settings that are passed on under their own names, with this project's defaults."""
+    context = "dataloader_multiprocessing_context"
+    named = context in {setting.name for setting in fields(transformers.TrainingArguments)}
+    return {
+        "optim": "adamw_torch" if processes > 1 else "adamw_torch_fused",
+        **({context: "fork"} if config.dataloader_workers and named else {}),  # else torch says
+        "dataloader_pin_memory": not use_cpu,
+        "report_to": [],
+        **{name: value for name, value in config.trainer.items() if name not in compiling.SETTINGS},
+    }
+
+
+def _deepspeed(config: TrainConfig, batches: Batches, processes: int) -> dict[str, Any]:
+    return deepspeed_utils.configuration(
+        stage=config.zero_stage,
+        micro=batches.micro,
+        accumulation=batches.accumulation,
+        processes=processes,
+        max_norm=config.max_norm,
+        bf16=config.bf16,
+        offload=config.zero_offload,
+    )
+
+
+def _schedule(config: TrainConfig, batches: Batches) -> dict[str, Any]:
+    warmup = math.ceil(batches.steps * config.lr_warmup_ratio)
+    scheduler = config.lr_scheduler
+    if scheduler == "constant" and warmup:
+        scheduler = "constant_with_warmup"
+    return {
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": scheduler,
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1} if scheduler == "cosine_with_min_lr" else {},
+        "warmup_steps": warmup,
+    }
+
+
+def _intervals(config: TrainConfig, batches: Batches) -> dict[str, Any]:
+    """When to save, evaluate and log."""
+    epoch = max(1, math.ceil(batches.steps / config.max_epochs))
+    save_steps = epoch if config.save_steps == -2 else config.save_steps
+    return {
+        "save_strategy": "no" if config.save_steps == -1 or no_checkpoints(config) else "steps",
+        "save_steps": save_steps if save_steps > 0 else 500,
+        "save_total_limit": config.max_ckpt_num,
+        "eval_strategy": "steps" if config.eval_dataset else "no",
+        "eval_steps": epoch if config.eval_steps == -1 else config.eval_steps,
+        "logging_strategy": "steps",
+        "logging_steps": config.logging_steps,
+    }
