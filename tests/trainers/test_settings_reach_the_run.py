@@ -10,14 +10,11 @@ import training_rows
 from safetensors.torch import load_file
 
 from clara_model import ClaraModel
-from trainers.published import MEANINGLESS
 from trainers.training import run
 from trainers.training.callbacks import reporters
 from trainers.training.cli import build_parser
-from trainers.training.settings import Settings
-from trainers.training.settings_rules import idle
 from trainers.training.stages import starting_model
-from trainers.training.train_config import TrainConfig
+from trainers.training.train_config import MEANINGLESS, SETTINGS, TrainConfig
 
 
 def log(folder: Path) -> list[dict]:
@@ -28,7 +25,7 @@ def log(folder: Path) -> list[dict]:
 def test_a_published_flag_without_meaning_here_is_read_and_named(name: str):
     for words in ([f"--{name}"], [f"--{name}", "2"]):
         values = vars(build_parser().parse_args(words))
-        (sentence,) = idle(TrainConfig.for_stage("pretrain", pretrain="base", dataset="a.jsonl", **values))
+        (sentence,) = TrainConfig.for_stage("pretrain", pretrain="base", dataset="a.jsonl", **values).idle()
         assert sentence == f"--{name} means nothing here ({MEANINGLESS[name]}); it is ignored"
 
 
@@ -85,7 +82,7 @@ def test_stages_1_and_2_end_at_a_tenth_of_the_rate_and_the_help_names_the_paper(
     rates = [line["learning_rate"] for line in log(tmp_path) if "learning_rate" in line]
     assert len(rates) == 24 and max(rates) == pytest.approx(1e-3) and rates[-1] == min(rates[1:])
     assert 1e-4 < rates[-1] < 1.1e-4
-    text = Settings.__dataclass_fields__["lr_scheduler"].metadata["help"]
+    text = SETTINGS["lr_scheduler"].metadata["help"]
     assert "ends at a tenth of the rate (paper: cosine to 0; in stage 3 the published script's constant)" in text
 
 

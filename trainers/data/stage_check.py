@@ -11,7 +11,7 @@ from clara_model.errors import ClaraError
 from trainers.data.fit import unfit
 from trainers.data.row import Row
 from trainers.data.sampling import TrainingItem
-from trainers.published import PUBLISHED_STAGES, STAGE_DEFAULTS
+from trainers.training.train_config import PUBLISHED_STAGES, STAGE_DEFAULTS
 
 if TYPE_CHECKING:
     from clara_model.modeling.objectives import Stage

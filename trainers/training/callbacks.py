@@ -28,7 +28,6 @@ from torch import Tensor
 from clara_model.modeling.objectives import TrainingModel
 from clara_model.modeling.tokens import Tokens
 from trainers.data.sampling import TrainingItem, TrainingOrder
-from trainers.training.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +241,7 @@ FALL = 0.02
 class RankingSchedule(TrainerCallback):
     """Sets what the step's number decides before each step."""
 
-    def __init__(self, training: TrainingModel, config: Settings) -> None:
+    def __init__(self, training: TrainingModel, config: TrainConfig) -> None:
         """Keep both."""
         self.training, self.config = training, config
 

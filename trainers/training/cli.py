@@ -12,9 +12,7 @@ from dataclasses import MISSING, Field, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from clara_model.errors import ClaraError
-from trainers.published import ALIASES, MEANINGLESS, STAGE_DEFAULTS
-from trainers.training.settings import PASSED, Settings
-from trainers.training.train_config import TrainConfig, read_yaml
+from trainers.training.train_config import MEANINGLESS, PASSED, SETTINGS, TrainConfig, read_yaml
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -72,11 +70,10 @@ def build_parser() -> HfArgumentParser:
         own.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
     own.add_argument("--config", metavar="FILE", help="YAML file of settings, names as below without dashes")
     groups: dict[str, Any] = {}
-    for setting in fields(Settings):
-        if "group" in setting.metadata:
-            title = setting.metadata["group"]
-            groups[title] = groups.get(title) or own.add_argument_group(title)
-            groups[title].add_argument(*_names(setting.name), **_options(setting))
+    for setting in SETTINGS.values():
+        title, names = setting.metadata["group"], [setting.name, *setting.metadata["also"]]
+        groups[title] = groups.get(title) or own.add_argument_group(title)
+        groups[title].add_argument(*[f"--{name}" for name in names], **_options(setting))
     return HfArgumentParser(
         cast("Any", _framework_settings()),
         parents=[own],
@@ -105,10 +102,6 @@ def _framework_settings() -> type[Any]:
     return made
 
 
-def _names(name: str) -> list[str]:
-    return [f"--{name}", *[f"--{other}" for other, own in ALIASES.items() if own == name]]
-
-
 def _options(setting: Field[Any]) -> dict[str, Any]:
     kind = str(setting.type)
     options: dict[str, Any] = {
@@ -128,7 +121,7 @@ def _default(setting: Field[Any]) -> str:
         return " ".join(map(str, setting.default)) or "none"
     if setting.default is not MISSING:
         return "none" if setting.default == "" else str(setting.default)
-    values = [values[setting.name] for values in STAGE_DEFAULTS.values()]
+    values = setting.metadata["by_stage"]
     return str(values[0]) if len(set(values)) == 1 else " / ".join(map(str, values)) + " by stage"
 
 

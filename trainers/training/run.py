@@ -34,7 +34,6 @@ from trainers.training.callbacks import Progress, RankingSchedule, RecallWatch, 
 from trainers.training.latent_reuse import FrozenLatents
 from trainers.training.run_record import NAME as RECORD
 from trainers.training.run_record import RunRecord
-from trainers.training.settings_rules import idle, no_checkpoints
 from trainers.training.stages import fetch, on_cpu, starting_model
 from trainers.training.train_config import TrainConfig
 from trainers.training.trainer import ClaraTrainer
@@ -130,7 +129,7 @@ def _train(config: TrainConfig) -> Path:
 
 def _keepers(config: TrainConfig, trainer: ClaraTrainer) -> BestCheckpoint | None:
     """Add what keeps weights beside the regular checkpoints."""
-    if config.save_steps == -1 and config.save_minutes and not no_checkpoints(config):
+    if config.save_steps == -1 and config.save_minutes and not config.no_checkpoints:
         trainer.add_callback(SaveByTime(config.save_minutes))
     if not config.best_metric or not config.eval_dataset:
         return None
@@ -152,7 +151,7 @@ def _finish(config: TrainConfig, trainer: ClaraTrainer, order: TrainingOrder) ->
 
 def _name_idle(config: TrainConfig) -> None:
     """Say once, on the first process, what was asked for and does nothing in this run."""
-    found = idle(config)
+    found = config.idle()
     if config.flash_attn and not config.use_cpu and on_cpu(config):
         found.append("flash_attn does nothing without a GPU")
     if config.zero_offload and processes.process_count() == 1:
@@ -408,7 +407,7 @@ def _intervals(config: TrainConfig, batches: Batches) -> dict[str, Any]:
     epoch = max(1, math.ceil(batches.steps / config.max_epochs))
     save_steps = epoch if config.save_steps == -2 else config.save_steps
     return {
-        "save_strategy": "no" if config.save_steps == -1 or no_checkpoints(config) else "steps",
+        "save_strategy": "no" if config.save_steps == -1 or config.no_checkpoints else "steps",
         "save_steps": save_steps if save_steps > 0 else 500,
         "save_total_limit": config.max_ckpt_num,
         "eval_strategy": "steps" if config.eval_dataset else "no",

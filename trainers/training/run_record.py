@@ -24,8 +24,7 @@ from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
 from clara_model.inference.published import ClaraModel
 from trainers.data.rows import Row, fingerprint_of_rows
-from trainers.training.settings import PASSED, Settings
-from trainers.training.train_config import TrainConfig, setting_names
+from trainers.training.train_config import PASSED, SETTINGS, TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -139,15 +138,14 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             found.append(f"{name} was {old[name]!r}, now {new[name]!r}{hint}")
         elif (name in old) != (name in new) and name in PASSED:
             found.append(f"{name} was {old.get(name, 'not given')!r}, now {new.get(name, 'not given')!r}")
-    sized = [field.name for field in fields(Settings) if field.metadata.get("fresh")]
+    sized = [name for name, setting in SETTINGS.items() if setting.metadata.get("fresh")]
     return [one for one in found if not (old.get("pretrain_checkpoint") and one.split()[0] in sized)]
 
 
 def bound_settings() -> set[str]:
     """Names of the settings that a resumed run must have as they were."""
-    groups = {field.name: field.metadata.get("group") for field in fields(Settings)}
-    free = {name for name, group in groups.items() if group in FREE_GROUPS} | FREE | {"new_learning_rate"}
-    return (setting_names() - free) | BOUND
+    free = {name for name, setting in SETTINGS.items() if setting.metadata["group"] in FREE_GROUPS}
+    return (set(SETTINGS) - free - FREE - {"new_learning_rate"}) | BOUND
 
 
 def _other_data(old: list[str], new: list[str]) -> list[str]:

@@ -25,7 +25,6 @@ from clara_model.inference.published import ClaraModel
 from clara_model.modeling.adapters import default_targets
 from trainers.data.rows import Row, read_rows
 from trainers.training.residual_start import at_rate, center_residuals, weigh_residuals
-from trainers.training.settings_rules import check_slots
 from trainers.training.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ def starting_model(config: TrainConfig, device: torch.device | str | None = None
     """
     torch.manual_seed(config.seed)
     model = _from_checkpoint(config, device) if config.pretrain_checkpoint else _from_base(config, device)
-    check_slots(config, model.config.memory_tokens)
+    config.check_slots(model.config.memory_tokens)
     if config.stage == "instruct" and not config.keep_generator:
         model.roles.reset("generator")
     if config.stage == "end_to_end" and "query_reasoner" not in model.config.roles:
@@ -85,7 +84,7 @@ def dtype_of(config: TrainConfig) -> torch.dtype:
 
 
 def _attention(config: TrainConfig) -> str:
-    """FlashAttention needs a GPU; where there is none the flag is idle (`contradictions.idle`)."""
+    """FlashAttention needs a GPU; where there is none the flag is idle (`TrainConfig.idle`)."""
     return "flash_attention_2" if config.flash_attn and not on_cpu(config) else "sdpa"
 
 

@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 
 from clara_model.errors import ClaraError
-from trainers.published import STAGE_DEFAULTS
 from trainers.training.cli import build_parser, main
-from trainers.training.settings_rules import idle
-from trainers.training.train_config import TrainConfig, read_yaml
+from trainers.training.train_config import SETTINGS, STAGE_DEFAULTS, STAGES, TrainConfig, read_yaml
 
 PRETRAIN = {"pretrain": "base", "dataset": "a.jsonl"}
 LATER = {"pretrain_checkpoint": "before", "dataset": "a.jsonl"}
@@ -66,9 +64,26 @@ WRONG = [
     ("pretrain", {**PRETRAIN, "base_dtype": "int4"}, "base_dtype must be float32, bfloat16 or float16"),
     ("pretrain", {**PRETRAIN, "base_dtype": "bfloat16"}, "base_dtype bfloat16 computes in 16 bits; pass --bf16 too"),
     ("pretrain", {**PRETRAIN, "save_steps": 0}, "save_steps must be at least 1, or -2"),
+    (
+        "pretrain",
+        {**PRETRAIN, "eval_steps": -2},
+        "eval_steps must be at least 1, or -1 up to -1 as --help",
+    ),
+    ("pretrain", {**PRETRAIN, "shuffle_documents": 1.5}, "shuffle_documents must be a share, 0 to 1, got 1.5"),
+    ("pretrain", {**PRETRAIN, "lr_warmup_ratio": 1.0}, r"lr_warmup_ratio must be in \[0, 1\), got 1.0"),
+    ("pretrain", {**PRETRAIN, "bad_rows": "keep"}, "bad_rows must be error or skip, got 'keep'"),
+    ("end_to_end", {**LATER, "ranking_loss": "hints"}, "must be labels or likelihood, or left out, got 'hints'"),
+    ("pretrain", {**PRETRAIN, "ranking": "early"}, "ranking must be cosine or late, got 'early'"),
+    ("pretrain", {**PRETRAIN, "read_text": True}, "pass --qa_loss false too"),
+    ("pretrain", {**PRETRAIN, "residual_gate": False, "mse_loss": False}, "pass --residual anchors"),
+    ("pretrain", {**PRETRAIN, "dataset_probs": [-1.0]}, "dataset_probs must be at least 0 and not all 0"),
     ("pretrain", {**PRETRAIN, "compress_rate": 257, "doc_max_length": 512}, "at most 256"),
     ("pretrain", {**PRETRAIN, "compress_rate": 64, "doc_max_length": 32}, r"at most doc_max_length \(32\), got 64"),
-    ("pretrain", {**PRETRAIN, "lr_scheduler": "square"}, "lr_scheduler must be one of cosine"),
+    (
+        "pretrain",
+        {**PRETRAIN, "lr_scheduler": "square"},
+        "must be cosine, cosine_with_min_lr, linear or constant",
+    ),
     ("pretrain", {**PRETRAIN, "adam_betas": [0.9]}, "adam_betas must be two numbers"),
     ("pretrain", {**PRETRAIN, "dataset_probs": [0.5, 0.5]}, "one weight for each of the 1 data sets, got 2"),
     (
@@ -95,6 +110,27 @@ IDLE = [
     ("pretrain", {"do_eval_gen": True}, "do_eval_gen does nothing without an evaluation set (--eval_dataset FILE)"),
     ("pretrain", {"eval_steps": 10}, "eval_steps does nothing without an evaluation set (--eval_dataset FILE)"),
     ("pretrain", {"shuffle_group": 4, "shuffle": False}, "shuffle_group does nothing with --shuffle False"),
+    ("pretrain", {"group_by_length": True, "shuffle": False}, "group_by_length does nothing with --shuffle False"),
+    ("pretrain", {"new_learning_rate": 1e-5}, "new_learning_rate does nothing without load_checkpoint"),
+    ("pretrain", {"early_stopping": 2}, "early_stopping does nothing without best_metric"),
+    ("pretrain", {"best_metric": "em"}, "best_metric does nothing without an evaluation set (--eval_dataset FILE)"),
+    ("pretrain", {"save_steps": 5, "save_minutes": 1.0}, "save_minutes does nothing with save_steps"),
+    (
+        "pretrain",
+        {"save_steps": 5, "disable_ds_ckpt": True},
+        "save_steps does nothing with disable_ds_ckpt and",
+    ),
+    (
+        "pretrain",
+        {"read_text": True, "qa_loss": False, "residual_gate": True},
+        "residual_gate does nothing with",
+    ),
+    ("end_to_end", {**LATER, "ranking_weight": 0.5}, "ranking_weight does nothing without ranking_loss"),
+    (
+        "end_to_end",
+        {**LATER, "ranking_loss": "labels"},
+        "ranking_loss does nothing without ranking_warmup or",
+    ),
     ("pretrain", {"wandb_group": "g"}, "wandb_group does nothing without use_wandb"),
     ("pretrain", {"flash_attn": True, "bf16": True, "use_cpu": True}, "flash_attn does nothing without a GPU"),
     ("pretrain", {"use_ms": True}, "--use_ms means nothing here (models come from"),
@@ -104,13 +140,22 @@ IDLE = [
 
 @pytest.mark.parametrize(("stage", "values", "sentence"), IDLE)
 def test_what_has_no_effect_is_named_and_goes_on(stage: str, values: dict, sentence: str):
-    found = idle(TrainConfig.for_stage(stage, **PRETRAIN, **values))
+    found = TrainConfig.for_stage(stage, **{**PRETRAIN, **values}).idle()
     assert len(found) == 1 and found[0].startswith(sentence)
+
+
+def test_every_setting_of_some_stages_is_named_in_the_others():
+    asked = {"bool": True, "int": 3, "float": 0.5, "str": "labels"}
+    for name, setting in SETTINGS.items():
+        for stage in set(STAGES) - set(setting.metadata.get("only", STAGES)) - {"end_to_end" * (name == "mse_loss")}:
+            values = {**PRETRAIN, **LATER, "qa_loss": name != "read_text", name: asked[setting.type]}
+            named = [one for one in TrainConfig.for_stage(stage, **values).idle() if " in stage " in one]
+            assert [one.split()[0] for one in named] == ([] if name == "qa_loss" else [name])
 
 
 def test_a_plain_run_has_nothing_idle():
     for stage, values in (("pretrain", PRETRAIN), ("instruct", LATER), ("end_to_end", LATER)):
-        assert idle(TrainConfig.for_stage(stage, **values)) == []
+        assert TrainConfig.for_stage(stage, **values).idle() == []
 
 
 def test_settings_of_training_arguments_work_under_their_own_names():
