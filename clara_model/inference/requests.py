@@ -17,7 +17,7 @@ from clara_model.inference.pipeline import Candidates, Encoded, Written
 from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import Feed, TextPieces
 from clara_model.latents import Latents
-from clara_model.search.bm25 import word_scores
+from clara_model.search.bm25 import BM25
 from clara_model.search.store_search import Scored, StoreSearch
 from clara_model.store.protocol import Placed, Where
 from clara_model.validation import Generation
@@ -52,7 +52,7 @@ class TextPrompt:
 
 def rank(question: str, texts: Sequence[str]) -> list[Ranked]:
     """Texts by the words that they share with a question, best first; equal scores in the order given."""
-    scores = word_scores(question, texts)
+    scores = BM25(texts).shares(question).tolist()
     return sorted((Ranked(i, score, by="words") for i, score in enumerate(scores)), key=lambda one: -one.score)
 
 

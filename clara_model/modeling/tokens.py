@@ -214,32 +214,45 @@ class Tokens:
         """The slots' text for some documents: the memory tokens and ``<SEP>``, once per document."""
         return ("".join(self.memory_tokens) + "<SEP>") * documents
 
-    def prompt_ids(self, prompt: Prompt, documents: int, question: str | None = None, wording: int = 0) -> list[int]:
+    def prompt_ids(
+        self, prompt: Prompt, documents: int, question: str | None = None, wording: int = 0, text: str = ""
+    ) -> list[int]:
         """Ids of a generation prompt with slots for ``documents`` documents, best first.
 
         A question too long for ``max_prompt_length`` is shortened and a warning says so.
 
+        Args:
+            prompt: which prompt; ``wording`` picks the user's turn.
+            documents: how many documents have slots.
+            question: for the answer prompt.
+            wording: index into ``prompt.user``.
+            text: of documents that are read letter for letter; it stands before the first slot, a line break behind.
+
         Raises:
-            ClaraError: the slots and the template alone do not fit.
+            ClaraError: the slots, the text and the template alone do not fit.
         """
         limit = self.config.max_prompt_length
         read = _clipped(question, limit)
         asked = None if question is None else clean_text(read, "question")
-        ids = self._prompt(prompt, documents, asked, wording)
+
+        def ids_with(asked: str | None) -> list[int]:
+            return self._prompt(prompt, documents, asked, wording, text=text)
+
+        ids = ids_with(asked)
         if len(ids) <= limit and (question is None or len(read) == len(question)):
             return ids
-        least = len(self._prompt(prompt, documents, None if asked is None else "", wording))
+        least = len(ids_with(None if asked is None else ""))
         if asked is None or least > limit:
             raise ClaraError(
                 f"the slots of {documents} documents need a prompt of {least} tokens, {least - limit} more than "
                 f"max_prompt_length ({limit}); use a smaller top_k"
             )
-        kept = self._fitting(asked, limit, lambda text: self._prompt(prompt, documents, text, wording), limit - least)
+        kept = self._fitting(asked, limit, ids_with, limit - least)
         logger.warning(
             "the question was shortened from %d to %d characters to fit a prompt of %d tokens with the slots of %d "
             "documents", len(question or ""), len(kept), limit, documents
         )  # fmt: skip
-        return self._prompt(prompt, documents, kept, wording)
+        return ids_with(kept)
 
     def text_prompt_ids(self, prompt: Prompt, memory: str, question: str | None = None) -> list[int]:
         """Ids of the same prompt with plain text in the slots' place, for the base model reading text."""
@@ -269,11 +282,12 @@ class Tokens:
         text: str | None = None,
         apart: bool = False,
     ) -> list[int]:
-        """Ids of one exchange with slots, or text in their place; the wording's two sides are texts like any other."""
+        """Ids of one exchange with slots, and text before them; the wording's two sides are texts like any other."""
         before, _, after = prompt.user[wording].partition("{memory}")
-        sides = [_filled(before, question), _filled(after, question)]
-        if text is not None:
-            sides = [f"{sides[0]}{clean_text(text)}{sides[1]}"]
+        letters = clean_text(text or "") + "\n" * bool(text and documents)
+        sides = [_filled(before, question) + letters, _filled(after, question)]
+        if not documents:
+            sides = ["".join(sides)]
         return self._exchange_ids(prompt.system, sides, documents, answer, apart)
 
     def _exchange_ids(
@@ -389,7 +403,7 @@ class Tokens:
             max_length: ids kept; the answer's end is cut first.
             question: for the answer prompt.
             wording: index into ``prompt.user``.
-            text: plain text in the slots' place, where ``documents`` is 0.
+            text: plain text in the slots' place, or before them.
 
         Raises:
             ClaraError: ``max_length`` cuts into the slots.

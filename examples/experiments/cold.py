@@ -30,7 +30,7 @@ from world import World
 
 from clara_model.inference.clara import Clara
 from clara_model.inference.pipeline import Encoded
-from clara_model.search.bm25 import word_scores
+from clara_model.search.bm25 import BM25
 from clara_model.validation import Generation
 from trainers.data.row import Row, parse_row
 from trainers.data.rows import read_rows
@@ -58,7 +58,7 @@ def from_latents(clara: Clara, row: Row) -> tuple[str, list[int]]:
 
 
 def by_words(row: Row) -> list[int]:
-    scores = word_scores(row.questions[0], row.documents)
+    scores = BM25(row.documents).shares(row.questions[0])
     return sorted(range(len(scores)), key=lambda index: -scores[index])
 
 

@@ -17,7 +17,7 @@ EXTRAS = {"llama_index": "llama-index", "haystack": "haystack"}
 ANSWERS = {"llama_index": {"Oceanium", "1670"}, "haystack": {"Oceanium", "A major zoo"}}
 OTHER = {"llama_index": {"haystack", "openai"}, "haystack": {"llama_index"}}
 """What only the other extra brings."""
-ABSENT = {"bitsandbytes", "bm25s", "datasets", "deepspeed", "fastapi", "flash_attn", "hayhooks", "matplotlib"}
+ABSENT = {"bitsandbytes", "datasets", "deepspeed", "fastapi", "flash_attn", "hayhooks", "matplotlib"}
 ABSENT |= {"pytest", "sentence_transformers", "tensorboard"}
 pytestmark = pytest.mark.integration
 needs_base = pytest.mark.skipif(

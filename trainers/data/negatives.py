@@ -1,9 +1,8 @@
 """Hard negatives: the passages of a pool that are nearest to a question, by BM25 or by an encoder's vectors.
 
-BM25 is the bm25s package (k1 1.5, b 0.75); vectors come from a sentence-transformers model, as the paper's negatives
-come from a bi-encoder, or a CLaRa checkpoint searches in its own latents, as `Clara.search` does. The packages are
-optional and imported when used. Leaves out which of the nearest may serve as a negative (`trainers.data.convert`).
-Shapes: ``N`` passages, ``B`` questions, ``D`` dimensions.
+Vectors come from a sentence-transformers model (optional, imported when used), as the paper's negatives come from a
+bi-encoder, or a CLaRa checkpoint searches in its own latents, as `Clara.search` does. Leaves out which of the nearest
+may serve as a negative (`trainers.data.convert`). Shapes: ``N`` passages, ``B`` questions, ``D`` dimensions.
 """
 
 from __future__ import annotations
@@ -11,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from clara_model.errors import ClaraError
+from clara_model.search.bm25 import BM25
 
 METHODS = ("bm25", "embedding")
 CLARA_PREFIX = "clara:"
 _BATCH = 32
-_QUESTIONS_AT_ONCE = 256
 _ROWS_AT_ONCE = 16384
 _PASSAGES_AT_ONCE = 1024
 
@@ -63,36 +61,12 @@ class BM25Search:
     """BM25 over words; passages that share no word with the question are not found."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Index the passages.
-
-        Raises:
-            ClaraError: the ``bm25s`` package is not installed.
-        """
-        try:
-            import bm25s
-        except ImportError as error:
-            raise ClaraError(
-                "BM25 negatives need the bm25s package; install it with: pip install 'clara-integrations[data]'"
-            ) from error
-        self._tokenize = partial(bm25s.tokenize, stopwords="en", token_pattern=r"\w+", show_progress=False)
-        self._index: Any = bm25s.BM25()
-        self._size = len(texts)
-        tokens = self._tokenize(list(texts))
-        self._has_words = any(len(ids) for ids in tokens.ids)
-        if self._has_words:
-            self._index.index(tokens, show_progress=False)
+        """Index the passages."""
+        self._index = BM25(texts)
 
     def nearest(self, questions: Sequence[str], k: int) -> list[list[int]]:
         """See `Search`; equal scores stand in the order of the pool."""
-        if not self._has_words:
-            return [[] for _ in questions]
-        found: list[list[int]] = []
-        for start in range(0, len(questions), _QUESTIONS_AT_ONCE):
-            tokens = self._tokenize(list(questions[start : start + _QUESTIONS_AT_ONCE]))
-            numbers, scores = self._index.retrieve(tokens, k=min(k, self._size), show_progress=False)
-            for row, values in zip(numbers, scores, strict=True):
-                found.append([int(row[i]) for i in np.lexsort((row, -values)) if values[i] > 0])
-        return found
+        return [self._index.best(question, k) for question in questions]
 
 
 class VectorSearch:

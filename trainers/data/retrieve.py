@@ -110,7 +110,7 @@ def by_bm25(clara: Clara) -> Nearest:
     """BM25 over the texts of that store, for the first run of stage 3: a checkpoint before it cannot search.
 
     Raises:
-        ClaraError: the store keeps no texts, or bm25s is not installed.
+        ClaraError: the store keeps no texts.
     """
     store = durable(clara.store)
     assert store is not None

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from clara_model.errors import ClaraError
 from clara_model.inference.pipeline import Encoded
+from clara_model.search.bm25 import BM25
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Question
 
@@ -116,7 +116,7 @@ class ByLatents:
 
 
 class ByBM25:
-    """BM25 over words (bm25s, k1 1.5, b 0.75); the words' weights come from all passages of the evaluation."""
+    """BM25 over words; the words' weights come from all passages of the evaluation."""
 
     name = "bm25"
 
@@ -126,24 +126,10 @@ class ByBM25:
         Args:
             passages: all that are offered for any question; equal ones count once.
             questions: among which the time of indexing is divided.
-
-        Raises:
-            ClaraError: the ``bm25s`` package is not installed.
         """
-        try:
-            import bm25s
-        except ImportError as error:
-            raise ClaraError(f"the system bm25 needs the bm25s package; {_EXTRA}") from error
         start = time.perf_counter()
-        self._tokenize = partial(bm25s.tokenize, stopwords="en", token_pattern=r"\w+", show_progress=False)
         self._places = {text: number for number, text in enumerate(dict.fromkeys(passages))}
-        self._index: Any = bm25s.BM25()
-        tokens = self._tokenize(list(self._places))
-        self._words: dict[str, int] = tokens.vocab
-        if any(len(ids) for ids in tokens.ids):
-            self._index.index(tokens, show_progress=False)
-        else:
-            self._words = {}
+        self._index = BM25(list(self._places))
         self._share = (time.perf_counter() - start) / max(1, questions)
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
@@ -154,13 +140,8 @@ class ByBM25:
 
     def best(self, question: Question, depth: int = DEPTH) -> list[int]:
         """The passages of one question, best first; of a corpus so many."""
-        asked = [word for word in self._tokenize([question.text], return_ids=False)[0] if word in self._words]
-        if asked:
-            scores_N = np.asarray(self._index.get_scores(asked), dtype=np.float64)
-        else:
-            scores_N = np.zeros(len(self._places))
         places = np.array([self._places[text] for text in question.pool.passages])
-        order = np.argsort(-scores_N[places], kind="stable").tolist()
+        order = np.argsort(-self._index.scores(question.text)[places], kind="stable").tolist()
         return order[:depth] if question.pool.shared else order
 
 

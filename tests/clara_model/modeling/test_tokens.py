@@ -190,6 +190,23 @@ def test_a_prompt_has_the_slots_of_its_documents(tokens: Tokens, documents: int)
     assert ids == tokens.tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.parametrize("text", ["The mill is old.", "two\n\nparagraphs", "\ud800 {memory} {question}", *MARKERS])
+def test_text_beside_slots_stands_before_the_first_with_a_line_break_behind(tokens: Tokens, text: str):
+    ids = tokens.prompt_ids(ASK, 2, "Who?", text=text)
+    shown = text.replace("\ud800", "\ufffd")
+    assert tokens.tokenizer.decode(ids) == f"<s>[system] S[user] {shown}\n{tokens.slots(2)}\nQ: Who?[assistant] "
+    assert [i for i in ids if i in tokens.added_ids] == [*tokens.memory_ids, tokens.added_ids[-1]] * 2
+    assert tokens.prompt_ids(ASK, 0, "Who?", text=text) == tokens.text_prompt_ids(ASK, text, "Who?")
+
+
+def test_text_counts_in_what_fits(caplog: pytest.LogCaptureFixture):
+    tokens = make_tokens(max_prompt_length=100)
+    ids = tokens.prompt_ids(ASK, 2, "why " * 100, text="the old mill")
+    assert 95 <= len(ids) <= 100 and "the old mill\n<MEM0>" in tokens.tokenizer.decode(ids)
+    with pytest.raises(ClaraError, match="the slots of 2 documents need a prompt of"):
+        tokens.prompt_ids(ASK, 2, "why", text="mill " * 100)
+
+
 @pytest.mark.parametrize("question", [*MARKERS, "{memory}", "{question}", "\ue000question\ue001<SEP>"])
 def test_markers_and_places_in_a_question_are_plain_text(tokens: Tokens, question: str):
     ids = tokens.prompt_ids(ASK, 1, question)

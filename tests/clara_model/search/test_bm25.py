@@ -5,36 +5,43 @@ import math
 import pytest
 from small_model import QUESTIONS, TEXTS
 
-from clara_model.search.bm25 import word_scores
-
-
-def best(question: str, texts: list[str]) -> int:
-    scores = word_scores(question, texts)
-    return max(range(len(texts)), key=scores.__getitem__)
+from clara_model.search.bm25 import BM25
 
 
 @pytest.mark.parametrize(("question", "right"), list(zip(QUESTIONS, [0, 4, 2], strict=True)))
 def test_the_text_that_shares_the_rare_words_comes_first(question: str, right: int):
-    assert best(question, TEXTS) == right
+    assert BM25(TEXTS).best(question, 1) == [right]
+    assert BM25(TEXTS).shares(question).argmax() == right
 
 
 def test_what_every_text_holds_says_little_and_case_says_nothing():
-    texts = ["the the the the cat", "the OTTER ran", "the dog"]
-    assert best("The otter", texts) == 1
-    assert word_scores("the otter", texts) == word_scores("THE, Otter!", texts)
+    index = BM25(["the the the the cat", "the OTTER ran", "the dog"])
+    assert index.best("The otter", 3) == [1]
+    assert index.scores("the otter").tolist() == index.scores("THE, Otter!").tolist()
 
 
-def test_scores_are_the_formula_and_lie_from_0_to_1():
-    texts = ["red fox", "red red hen and more", "blue"]
+def test_scores_are_the_formula_and_shares_lie_from_0_to_1():
+    index = BM25(["red fox", "red red hen hill hay", "blue"])
     (rare, common) = (math.log(1 + 2.5 / 1.5), math.log(1 + 1.5 / 2.5))
     length = 8 / 3
-    fox = rare * 2.5 / (1 + 1.5 * (0.25 + 0.75 * 2 / length))
-    red = common * 2.5 / (1 + 1.5 * (0.25 + 0.75 * 2 / length))
-    assert word_scores("red fox", texts)[0] == pytest.approx((fox + red) / ((rare + common) * 2.5))
-    assert word_scores("red fox", texts)[2] == 0
-    assert 0 < word_scores("red fox " * 50, ["red fox " * 5000, "x"])[0] < 1
+    fox = rare / (1 + 1.5 * (0.25 + 0.75 * 2 / length))
+    red = common / (1 + 1.5 * (0.25 + 0.75 * 2 / length))
+    reds = common * 2 / (2 + 1.5 * (0.25 + 0.75 * 5 / length))
+    assert index.scores("Red fox?").tolist() == pytest.approx([fox + red, reds, 0])
+    assert index.shares("Red fox?").tolist() == pytest.approx(
+        [(fox + red) / (rare + common), reds / (rare + common), 0]
+    )
+    unheard = math.log(1 + 3.5 / 0.5)
+    assert index.shares("red unheard")[1] == pytest.approx(reds / (common + unheard))
+    assert 0 < BM25(["red fox " * 5000, "x"]).shares("red fox " * 50)[0] < 1
 
 
-@pytest.mark.parametrize("question", ["", "?!", "unheard"])
-def test_nothing_shared_is_0_for_all(question: str):
-    assert word_scores(question, ["", "a b", "?"]) == [0, 0, 0]
+@pytest.mark.parametrize("question", ["", "?!", "unheard", "the of"])
+@pytest.mark.parametrize("texts", [["", "a b", "?"], ["", "?"]])
+def test_nothing_shared_is_0_for_all_and_finds_nothing(question: str, texts: list[str]):
+    assert BM25(texts).shares(question).tolist() == BM25(texts).scores(question).tolist() == [0] * len(texts)
+    assert BM25(texts).best(question, 2) == []
+
+
+def test_equal_texts_stand_in_the_order_given():
+    assert BM25(["cat hill", "dog", "cat hill", "cat hill"]).best("cat", 9) == [0, 2, 3]
