@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clara_model.documents.ahead import ahead
-from clara_model.documents.document import Document
+from clara_model.documents.document import Document, Unread
 from clara_model.documents.passages import read_source, sources_of
-from clara_model.errors import ClaraError
 from clara_model.store.protocol import DurableStore, StoredDocument, Window, content_key
 
 if TYPE_CHECKING:
@@ -129,13 +128,12 @@ def _documents(
     """The documents of all files that can be read; says in the report how far it is."""
     for source in sources:
         before, size = report.source_bytes, source.stat().st_size if isinstance(source, Path) else 0
-        try:
-            for document in read_source(source, text_key, metadata):
-                read = len(document.text.encode("utf-8", "replace"))
-                report.source_bytes = min(before + size, report.source_bytes + read)
-                yield document
-        except (ClaraError, OSError) as error:
-            report.bad.append((str(source), str(error)))
+        for item in read_source(source, text_key, metadata):
+            if isinstance(item, Unread):
+                report.bad.append((item.file, item.reason))
+                continue
+            report.source_bytes = min(before + size, report.source_bytes + len(item.text.encode("utf-8", "replace")))
+            yield item
         report.source_bytes = before + size
 
 

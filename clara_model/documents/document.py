@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import date, time
+from decimal import Decimal
+from typing import Any, TypeVar
 
 from clara_model.errors import ClaraError
 
+T = TypeVar("T")
+Metadata = Mapping[str, str | int | float | bool]
 TEXT_KEYS = ("text", "contents", "docs")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -28,17 +32,38 @@ class Document:
     """The file as it was named or found, or `standard input`."""
     line: int | None = None
     """Line of a JSONL file or row of a table, from 1; None for a whole file."""
-    metadata: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
     """Of the row, what was asked for and is there."""
 
 
-def decoded(data: bytes, name: str, line: int = 1) -> str:
-    """UTF-8 with or without a byte order mark; line ends as newlines.
+@dataclass(frozen=True, kw_only=True)
+class Unread:
+    """What could not be read: a file or data set, a part of it, or some of its rows; what else it holds is read."""
 
-    Args:
-        data: all or a part of a file.
-        name: of the file.
-        line: in the file at which ``data`` begins.
+    file: str
+    """As a `Document`'s."""
+    reason: str
+    """A sentence that names the place."""
+    lines: range | None = None
+    """The rows that were left out, counted from 1; None where this is not known."""
+
+
+class _BadRow(Exception):
+    """Why a row is left out, without its place."""
+
+
+def until_error(documents: Iterable[Document | Unread], name: str) -> Iterator[Document | Unread]:
+    """What can be read of a file or data set; an error that ends it is the last item."""
+    try:
+        yield from documents
+    except ClaraError as error:
+        yield Unread(file=name, reason=str(error))
+    except OSError as error:
+        yield Unread(file=name, reason=f"{name}: {error.strerror or error}")
+
+
+def decoded(data: bytes, name: str) -> str:
+    """UTF-8 with or without a byte order mark; line ends as newlines.
 
     Raises:
         Unreadable: another encoding, with the line.
@@ -46,41 +71,102 @@ def decoded(data: bytes, name: str, line: int = 1) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line += data[: error.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n")
-        raise Unreadable(
-            f"{name}:{line} is not UTF-8 text (byte 0x{data[error.start]:02x}); convert the file to UTF-8 first."
-        ) from None
+        line = 1 + data[: error.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n")
+        raise Unreadable(f"{name}:{line}: {_not_utf8(error)}; convert the file to UTF-8 first.") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def of_json_line(line: str, name: str, number: int, key: str | None, keep: Sequence[str] = ()) -> Iterator[Document]:
-    """The documents of one JSON line: `{"text"|"contents"|"docs": a string or a list of strings}`, or under ``key``."""
-    place = f"{name}:{number}"
-    try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ClaraError(f"{place} is not valid JSON: {getattr(error, 'msg', 'nested too deeply')}.") from None
-    known = key_of(record, key) if isinstance(record, dict) else None
-    if known is None:
-        raise ClaraError(f"{place} must be a JSON object with {_wanted(key)}.")
-    return _of_row(record, known, name, number, keep)
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8 text (byte 0x{error.object[error.start]:02x})"
 
 
-def _of_row(row: Mapping[str, Any], column: str, name: str, number: int, keep: Sequence[str]) -> Iterator[Document]:
-    """The texts of a row, each with the row's metadata."""
-    texts = texts_of(row[column], column, f"{name}:{number}")
-    metadata = {one: _simple(row[one], one, f"{name}:{number}") for one in keep if row.get(one) is not None}
-    return (Document(text=text, file=name, line=number, metadata=metadata) for text in texts)
+def of_json_lines(
+    lines: Iterable[bytes], name: str, key: str | None = None, keep: Sequence[str] = ()
+) -> Iterator[Document | Unread]:
+    """The documents of JSON lines: `{"text"|"contents"|"docs": a string or a list of strings}`, or under ``key``.
 
-
-def _simple(value: Any, key: str, place: str) -> str | int | float | bool:
-    """A value that a search can compare.
-
-    Raises:
-        ClaraError: a list, an object, or a number that is none.
+    A line ends in a newline, a carriage return or both. Blank ones are counted and no more.
     """
-    if not isinstance(value, (str, int, float, bool)) or value != value or value in (float("inf"), -float("inf")):
-        raise ClaraError(f'{place}: "{key}" must be a string, a number, true or false to be kept as metadata.')
+    split = (part for line in lines for part in line.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"))
+    return _of_rows(split, lambda line: _of_json(line, key, keep), name)
+
+
+def of_rows(
+    rows: Iterable[Mapping[str, Any]], column: str, name: str, keep: Sequence[str] = ()
+) -> Iterator[Document | Unread]:
+    """The documents of a table's rows."""
+    return _of_rows(rows, lambda row: _of_row(row, column, keep), name)
+
+
+def _of_rows(
+    rows: Iterable[T], read: Callable[[T], tuple[list[str], Metadata]], name: str
+) -> Iterator[Document | Unread]:
+    """What is read of each row; neighbours that are left out for one reason are named together."""
+    reason, first, number = "", 1, 0
+    broken: ClaraError | OSError | None = None
+    try:
+        for number, row in enumerate(rows, start=1):
+            bad = ""
+            try:
+                texts, metadata = read(row)
+            except _BadRow as error:
+                texts, metadata, bad = [], {}, str(error)
+            if bad != reason:
+                if reason:
+                    yield _left_out(name, reason, range(first, number))
+                reason, first = bad, number
+            for text in texts:
+                yield Document(text=text, file=name, line=number, metadata=metadata)
+    except (ClaraError, OSError) as error:
+        broken = error
+    if reason:
+        yield _left_out(name, reason, range(first, number + 1))
+    if broken is not None:
+        raise broken
+
+
+def _left_out(name: str, reason: str, lines: range) -> Unread:
+    more = f" to {lines[-1]}" if len(lines) > 1 else ""
+    return Unread(file=name, reason=f"{name}:{lines[0]}{more}: {reason}.", lines=lines)
+
+
+def _of_json(line: bytes, key: str | None, keep: Sequence[str]) -> tuple[list[str], Metadata]:
+    try:
+        text = line.decode("utf-8-sig")
+        if not text.strip():
+            return [], {}
+        row = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise _BadRow(_not_utf8(error)) from None
+    except (ValueError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        raise _BadRow(f"not valid JSON: {'nested too deeply' if deep else getattr(error, 'msg', error)}") from None
+    column = key_of(row, key) if isinstance(row, dict) else None
+    if column is None:
+        raise _BadRow(f"must be a JSON object with {_wanted(key)}")
+    return _of_row(row, column, keep)
+
+
+def _of_row(row: Mapping[str, Any], column: str, keep: Sequence[str]) -> tuple[list[str], Metadata]:
+    """Its texts without lone surrogates, and its metadata."""
+    texts = row[column] if isinstance(row[column], list) else [row[column]]
+    if not all(isinstance(text, str) for text in texts):
+        raise _BadRow(f'"{column}" must be a string or a list of strings')
+    found = {name: _metadata(row[name], name) for name in keep if name in row}
+    metadata = {name: value for name, value in found.items() if value is not None}
+    return [without_surrogates(text) for text in texts], metadata
+
+
+def _metadata(value: Any, key: str) -> str | int | float | bool | None:
+    """A value that a search can compare: days and times in ISO 8601, decimals as numbers; None where there is none."""
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        value = float(value) if value.as_tuple().exponent else int(value)
+    if value is None or value != value:  # how tables write that nothing is there
+        return None
+    if not isinstance(value, (str, int, float, bool)) or value in (float("inf"), -float("inf")):
+        raise _BadRow(f'"{key}" must be a string, a number, true or false to be kept as metadata')
     return without_surrogates(value) if isinstance(value, str) else value
 
 
@@ -108,28 +194,9 @@ def _wanted(key: str | None) -> str:
     return f'the key "{key}"' if key else "one of the keys " + ", ".join(f'"{one}"' for one in TEXT_KEYS)
 
 
-def texts_of(value: Any, key: str, place: str) -> list[str]:
-    """A text or a list of them, without lone surrogates.
-
-    Raises:
-        ClaraError: something else.
-    """
-    texts = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        raise ClaraError(f'{place}: "{key}" must be a string or a list of strings.')
-    return [without_surrogates(text) for text in texts]
-
-
 def without_surrogates(text: str) -> str:
     """Halves of characters as U+FFFD."""
     return _LONE_SURROGATE.sub("\ufffd", text)
-
-
-def of_rows(rows: Iterable[Mapping[str, Any]], column: str, name: str, keep: Sequence[str] = ()) -> Iterator[Document]:
-    """The documents of a table's rows, row by row; empty cells are left out."""
-    for number, row in enumerate(rows, start=1):
-        if row[column] is not None:
-            yield from _of_row(row, column, name, number, keep)
 
 
 @contextmanager

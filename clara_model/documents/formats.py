@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clara_model.documents.document import Document, Unreadable, column_of, needing, of_rows, without_surrogates
+from clara_model.documents.document import Document, Unread, Unreadable, column_of, needing, of_rows, without_surrogates
 from clara_model.errors import ClaraError
 
 _NOT_TEXT = ("script", "style", "noscript", "template", "svg", "head")
@@ -71,16 +71,22 @@ def docx(data: bytes, name: str) -> str:
         return _paragraphs("\n\n".join(parts))
 
 
-def parquet(file: Path, key: str | None, keep: Sequence[str] = ()) -> Iterator[Document]:
+def parquet(file: Path, key: str | None, keep: Sequence[str] = ()) -> Iterator[Document | Unread]:
     """The texts of a table's column, row by row, with other columns as metadata; the file is never whole in memory."""
     with needing("pyarrow", str(file)):
         from pyarrow.parquet import ParquetFile
 
-    with _readable(str(file), "Parquet"), ParquetFile(file) as table:
+    def rows() -> Iterator[dict[str, Any]]:
+        with _readable(str(file), "Parquet"):
+            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=list({column, *keep} & set(names))):
+                yield from batch.to_pylist()
+
+    with _readable(str(file), "Parquet"):
+        table = ParquetFile(file)
+    with table:
         names = table.schema_arrow.names
         column = column_of(names, key, str(file))
-        batches = table.iter_batches(_ROWS_AT_ONCE, columns=list({column, *keep} & set(names)))
-        yield from of_rows((row for batch in batches for row in batch.to_pylist()), column, str(file), keep)
+        yield from of_rows(rows(), column, str(file), keep)
 
 
 @contextmanager

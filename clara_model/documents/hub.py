@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from clara_model.documents.document import Document, Unreadable, column_of, needing, of_rows
+from clara_model.documents.document import Document, Unread, Unreadable, column_of, needing, of_rows
 
 PREFIX = "hf://datasets/"
 _NAME = re.compile(r"^([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?$")
@@ -16,7 +16,7 @@ def is_hub_name(name: str) -> bool:
     return name.startswith("hf://")
 
 
-def read_data_set(name: str, key: str | None = None, keep: Sequence[str] = ()) -> Iterator[Document]:
+def read_data_set(name: str, key: str | None = None, keep: Sequence[str] = ()) -> Iterator[Document | Unread]:
     """The texts of all splits of a data set, row by row; nothing is downloaded whole.
 
     Args:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clara_model.documents import formats
-from clara_model.documents.document import Document, Unreadable, decoded, of_json_line
+from clara_model.documents.document import Document, Unread, Unreadable, decoded, of_json_lines, until_error
 from clara_model.documents.hub import is_hub_name, read_data_set
 from clara_model.errors import ClaraError
 from clara_model.windows import split_text
@@ -63,8 +63,8 @@ def read_documents(
     """Read the documents of files, folders and data sets of the hub; `-` is standard input.
 
     Folders are read recursively: their files of the types in `SUFFIXES` in the order of their names, without hidden and
-    empty ones. A file that is named twice is read once. Texts must be UTF-8; lone surrogates become U+FFFD. A file of
-    a folder that cannot be read as what it is called is left out, with a warning that counts them.
+    empty ones. A file that is named twice is read once. Texts must be UTF-8; lone surrogates become U+FFFD. What cannot
+    be read is left out, each with a warning.
 
     Args:
         names: files, folders, ``hf://datasets/..`` or `-`.
@@ -76,39 +76,34 @@ def read_documents(
 
     Raises:
         FileNotFoundError: a name that does not exist.
-        ClaraError: a file without text, of another type, not readable, or with a bad JSON line (named as file:line).
+        ClaraError: a named file without text or of another type, or nothing that can be read.
     """
     documents: list[Document] = []
+    unread: list[Unread] = []
     seen: set[Path] = set()
-    unreadable: list[str] = []
     for name in names:
         if not name.strip():
             raise ClaraError(f"{name!r} names no file or folder; use . for the current folder.")
+        path = Path(name)
         if name == STDIN:
             data = (stdin if stdin is not None else sys.stdin.buffer).read()
-            lines = _looks_like_json_lines(data)
-            whole = io.BytesIO(data)
-            found = _json_lines(whole, "standard input", text_key) if lines else [_whole(data, "standard input")]
-            documents += _with_text(found, "standard input", empty_ok=False)
-            continue
-        if is_hub_name(name):
-            documents += _with_text(read_data_set(name, text_key), name, empty_ok=False)
-            continue
-        path = Path(name)
-        for file in _files(path):
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
-                try:
-                    documents += list(_with_text(_documents(file, text_key), str(file), empty_ok=path.is_dir()))
-                except Unreadable as error:
-                    if not path.is_dir():
-                        raise
-                    unreadable.append(str(error))
-    if unreadable:
-        more = f", and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
-        logger.warning("left out: %s%s", unreadable[0].rstrip("."), more)
+            found = {"standard input": _standard_input(data, text_key)}
+        elif is_hub_name(name):
+            found = {name: read_data_set(name, text_key)}
+        else:
+            files = [file for file in _files(path) if file.resolve() not in seen]
+            seen.update(file.resolve() for file in files)
+            found = {str(file): _documents(file, text_key) for file in files}
+        for place, items in found.items():
+            read = list(_with_text(until_error(items, place), place, empty_ok=path.is_dir()))
+            documents += [one for one in read if isinstance(one, Document)]
+            unread += [one for one in read if isinstance(one, Unread)]
+    if not documents and len(unread) == 1:
+        raise Unreadable(unread[0].reason)
+    for one in unread:
+        logger.warning("left out: %s", one.reason)
     if not documents:
-        what = "no file can be read" if unreadable else "every file is empty"
+        what = "no file can be read" if unread else "every file is empty"
         raise ClaraError(f"{', '.join(names)}: {what}." if names else "No documents were named.")
     return documents
 
@@ -127,8 +122,10 @@ def sources_of(names: Sequence[str]) -> list[Path | str]:
     return list(sources)
 
 
-def read_source(source: Path | str, text_key: str | None = None, keep: Sequence[str] = ()) -> Iterator[Document]:
-    """The documents of one file or data set, as for `read_documents`; none where it is empty.
+def read_source(
+    source: Path | str, text_key: str | None = None, keep: Sequence[str] = ()
+) -> Iterator[Document | Unread]:
+    """The documents of one file or data set, as for `read_documents`, and what of it cannot be read.
 
     Args:
         source: as `sources_of` gives it.
@@ -136,7 +133,7 @@ def read_source(source: Path | str, text_key: str | None = None, keep: Sequence[
         keep: keys or columns of a row that become its documents' metadata, where it has them.
     """
     found = read_data_set(source, text_key, keep) if isinstance(source, str) else _documents(source, text_key, keep)
-    return _with_text(found, str(source), empty_ok=True)
+    return _with_text(until_error(found, str(source)), str(source), empty_ok=True)
 
 
 def split_documents(
@@ -180,14 +177,15 @@ def _suffix(path: Path) -> str:
     return ZIPPED if name.endswith(ZIPPED) else path.suffix.lower()
 
 
-def _documents(file: Path, text_key: str | None, keep: Sequence[str] = ()) -> Iterable[Document]:
+def _documents(file: Path, text_key: str | None, keep: Sequence[str] = ()) -> Iterator[Document | Unread]:
     """What a file holds, blank texts included."""
     name, suffix = str(file), _suffix(file)
     if suffix == PARQUET:
-        return formats.parquet(file, text_key, keep)
-    if suffix in (JSON_LINES, ZIPPED):
-        return _json_lines(_lines(file, zipped=suffix == ZIPPED), name, text_key, keep)
-    return [Document(text=TEXTS[suffix](file.read_bytes(), name), file=name)]
+        yield from formats.parquet(file, text_key, keep)
+    elif suffix in (JSON_LINES, ZIPPED):
+        yield from of_json_lines(_lines(file, zipped=suffix == ZIPPED), name, text_key, keep)
+    else:
+        yield Document(text=TEXTS[suffix](file.read_bytes(), name), file=name)
 
 
 def _lines(file: Path, *, zipped: bool) -> Iterator[bytes]:
@@ -199,34 +197,21 @@ def _lines(file: Path, *, zipped: bool) -> Iterator[bytes]:
         raise Unreadable(f"{file} cannot be unzipped: {error}") from error
 
 
-def _whole(data: bytes, name: str) -> Document:
-    return Document(text=decoded(data, name), file=name)
+def _standard_input(data: bytes, text_key: str | None) -> Iterator[Document | Unread]:
+    name = "standard input"
+    if _looks_like_json_lines(data):
+        yield from of_json_lines(io.BytesIO(data), name, text_key)
+    else:
+        yield Document(text=decoded(data, name), file=name)
 
 
-def _json_lines(
-    lines: Iterable[bytes], name: str, text_key: str | None, keep: Sequence[str] = ()
-) -> Iterator[Document]:
-    for number, line in enumerate(_decoded_lines(lines, name), start=1):
-        if line.strip():
-            yield from of_json_line(line, name, number, text_key, keep)
-
-
-def _decoded_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
-    """Lines may end in carriage returns, with a newline or alone."""
-    number = 1
-    for line in lines:
-        parts = decoded(line.rstrip(b"\r\n"), name, number).split("\n")
-        number += len(parts)
-        yield from parts
-
-
-def _with_text(documents: Iterable[Document], name: str, *, empty_ok: bool) -> Iterator[Document]:
+def _with_text(items: Iterable[Document | Unread], name: str, *, empty_ok: bool) -> Iterator[Document | Unread]:
     """Those that are not blank; a warning or an error where there are none."""
     none = True
-    for document in documents:
-        if document.text.strip():
+    for item in items:
+        if isinstance(item, Unread) or item.text.strip():
             none = False
-            yield document
+            yield item
     if none and not empty_ok:
         raise ClaraError(f"{name} is empty: it holds no text.")
     if none:

@@ -34,6 +34,7 @@ from clara_model import Clara, ClaraConfig, ClaraModel
 from clara_model.checkpoint.base_model import load_base
 from clara_model.checkpoint.options import LoadOptions
 from clara_model.documents.corpus import CorpusReport, compress_corpus
+from clara_model.documents.document import Document
 from clara_model.documents.passages import read_source, sources_of
 from clara_model.store import open_store
 
@@ -84,7 +85,8 @@ def some(inputs: list[str], text_key: str | None, documents: int, folder: Path) 
     """The first documents of files, in one file of rows."""
     found = itertools.chain.from_iterable(read_source(source, text_key) for source in sources_of(inputs))
     file = folder / "some.jsonl"
-    lines = (json.dumps({"text": one.text}) + "\n" for one in itertools.islice(found, documents))
+    read = itertools.islice((one for one in found if isinstance(one, Document)), documents)
+    lines = (json.dumps({"text": one.text}) + "\n" for one in read)
     file.write_text("".join(lines), encoding="utf-8")
     return file
 

@@ -170,8 +170,8 @@ def test_markup_and_escapes_in_documents_are_shown_not_obeyed(clara, tmp_path):
         ((QUESTION, "--docs", "{}/nowhere.txt"), "nowhere.txt does not exist."),
         ((" \n", "--docs", "{}/long.txt"), "The question is blank."),
         ((QUESTION, "--docs", "{}/empty.txt"), "empty.txt is empty"),
-        ((QUESTION, "--docs", "{}/broken.jsonl"), "broken.jsonl:2 is not valid JSON"),
-        ((QUESTION, "--docs", "{}/latin.txt"), "latin.txt:1 is not UTF-8"),
+        ((QUESTION, "--docs", "{}/broken.jsonl"), "broken.jsonl:2: not valid JSON"),
+        ((QUESTION, "--docs", "{}/latin.txt"), "latin.txt:1: not UTF-8"),
         ((QUESTION,), "needs either --docs"),
         (("--docs", "{}/long.txt"), "required: question"),
         ((QUESTION, "--docs", "{}/long.txt", "--top-k", "0"), "at least 1, got '0'"),
@@ -183,7 +183,7 @@ def test_markup_and_escapes_in_documents_are_shown_not_obeyed(clara, tmp_path):
 )
 def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(clara, docs, words, message):
     (docs / "empty.txt").write_text("")
-    (docs / "broken.jsonl").write_text('{"text": "ok"}\n{"text":')
+    (docs / "broken.jsonl").write_text('\n{"text":')
     (docs / "latin.txt").write_bytes("café".encode("latin-1"))
     code, out, err = clara("ask", *(word.format(docs) for word in words))
     assert (code, out) == (2, "")

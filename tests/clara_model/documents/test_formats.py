@@ -1,13 +1,16 @@
 """HTML, PDF, DOCX, Parquet, zipped lines and data sets of the hub as documents; what is broken or missing is said."""
 
+import datetime
 import gzip
 import json
 import logging
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from clara_model.documents.document import Unread
 from clara_model.documents.passages import read_documents, read_source, sources_of
 from clara_model.errors import ClaraError
 
@@ -115,10 +118,73 @@ def test_another_key_or_column(tmp_path: Path):
     assert texts(table, lines, text_key="passage") == ["one", "two"]
     with pytest.raises(ClaraError, match=r"has the columns passage, number .* \"text\", .*: --text-key"):
         texts(table)
-    with pytest.raises(ClaraError, match=r'a.jsonl:1 must be a JSON object with the key "body"'):
+    with pytest.raises(ClaraError, match=r'a.jsonl:1: must be a JSON object with the key "body"'):
         texts(lines, text_key="body")
     with pytest.raises(ClaraError, match=r'a.parquet:1: "number" must be a string'):
         texts(table, text_key="number")
+
+
+ROWS = {
+    "null": ('{"text": null}', '"text" must be a string or a list of strings'),
+    "null in a list": ('{"docs": ["no", null]}', '"docs" must be a string or a list of strings'),
+    "NaN": ('{"text": NaN}', '"text" must be a string or a list of strings'),
+    "no key": ('{"id": 7}', 'must be a JSON object with one of the keys "text", "contents", "docs"'),
+    "no object": ('["two"]', 'must be a JSON object with one of the keys "text", "contents", "docs"'),
+    "cut": ('{"text": "tw', "not valid JSON: Unterminated string starting at"),
+    "a list as metadata": (
+        '{"text": "two", "by": ["Ada"]}',
+        '"by" must be a string, a number, true or false to be kept',
+    ),
+    "infinite metadata": ('{"text": "two", "by": Infinity}', '"by" must be a string, a number, true or false'),
+}
+
+
+@pytest.mark.parametrize(("row", "reason"), ROWS.values(), ids=ROWS)
+def test_a_bad_row_is_left_out_and_named_and_the_rest_is_read(tmp_path: Path, row: str, reason: str):
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(['{"text": "one"}', row, '{"text": "three"}', "", row, row]))
+    first, two, three, last = read_source(file, keep=["by"])
+    assert [(first.text, first.line), (three.text, three.line)] == [("one", 1), ("three", 3)]
+    assert two.reason.startswith(f"{file}:2: {reason}")
+    assert last.reason.startswith(f"{file}:5 to 6: {reason}")
+    assert (two.file, two.lines, last.lines) == (str(file), range(2, 3), range(5, 7))
+
+
+def test_a_row_of_a_table_without_text_is_named(tmp_path: Path):
+    file = write_parquet(tmp_path / "a.parquet", text=["one", None, None, "four"])
+    assert [getattr(one, "text", one) for one in read_source(file)] == [
+        *(
+            "one",
+            Unread(
+                file=str(file),
+                reason=f'{file}:2 to 3: "text" must be a string or a list of strings.',
+                lines=range(2, 4),
+            ),
+            "four",
+        )
+    ]
+
+
+def test_days_decimals_and_what_is_not_there_as_metadata(tmp_path: Path):
+    """What tables hold and JSON has no form of."""
+    file = write_parquet(
+        tmp_path / "a.parquet",
+        text=["one", "two"],
+        day=[datetime.date(2024, 1, 31), None],
+        at=[datetime.datetime(2024, 1, 31, 9, 5), None],
+        price=[Decimal("12.50"), Decimal("3.00")],
+        number=[Decimal(12345678901234567890), None],
+        share=[0.5, float("nan")],
+    )
+    one, two = read_source(file, keep=["day", "at", "price", "number", "share"])
+    assert one.metadata == {
+        **{"day": "2024-01-31", "at": "2024-01-31T09:05:00", "price": 12.5, "number": 12345678901234567890},
+        "share": 0.5,
+    }
+    assert two.metadata == {"price": 3.0}
+    lines = tmp_path / "a.jsonl"
+    lines.write_text('{"text": "one", "year": NaN}')
+    assert [one.metadata for one in read_source(lines, keep=["year"])] == [{}]
 
 
 def test_zipped_lines(tmp_path: Path):
@@ -206,5 +272,5 @@ def test_keys_and_columns_become_metadata(tmp_path: Path):
     for name in ("a.jsonl", "a.parquet"):
         found = list(read_source(tmp_path / name, keep=["year", "by", "other"]))
         assert [one.metadata for one in found] == [{"year": 1904, "by": "Ada"}, {"by": "x\ufffd"}]
-    with pytest.raises(ClaraError, match=r'a.parquet:1: "more" must be a string, a number, true or false'):
-        list(read_source(tmp_path / "a.parquet", keep=["more"]))
+    (left_out,) = read_source(tmp_path / "a.parquet", keep=["more"])
+    assert 'a.parquet:1 to 2: "more" must be a string, a number, true or false' in left_out.reason

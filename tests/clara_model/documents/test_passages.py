@@ -74,13 +74,13 @@ def test_byte_order_mark_and_windows_line_ends_are_no_part_of_the_text(tmp_path)
     assert read_documents([str(tmp_path / "a.txt")])[0].text == "one\ntwo\nthree"
 
 
-def test_lines_end_in_newlines_carriage_returns_or_both_and_are_counted(tmp_path):
+def test_lines_end_in_newlines_carriage_returns_or_both_and_are_counted(tmp_path, caplog):
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r{"text": "b"}\r{"text": "c"}\n{"text": "d"}')
     found = read_documents([str(tmp_path / "a.jsonl")])
     assert [(one.text, one.line) for one in found] == [("a", 1), ("b", 3), ("c", 4), ("d", 5)]
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "a"}\r\n\r{"text": "\xff"}')
-    with pytest.raises(ClaraError, match=r"b.jsonl:3 is not UTF-8 text"):
-        read_documents([str(tmp_path / "b.jsonl")])
+    assert [one.text for one in read_documents([str(tmp_path / "b.jsonl")])] == ["a"]
+    assert "b.jsonl:3: not UTF-8 text (byte 0xff)." in caplog.text
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
@@ -107,13 +107,14 @@ def test_lone_surrogates_are_replaced_and_line_separators_do_not_end_a_json_line
         ("a.txt", b"", "a.txt is empty"),
         ("a.md", b" \n\t ", "a.md is empty"),
         ("a.jsonl", b'{"text": "  "}\n', "a.jsonl is empty"),
-        ("a.txt", b"ok\nbad \xff here", r"a.txt:2 is not UTF-8 text \(byte 0xff\)"),
-        ("a.jsonl", b'{"text": "ok"}\n{"text": "cut', "a.jsonl:2 is not valid JSON"),
-        ("a.jsonl", b'{"text": "ok"}\n["x"]', 'a.jsonl:2 must be a JSON object with one of the keys "text"'),
-        ("a.jsonl", b'{"title": "x"}', 'a.jsonl:1 must be a JSON object with one of the keys "text"'),
+        ("a.txt", b"ok\nbad \xff here", r"a.txt:2: not UTF-8 text \(byte 0xff\)"),
+        ("a.jsonl", b'\n{"text": "cut', "a.jsonl:2: not valid JSON: Unterminated string"),
+        ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", "a.jsonl:1: not valid JSON: Exceeds the limit"),
+        ("a.jsonl", b'["x"]', 'a.jsonl:1: must be a JSON object with one of the keys "text"'),
+        ("a.jsonl", b'{"title": "x"}', 'a.jsonl:1: must be a JSON object with one of the keys "text"'),
         ("a.jsonl", b'{"text": 3}', 'a.jsonl:1: "text" must be a string or a list of strings'),
         ("a.jsonl", b'{"docs": ["x", null]}', 'a.jsonl:1: "docs" must be a string or a list of strings'),
-        ("a.jsonl", b"[" * 100_000, "a.jsonl:1 is not valid JSON: nested too deeply"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl:1: not valid JSON: nested too deeply"),
         ("a.odt", b"PK", r"a.odt is not a \.txt, \.md, .* or \.parquet file"),
     ],
 )
@@ -259,13 +260,13 @@ def test_the_published_row_shape_is_read(tmp_path):
 # -- hostile names and files ------------------------------------------------------------------------------------
 
 
-def test_a_file_of_a_folder_that_is_not_utf8_is_left_out_and_counted(tmp_path, caplog):
+def test_each_file_that_is_not_utf8_is_left_out_and_named(tmp_path, caplog):
     (tmp_path / "a.txt").write_text("Good text.")
     for name in ("b.txt", "c.md"):
         (tmp_path / name).write_bytes("caf\xe9".encode("latin-1"))
     assert [document.text for document in read_documents([str(tmp_path)])] == ["Good text."]
-    assert f"left out: {tmp_path}/b.txt:1 is not UTF-8 text" in caplog.text
-    assert "convert the file to UTF-8 first, and 1 more" in caplog.text
+    for name in ("b.txt", "c.md"):
+        assert f"left out: {tmp_path}/{name}:1: not UTF-8 text (byte 0xe9); convert the file" in caplog.text
     (tmp_path / "a.txt").unlink()
     with pytest.raises(ClaraError, match="no file can be read"):
         read_documents([str(tmp_path)])
