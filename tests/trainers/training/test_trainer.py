@@ -19,7 +19,7 @@ from trainers.training.run import collator, objective, split_batches, train, tra
 from trainers.training.stages import starting_model
 from trainers.training.train_config import TrainConfig
 
-TRAJECTORIES = Path(__file__).parent / "trajectories.json"
+TRAJECTORIES = Path(__file__).parents[1] / "trajectories.json"
 
 
 def trained(folder: Path) -> dict[str, torch.Tensor]:
