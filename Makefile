@@ -31,12 +31,12 @@ types: $(VENV)/.installed-dev
 # Offline, and no accelerator: what passes here passes on any laptop.
 unit: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES= \
-	  $(BIN)/python -m pytest --cov $(PYTEST_ARGS)
+	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov $(PYTEST_ARGS)
 
 # What takes minutes: several processes under DeepSpeed.
 slow: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= \
-	  $(BIN)/python -m pytest -m 'slow and not gpu and not network' $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest -n auto --dist worksteal -m 'slow and not gpu and not network' $(PYTEST_ARGS)
 
 # A base in 8 and 4 bits. bitsandbytes lies beside the environment, since PEFT would import it at every start.
 quantized: $(VENV)/.bitsandbytes
@@ -60,9 +60,12 @@ objects: $(VENV)/.installed-dev
 	  CLARA_TEST_BUCKET=s3://bucket OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest tests/clara_model/store/test_objects.py tests/clara_model/store/test_stores.py -k object $(PYTEST_ARGS)
 
-# The blocks of the pages of both frameworks in order, as their reader runs them: each page in an environment with nothing
-# but its extra and clara-small's base, in an empty folder.
-pages: page-llama_index page-haystack
+# What compares pages with figures and runs; then the blocks of the pages of both frameworks in order, as their reader runs
+# them: each page in an environment with nothing but its extra and clara-small's base, in an empty folder.
+pages: $(VENV)/.installed-dev
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= \
+	  $(BIN)/python -m pytest -n auto --dist worksteal -m pages $(PYTEST_ARGS)
+	$(MAKE) page-llama_index page-haystack
 
 page-%:
 	$(MAKE) VENV=.venv-$* .venv-$*/.torch

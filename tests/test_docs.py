@@ -20,25 +20,31 @@ WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encod
 STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_to_files_lead_somewhere(page: Path):
-    links = re.findall(r"]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    assert [link for link in links if not (page.parent / link).exists()] == []
+def test_links_to_files_lead_somewhere():
+    for page in PAGES:
+        links = re.findall(r"]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        assert [link for link in links if not (page.parent / link).exists()] == [], page
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_examples_and_modules_that_a_page_runs_are_there(page: Path):
-    text = page.read_text(encoding="utf-8")
-    assert [
-        name for name in re.findall(r"(?:python|bash) (examples/[\w./]+)", text) if not (ROOT / name).is_file()
-    ] == []
-    modules = re.findall(r"(?:python|torchrun[^\n`]*) -m ((?:clara_model|trainers|clara_integrations)[\w.]*)", text)
-    assert [name for name in modules if not (ROOT / (name.replace(".", "/") + ".py")).is_file()] == []
+def test_contributing_names_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = [ROOT, ROOT / "clara_model"]
+    named = set(re.findall(r"`([\w./]+\.(?:py|md|txt|toml|yaml))`", text))
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not any((place / name).exists() for place in places)] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_options_that_a_page_gives_an_example_are_its_own(page: Path):
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+def test_examples_and_modules_that_a_page_runs_are_there():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        scripts = re.findall(r"(?:python|bash) (examples/[\w./]+)", text)
+        assert [name for name in scripts if not (ROOT / name).is_file()] == [], page
+        modules = re.findall(r"(?:python|torchrun[^\n`]*) -m ((?:clara_model|trainers|clara_integrations)[\w.]*)", text)
+        assert [name for name in modules if not (ROOT / (name.replace(".", "/") + ".py")).is_file()] == [], page
+
+
+def test_options_that_a_page_gives_an_example_are_its_own():
+    text = "\n".join(page.read_text(encoding="utf-8").replace("\\\n", " ") for page in PAGES)
     for script, words in re.findall(r"python (examples/[\w./]+\.py)([^`\n|#]*)", text):
         code = (ROOT / script).read_text(encoding="utf-8")
         if "ArgumentParser(" not in code:

@@ -92,6 +92,7 @@ def in_a_process(run, folder, store):
     return json.loads(found.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_what_one_process_and_framework_has_kept_no_other_compresses(tiny_clara_folder, tmp_path):
     kept = tmp_path / "kept"
@@ -102,6 +103,7 @@ def test_what_one_process_and_framework_has_kept_no_other_compresses(tiny_clara_
     assert in_a_process(LLAMA_INDEX, tiny_clara_folder, tmp_path / "other") == [len(TEXTS), answer]
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_vector_database_in_front_of_a_shared_store_compresses_nothing(tiny_clara_folder, tmp_path):
     pytest.importorskip("lance", reason="extra lance")

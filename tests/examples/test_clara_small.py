@@ -32,6 +32,7 @@ def stated(name: str) -> float:
     return float(line.split("|")[2])
 
 
+@pytest.mark.slow
 @needs_base
 def test_the_card_holds_on_a_sample():
     model = ClaraModel.from_pretrained("clara-small", dtype=torch.float32, device="cpu")
@@ -41,6 +42,7 @@ def test_the_card_holds_on_a_sample():
     assert found["f1"] >= stated("compressed_f1") - MARGIN
 
 
+@pytest.mark.slow
 @needs_base
 def test_it_reads_a_real_passage_that_it_has_not_seen():
     examples = DemoSet.read(set_of("clara-small"))

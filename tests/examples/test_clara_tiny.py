@@ -27,6 +27,7 @@ def figures() -> dict[str, float]:
     return measure.figures(model, measure.held_out(SAMPLE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", measure.BARS)
 def test_the_card_meets_its_bars_and_holds_on_a_sample(figures, name):
     card = (BUNDLED / "clara-tiny" / "README.md").read_text(encoding="utf-8")

@@ -46,6 +46,7 @@ def test_candidates_of_a_data_set_become_documents_each_once(tmp_path: Path, mon
     assert questions == [{"question": f"Who is {n}?", "answer": ["A", "B"]} for n in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     bundled_models.default_model() != bundled_models.SMALL, reason="clara-small's base model is not installed"
 )

@@ -197,6 +197,7 @@ def port() -> int:
         return free.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_hayhooks_serves_it_and_curl_asks_it(tiny, tmp_path, port):
     """The commands of the page, on a port that is free; with clara-tiny where clara-small cannot run."""
     pytest.importorskip("hayhooks")

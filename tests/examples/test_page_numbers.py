@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples" / "evaluation"))
 import page_numbers  # noqa: E402
 
+pytestmark = pytest.mark.pages
 LISTED = list(page_numbers.places())
 CARDS = [path.parent for path in sorted(BUNDLED.glob("*/figures.json"))]
 WHOLE = [

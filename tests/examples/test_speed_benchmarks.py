@@ -52,6 +52,7 @@ def test_a_checkpoint_needs_rows(run, capsys: pytest.CaptureFixture[str]):
     assert "--model and --rows go together" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_longer_documents_and_more_of_them(run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(ROOT / "examples" / "benchmarks"))
     sweep = importlib.import_module("rag_sweep")

@@ -178,6 +178,7 @@ def test_two_held_out_seeds_share_almost_no_entity():
     assert len(first & second) <= 15
 
 
+@pytest.mark.slow
 def test_documents_have_the_stated_length(tokenizer):
     world = World(8, held_out=True)
     texts = [world.document(entity) for entity in world.entities(500)]
@@ -200,6 +201,7 @@ def test_any_text_comes_back(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_the_same_every_time(tokenizer):
     assert tiny_tokenizer.build_tokenizer(documents=500).get_vocab() == tokenizer.get_vocab()
 

@@ -30,6 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     return inner
 
 
+@pytest.mark.slow
 def test_every_stage(run):
     table = run("training", *FEW)
     assert list(table) == ["pretrain", "instruct", "end_to_end"]

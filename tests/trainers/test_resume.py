@@ -65,6 +65,7 @@ def left_alone(base_folder: Path, stage1_file: Path, tmp_path_factory: pytest.Te
     return run(settings(base_folder, stage1_file, tmp_path_factory.mktemp("alone")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "step", "newest"), [("step", 5, 4), ("save", 4, 2)])
 def test_a_killed_run_resumes_bit_identically(
     what: str, step: int, newest: int, left_alone: Path, base_folder: Path, stage1_file: Path, tmp_path: Path

