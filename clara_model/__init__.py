@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clara_model.checkpoint.config import ClaraConfig
     from clara_model.checkpoint.prompts import Prompt, PromptSet
-    from clara_model.errors import ClaraError
+    from clara_model.errors import ClaraError, EngineError
     from clara_model.inference.clara import Clara
     from clara_model.inference.published import ClaraModel
     from clara_model.latents import Latents
@@ -21,13 +21,14 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # Where it is installed PEFT imports it, and it warns of a kernel that is not used here (`checkpoint.devices`).
 
 __version__ = "0.1.0"
-__all__ = ["Clara", "ClaraConfig", "ClaraError", "ClaraModel", "Latents", "Prompt", "PromptSet"]
+__all__ = ["Clara", "ClaraConfig", "ClaraError", "ClaraModel", "EngineError", "Latents", "Prompt", "PromptSet"]
 
 _HOMES = {
     "Clara": "inference.clara",
     "ClaraConfig": "checkpoint.config",
     "ClaraError": "errors",
     "ClaraModel": "inference.published",
+    "EngineError": "errors",
     "Latents": "latents",
     "Prompt": "checkpoint.prompts",
     "PromptSet": "checkpoint.prompts",

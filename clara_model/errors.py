@@ -15,6 +15,10 @@ class ClaraError(ValueError):
     """What was wrong, the value that was given, and how to put it right, in one sentence."""
 
 
+class EngineError(ClaraError):
+    """The engine that writes (``engine_url``) cannot be reached, serves another generator, or has failed."""
+
+
 def shown(value: object) -> str:
     """A value as it is written, no longer than a sentence can bear; a tuple looks as the list that it was in JSON."""
     try:

@@ -25,17 +25,24 @@ LARGE = 256 * 1024 * 1024
 _THREADS = 8
 
 
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, float types, shapes and numbers; 1.5 GB a second on each of up to 8 threads."""
+def hash_tensors(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """SHA-256 of names, float types, shapes and numbers; 1.5 GB a second on each of up to 8 threads.
+
+    With a ``dtype``, of the numbers rounded to it, so that copies in longer types have the same hash.
+    """
+
+    def digest(name: str) -> bytes:
+        return _digest(tensors[name] if dtype is None else tensors[name].detach().to(dtype))
+
     names = sorted(tensors)
     if nbytes(tensors) < LARGE:
-        parts = [_digest(tensors[name]) for name in names]
+        parts = [digest(name) for name in names]
     else:
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            parts = list(pool.map(lambda name: _digest(tensors[name]), names))
+            parts = list(pool.map(digest, names))
     whole = hashlib.sha256()
     for name, part in zip(names, parts, strict=True):
-        whole.update(f"{name}\0{tensors[name].dtype}\0{tuple(tensors[name].shape)}\0".encode() + part)
+        whole.update(f"{name}\0{dtype or tensors[name].dtype}\0{tuple(tensors[name].shape)}\0".encode() + part)
     return whole.hexdigest()
 
 

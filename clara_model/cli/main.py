@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from clara_model.checkpoint import bundled_models
-from clara_model.cli import corpus, demo, stores
+from clara_model.cli import corpus, demo, serving, stores
 from clara_model.console import tables
 from clara_model.console.command import at_least_one, load, output, print_json, progress, streamed, working
 from clara_model.documents import passages
@@ -146,6 +146,13 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", nargs="?", metavar="NAME", help=_MODEL_HELP)
     info.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     info.set_defaults(run=_info)
+
+    export = commands.add_parser("export", parents=[model, quiet], help="the generator as an ordinary model, for vLLM")
+    export.add_argument("model", metavar="NAME", help="checkpoint: a folder, a bundled or a hub name")
+    export.add_argument("folder", type=Path, metavar="FOLDER", help="where it goes: new or empty")
+    export.add_argument("--push", metavar="REPOSITORY", help="send it to this hub repository too")
+    export.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    export.set_defaults(run=serving.export)
     _add_store_commands(commands, model, quiet)
     return parser
 

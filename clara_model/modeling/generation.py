@@ -30,10 +30,11 @@ def read_generated(
     tokenizer: PreTrainedTokenizerFast,
     new_ids: Tensor,
     prompt_tokens: list[int],
-    end_ids: set[int],
+    ends: int | Sequence[int] | None,
     stop: Sequence[str],
 ) -> Generated:
     """Texts, counts and finish reasons of new ids ``[B, T]``; a text is cut at its first stop string."""
+    end_ids = {ends} if isinstance(ends, int) else set(ends or ())
     texts, counts, reasons = [], [], []
     for row in new_ids.tolist():
         end = next((i + 1 for i, token in enumerate(row) if token in end_ids), len(row))

@@ -484,7 +484,7 @@ class RoleModel(nn.Module):
         check_count(max_new_tokens, "max_new_tokens")
         stop = check_stop(stop)
         tokenizer = self.tokens.tokenizer
-        positions = self._check_positions(prompts)
+        positions = self.check_positions(prompts)
         ids, mask = self.tokens.pad(prompts)
         options: dict[str, Any] = {
             "do_sample": False,
@@ -492,7 +492,6 @@ class RoleModel(nn.Module):
             "eos_token_id": self.base.generation_config.eos_token_id,
             **sampling,
         }
-        ends = options["eos_token_id"]
         if stop:
             options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
         generate, output = cast(Callable[..., Tensor], self.base.generate), self.base.get_output_embeddings()
@@ -504,8 +503,7 @@ class RoleModel(nn.Module):
                 streamer=streamer,
                 **options,
             )
-        end_ids = {ends} if isinstance(ends, int) else set(ends or ())
-        made = read_generated(tokenizer, new_ids, [len(p) for p in prompts], end_ids, stop)
+        made = read_generated(tokenizer, new_ids, [len(p) for p in prompts], options["eos_token_id"], stop)
         longest = max(map(sum, zip(made.prompt_tokens, made.completion_tokens, strict=True)))
         if longest > positions:
             logger.warning(
@@ -516,7 +514,7 @@ class RoleModel(nn.Module):
     def _merged(self, role: str) -> AbstractContextManager[None]:
         return self.merged.in_use() if role == "generator" else nullcontext()
 
-    def _check_positions(self, prompts: Sequence[Sequence[int]]) -> int:
+    def check_positions(self, prompts: Sequence[Sequence[int]]) -> int:
         """How many positions the base model was made for; a prompt beyond them is refused."""
         positions = int(getattr(self.base.config, "max_position_embeddings", None) or 2**62)
         longest = max(map(len, prompts))

@@ -124,7 +124,7 @@ def test_one_that_fails_takes_nobody_with_it(shared: ClaraModel, written: list[i
     calls = [asked(clara, question, 1) for question in QUESTIONS]
     expected = [call().text for call in calls]
     too_long = asked(clara, "Too long?", 2)
-    real = ClaraModel._check_positions
+    real = ClaraModel.check_positions
 
     def checked(self, prompts):
         if any(len(prompt) > longest for prompt in prompts):
@@ -133,7 +133,7 @@ def test_one_that_fails_takes_nobody_with_it(shared: ClaraModel, written: list[i
 
     longest = max(call().usage.prompt_tokens for call in calls)
     assert too_long().usage.prompt_tokens > longest
-    monkeypatch.setattr(ClaraModel, "_check_positions", checked)
+    monkeypatch.setattr(ClaraModel, "check_positions", checked)
     *found, failed = together(clara, [*calls, too_long])
     assert [answer.text for answer in found] == expected
     assert isinstance(failed, ClaraError) and str(failed) == "a prompt is too long"
