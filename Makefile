@@ -75,7 +75,7 @@ engine: $(VENV)/.installed-dev .venv-engine/.vllm
 
 # What compares pages with figures and runs; then the blocks of the pages of both frameworks in order, as their reader runs
 # them: each page in an environment with nothing but its extra and clara-small's base, in an empty folder.
-pages: $(VENV)/.installed-dev
+pages: $(VENV)/.installed-dev $(VENV)/.installed-docs
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= \
 	  $(BIN)/python -m pytest -n auto --dist worksteal -m pages $(PYTEST_ARGS)
 	$(MAKE) page-llama_index page-haystack
@@ -89,7 +89,7 @@ page-%:
 	cd runs/pages && ../../.venv-$*/bin/python -P page_$*.py
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo runs/docs/index.html
 
 format: $(VENV)/.installed-dev

@@ -6,7 +6,13 @@ repository, which the site does not hold: their paths are shown instead.
 
 import re
 
-_LINK = re.compile(r"\[([^]]+)]\((?!https?:|#)([^)]+)\)")
+_LINK = re.compile(r"(?<!!)\[([^]]+)]\((?!https?:|#)([^)]+)\)")
+_PICTURE = re.compile(r"(!\[[^]]*]\()(?:\.\./)?docs/")
+_SIDE_BY_SIDE = re.compile(
+    r"<table>\n<tr><th>(.*?)</th><th>(.*?)</th></tr>\n<tr><td valign=\"top\">\n(.*?)\n</td><td valign=\"top\">\n(.*?)\n"
+    r"</td></tr>\n</table>",
+    re.DOTALL,
+)
 _AT_TOP = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 
@@ -20,9 +26,18 @@ def _rewritten(match: re.Match[str]) -> str:
     return f"`{target}`" if text.strip("`") == target else f"{text} (`{target}`)"
 
 
+def _grid(match: re.Match[str]) -> str:
+    """Two cells with code, which Markdown does not read inside a table, as two columns."""
+    titles, blocks = match.groups()[:2], match.groups()[2:]
+    columns = [
+        f'<div markdown="block">\n\n**{title}**\n\n{block.strip()}\n\n</div>'
+        for title, block in zip(titles, blocks, strict=True)
+    ]
+    return '<div class="grid" markdown="block">\n\n' + "\n\n".join(columns) + "\n\n</div>"
+
+
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Rewrite the links of a page."""
+    """Rewrite the links of a page, and show two blocks side by side as the theme does."""
     markdown = re.sub(r'--8<-- "(.*)"', lambda found: open(found[1], encoding="utf-8").read(), markdown)
-    return _LINK.sub(
-        _rewritten, markdown.replace("<table>", '<table markdown="1">').replace("<td ", '<td markdown="1" ')
-    )
+    markdown = _PICTURE.sub(r"\1", markdown).replace("```python before", "```python")
+    return _LINK.sub(_rewritten, _SIDE_BY_SIDE.sub(_grid, markdown))
