@@ -124,7 +124,7 @@ def compared(before: Outcome, after: Outcome, rows: Sequence[Row]) -> str:
         sum(new[0] == old[0] for new, old in pairs),
         sum(set(new) == set(old) for new, old in pairs),
         sum(map(is_right, after.answers, accepted)),
-        sum(score_answer(text, right).f1 for text, right in zip(after.answers, accepted, strict=True)),
+        sum(score_answer(text, right)["f1"] for text, right in zip(after.answers, accepted, strict=True)),
         sum(new == old for new, old in zip(after.answers, before.answers, strict=True)),
     )
     return " | ".join([f"{change:.5f}", *(f"{share / len(rows):.3f}" for share in shares)])

@@ -6,7 +6,7 @@
 ``docs/numbers.json`` names the files (``sources``, each with the command that writes it) and the sentences
 (``places``): a sentence has fields, ``{recall@5:.3f}``, ``{systems>clara>metrics>f1>value:.2f}`` or, as a share of
 100, ``{ranked_em:%}`` and ``{ranked_em:not%}`` (the rest). Line breaks do not matter. Leaves out the tables between
-marks, which ``clara-eval report --page`` writes.
+marks, which ``examples/evaluation/page.py`` writes.
 """
 
 from __future__ import annotations

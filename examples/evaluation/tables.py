@@ -15,6 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import page
+
 from trainers.evaluation import cli
 
 EXAMPLES = Path(__file__).resolve().parents[1]
@@ -60,7 +64,7 @@ def own_documents(model: str, out: Path) -> None:
     made("evaluation/own_documents.py", str(folder), "--model", model)
     words = ["--dataset", str(folder / "questions.jsonl"), "--docs", str(folder / "documents"), "--batch_size", "1"]
     measure(model, *words, "--out", str(folder / "eval"))
-    cli.main(["report", str(folder / "eval"), "--page", str(DOCS / "evaluation.md")])
+    page.put(folder / "eval", DOCS / "evaluation.md")
 
 
 def data_sets(model: str, out: Path, data: str | None, reader: str | None, count: int | None) -> None:
@@ -80,7 +84,7 @@ def data_sets(model: str, out: Path, data: str | None, reader: str | None, count
             systems = ",".join([ALL, *minilm()])
             measure(model, "--dataset", name, *limit, "--systems", systems, "--batch_size", "5", *rest)
     if not count:
-        cli.main(["report", str(out / "sets"), "--page", str(DOCS / "results.md")])
+        page.put(out / "sets", DOCS / "results.md")
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ def measure(clara: Clara, asked: list[Question], k: int) -> dict[str, tuple[list
         rankings = [pipeline.rank(query[None], [row], score)[0] for query, row in zip(queries, offered, strict=True)]
         picked = [row.pick(pick(ranking, row)) for ranking, row in zip(rankings, offered, strict=True)]
         written = pipeline.answer(model, [question.text for question in asked], picked, how, Limits(items=50))
-        right = [score_answer(o.text.strip(), [q.answer]).em for o, q in zip(written, asked, strict=True)]
+        right = [score_answer(o.text.strip(), [q.answer])["em"] for o, q in zip(written, asked, strict=True)]
         documents = [pipeline.by_document(ranking, row) for ranking, row in zip(rankings, offered, strict=True)]
         first = sum(ranking[0].index == q.gold for ranking, q in zip(documents, asked, strict=True))
         found[name] = (right, first / len(asked))

@@ -70,8 +70,8 @@ SETTINGS = {
 def by_place(model: ClaraModel, rows: list[Row], read: int = READ) -> list[float]:
     """Exact match with the right document at each of ``read`` places."""
     asked = [unranked(row, number % read, read) for number, row in enumerate(rows)]
-    found = evaluate(model, asked, EvaluationConfig(top_k=read, max_new_tokens=16, read="first")).predictions
-    places = [[one.scores.em for one in found[place::read]] for place in range(read)]
+    found = evaluate(model, asked, EvaluationConfig(top_k=read, max_new_tokens=16, read="first")).records
+    places = [[one.scores["em"] for one in found[place::read]] for place in range(read)]
     return [sum(place) / len(place) for place in places]
 
 

@@ -126,7 +126,7 @@ def figures(
     rankings = [latent_ranking(model, row) for row in nq]
     read = nq[: -(-len(nq) // 3)]
     ranked = read_latents(model, read, "ranked")
-    five = ["\n\n".join(row.documents[i] for i in p.documents) for row, p in zip(read, ranked.predictions, strict=True)]
+    five = ["\n\n".join(row.documents[i] for i in p.read) for row, p in zip(read, ranked.records, strict=True)]
     nq_text = read_text(reader, read, five)
     warm, slow = seconds(model, reader, nq)
     return {

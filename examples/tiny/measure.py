@@ -27,8 +27,9 @@ from world import World
 from clara_model import ClaraModel
 from trainers.data.negatives import BM25Search
 from trainers.data.row import Row
-from trainers.evaluation.in_training import EvaluationConfig, Prediction, Report, evaluate
+from trainers.evaluation.in_training import EvaluationConfig, Report, evaluate
 from trainers.evaluation.metrics import recall_at, score_answer
+from trainers.evaluation.records import Record
 
 SEED = 20_001
 BATCH = 50
@@ -71,7 +72,7 @@ def text_em(model: ClaraModel, rows: list[Row]) -> float:
         batch = rows[start : start + BATCH]
         ids = [model.tokens.text_prompt_ids(prompt, r.documents[r.positives[0]], r.questions[0]) for r in batch]
         texts = model.generate_plain(ids, max_new_tokens=16).texts
-        right += sum(score_answer(text.strip(), row.references).em for text, row in zip(texts, batch, strict=True))
+        right += sum(score_answer(text.strip(), row.references)["em"] for text, row in zip(texts, batch, strict=True))
     return right / len(rows)
 
 
@@ -108,20 +109,20 @@ def figures(model: ClaraModel, rows: list[Row]) -> dict[str, float]:
     def run(rows: list[Row], **options: object) -> Report:
         return evaluate(model, rows, EvaluationConfig(top_k=READ, max_new_tokens=16, **options))
 
-    def of(name: str, report: Report, value: Callable[[Prediction], float]) -> dict[str, float]:
-        return with_interval(name, [value(one) for one in report.predictions])
+    def of(name: str, report: Report, value: Callable[[Record], float]) -> dict[str, float]:
+        return with_interval(name, [value(one) for one in report.records])
 
-    def em(one: Prediction) -> float:
-        return one.scores.em
+    def em(one: Record) -> float:
+        return one.scores["em"]
 
-    def recall(k: int) -> Callable[[Prediction], float]:
+    def recall(k: int) -> Callable[[Record], float]:
         return lambda one: recall_at(one.ranking, one.positives, k)
 
     gold, ranked = run(rows, read="gold", ranked_by="compressor"), run(rows, read="ranked")
     apart = run([unranked(row, i % READ) for i, row in enumerate(rows)], read="first")
     texts = {text for row in rows for text in row.documents}
     tokens = sum(model.tokens.count(text) for text in texts) / len(texts)
-    places = [[em(one) for one in apart.predictions[place::READ]] for place in range(READ)]
+    places = [[em(one) for one in apart.records[place::READ]] for place in range(READ)]
     return {
         "questions": float(len(rows)),
         "pools": float(-(-len(rows) // GROUP)),

@@ -9,6 +9,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples" / "evaluation"))
+import latent_map  # noqa: E402
 import own_documents  # noqa: E402
 import rates  # noqa: E402
 
@@ -59,3 +60,13 @@ def test_a_checkpoint_whose_slots_are_anchors_is_copied_at_each_rate(tmp_path: P
 def test_other_slots_than_anchors_are_not_copied(tmp_path: Path):
     with pytest.raises(SystemExit, match="other rates have to be trained"):
         rates.copies(BUNDLED / "clara-tiny", [2], tmp_path)
+
+
+def test_latents_are_drawn_beside_their_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    docs = [["Ann kept bees.", "Bo fished."], ["Cy baked bread.", "Di sold tea."]]
+    rows = [{"question": "Who?", "docs": texts, "answer": "Ann"} for texts in docs]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["clara-tiny", "--dataset", str(tmp_path / "rows.jsonl"), "--png", str(tmp_path / "map.png")]
+    monkeypatch.setattr(sys, "argv", ["latent_map.py", *words])
+    latent_map.main()
+    assert (tmp_path / "map.png").read_bytes()[1:4] == b"PNG"

@@ -76,13 +76,13 @@ class VectorSearch:
         """Encode the passages."""
         self._encoder = encoder
         rows = [encoder.documents(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
-        self._vectors_ND = np.concatenate([_unit(row).astype(np.float16) for row in rows])
+        self._vectors_ND = np.concatenate([unit(row).astype(np.float16) for row in rows])
 
     def nearest(self, questions: Sequence[str], k: int) -> list[list[int]]:
         """See `Search`."""
         found: list[list[int]] = []
         for start in range(0, len(questions), _BATCH):
-            queries_BD = _unit(self._encoder.questions(questions[start : start + _BATCH])).astype(np.float32)
+            queries_BD = unit(self._encoder.questions(questions[start : start + _BATCH]))
             found += [_best(scores_N, k) for scores_N in self._scores(queries_BD)]
         return found
 
@@ -215,10 +215,10 @@ def make_search(
     return VectorSearch(texts, SentenceTransformersEncoder(embedding_model))
 
 
-def _unit(vectors_ND: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays."""
-    lengths = np.linalg.norm(vectors_ND.astype(np.float32), axis=1, keepdims=True)
-    return vectors_ND / np.maximum(lengths, 1e-12)
+def unit(vectors_ND: np.ndarray) -> np.ndarray:
+    """Rows of length 1 in float32; a row of zeros stays."""
+    vectors_ND = np.asarray(vectors_ND, dtype=np.float32)
+    return vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
 
 
 def _best(scores_N: np.ndarray, k: int) -> list[int]:

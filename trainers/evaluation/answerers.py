@@ -22,7 +22,7 @@ from trainers.evaluation.rankers import Ranked
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
-    from clara_model.inference.engine import Call
+    from clara_model.latents import Latents
 
 LLMLINGUA = "microsoft/llmlingua-2-bert-base-multilingual-cased-meetingbank"
 
@@ -46,16 +46,16 @@ class Budget:
 
     top_k: int
     """Passages that are read."""
-    how: Generation
+    max_new_tokens: int = 64
+    """Of an answer."""
     prompt_tokens: int | None = None
     """Of a prompt at most, template and question included; by default what the base model reads."""
 
     def room(self, clara: Clara) -> int:
         """Tokens that a prompt may have."""
         reads = clara.context_window
-        room = None if reads is None else reads - self.how.max_new_tokens
-        bounds = [bound for bound in (room, self.prompt_tokens) if bound is not None]
-        return min(bounds) if bounds else 2**62
+        room = None if reads is None else reads - self.max_new_tokens
+        return min((bound for bound in (room, self.prompt_tokens) if bound is not None), default=2**62)
 
 
 class Reader(Protocol):
@@ -69,27 +69,29 @@ class FromLatents:
     """The generator on the passages' latents: what the checkpoint is for."""
 
     def __init__(self, clara: Clara, budget: Budget) -> None:
-        """Both from the evaluation."""
         self.clara, self.budget = clara, budget
 
     def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
         """See `Reader`."""
-        call = self.clara.engine.call()
-        fitting = [self._fitting(question, one) for question, one in zip(questions, ranked, strict=True)]
-        latents = [self._latents(call, *one, meter) for one in zip(questions, ranked, fitting, strict=True)]
+        counts = [self._fitting(question, one) for question, one in zip(questions, ranked, strict=True)]
+        latents = [self._latents(*one, meter) for one in zip(questions, ranked, counts, strict=True)]
+        asked, most = [question.text for question in questions], self.budget.max_new_tokens
         with meter.phase("generate"):
-            written = call.answer([question.text for question in questions], latents, self.budget.how)
-        return [
-            Read(one, k, sum(part.lengths), min(self.budget.top_k, len(whole.order)) - k)
-            for one, k, part, whole in zip(written, fitting, latents, ranked, strict=True)
-        ]
+            answers = self.clara.answers(asked, latents, max(counts), rerank=False, max_new_tokens=most)
+        found = []
+        for one, count, whole in zip(answers, counts, ranked, strict=True):
+            usage = one.usage
+            written = Written(one.text, usage.prompt_tokens, usage.completion_tokens, one.finish_reason)
+            left_out = min(self.budget.top_k, len(whole.order)) - count
+            found.append(Read(written, count, usage.text_tokens, left_out))
+        return found
 
-    def _latents(self, call: Call, question: Question, ranked: Ranked, count: int, meter: Meter) -> Encoded:
+    def _latents(self, question: Question, ranked: Ranked, count: int, meter: Meter) -> Latents:
         """Of the best passages: as the ranker has made them, or made now."""
         if ranked.latents is not None:
-            return ranked.latents.pick(range(count))
+            return ranked.latents[:count]
         with meter.phase("compress"):
-            return call.candidates([_chosen(question, ranked, count)])[0].pick(range(count))
+            return self.clara.compress(_chosen(question, ranked, count))
 
     def _fitting(self, question: Question, ranked: Ranked) -> int:
         """How many passages' slots fit the prompt."""
@@ -135,12 +137,13 @@ class FromText:
         return prompt(count), count
 
     def _write(self, prompts: list[list[int]]) -> list[Written]:
+        how = Generation(max_new_tokens=self.budget.max_new_tokens)
         if self.reader is None:
-            return self.clara.engine.call().write(prompts, None, self.budget.how)
+            return self.clara.engine.call().write(prompts, None, how)
         config = self.reader.model.config
         hidden = self.reader.model.base.config.hidden_size
         nothing = Encoded(torch.empty(0, config.memory_tokens, hidden), ())  # no slots
-        return self.reader.engine.call().write(prompts, [nothing] * len(prompts), self.budget.how)
+        return self.reader.engine.call().write(prompts, [nothing] * len(prompts), how)
 
 
 class FromShortenedText(FromText):

@@ -115,9 +115,6 @@ def report_parser() -> argparse.ArgumentParser:
     """Of a report."""
     made = argparse.ArgumentParser(prog="clara-eval report", description="A page with pictures of what was measured.")
     made.add_argument("folder", type=Path, help="an --out of clara-eval")
-    made.add_argument("--page", type=Path, metavar="FILE",
-                      help="also write the figures into a folder beside this Markdown page, and the tables into the "
-                           "page between its marks")  # fmt: skip
     return made
 
 
@@ -205,13 +202,9 @@ def _load(name: str, args: argparse.Namespace, processes: Processes, store: str 
 
 
 def _report(args: argparse.Namespace) -> int:
-    from trainers.evaluation import page, report
+    from trainers.evaluation import report
 
-    written = report.write(args.folder)
-    if args.page is not None:
-        found = {place.name: dict(one) for place, one in report.summaries_in(args.folder).items()}
-        sys.stdout.write(f"{args.page}: {', '.join(page.write(args.page, found))}\n")
-    for file in written:
+    for file in report.write(args.folder):
         sys.stdout.write(f"{file}\n")
     return 0
 

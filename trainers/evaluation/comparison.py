@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from clara_model.errors import ClaraError
 from clara_model.store.cache import durable
-from clara_model.validation import Generation
-from trainers.evaluation import latent_map, paraphrase
+from trainers.evaluation import paraphrase
 from trainers.evaluation.answerers import Budget
 from trainers.evaluation.measuring import environment
 from trainers.evaluation.questions import (
@@ -122,11 +121,7 @@ class Comparison:
         settings, stage = self.settings, self.stage
         questions, compressed = self._questions()
         names = settings.systems or (paraphrase.SYSTEMS if stage == "paraphrase" else self._default(questions))
-        budget = Budget(
-            settings.top_k or self.clara.top_k,
-            Generation.check(settings.max_new_tokens, (), {}),
-            settings.prompt_tokens,
-        )
+        budget = Budget(settings.top_k or self.clara.top_k, settings.max_new_tokens, settings.prompt_tokens)
         compressed = self._open(questions, compressed)
         device = self.clara.model.device
         runner = Runner(questions, self.folder, device, settings.batch_size, self.processes, self.progress)
@@ -247,8 +242,6 @@ class Comparison:
         run = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
         found = summarize(records, once=once, known_only=self.settings.known_only)
         whole = {**run, **found}
-        if not (self.folder / latent_map.FILE).exists():
-            latent_map.sample(self.clara, _some_passages(questions), self.folder / latent_map.FILE)
         (self.folder / SUMMARY).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return whole
 
@@ -276,12 +269,6 @@ def _content(questions: Sequence[Question]) -> str:
         for text in (one.text, *one.references, *(() if one.pool.shared else one.pool.passages)):
             whole.update(text.encode("utf-8", "surrogatepass") + b"\0")
     return whole.hexdigest()[:16]
-
-
-def _some_passages(questions: Sequence[Question]) -> list[str]:
-    """Passages of the first questions, enough for a sample."""
-    pools = {id(question.pool): question.pool for question in questions[: latent_map.SAMPLE]}
-    return [text for pool in pools.values() for text in pool.passages[: latent_map.SAMPLE]]
 
 
 def folder_of(out: str | Path, clara_name: str, settings: Settings, stage: str) -> Path:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,15 +22,8 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _BOOLEANS = {"True": "yes", "False": "no"}
 _WHOLE = ("yes", "no", "noanswer")
 RECALL_AT = (1, 3, 5)
-
-
-@dataclass(frozen=True)
-class AnswerScores:
-    """Scores of one answer, each in [0, 1]."""
-
-    em: float
-    f1: float
-    cover_em: float
+SCORES = ("em", "f1", "cover_em")
+"""Of an answer."""
 
 
 def normalize(text: str) -> str:
@@ -69,15 +61,15 @@ def f1(prediction: str, truth: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def score_answer(prediction: str, truths: Sequence[str]) -> AnswerScores:
-    """The best of each score over the accepted answers."""
+def score_answer(prediction: str, truths: Sequence[str]) -> dict[str, float]:
+    """`SCORES` of an answer, each in [0, 1]: the best over the accepted answers."""
     if not truths:
         raise ValueError("an answer needs at least one accepted answer to be scored against, got none")
-    return AnswerScores(
-        em=float(max(exact_match(prediction, truth) for truth in truths)),
-        f1=max(f1(prediction, truth) for truth in truths),
-        cover_em=float(max(cover_exact_match(prediction, truth) for truth in truths)),
-    )
+    return {
+        "em": float(max(exact_match(prediction, truth) for truth in truths)),
+        "f1": max(f1(prediction, truth) for truth in truths),
+        "cover_em": float(max(cover_exact_match(prediction, truth) for truth in truths)),
+    }
 
 
 def recall_at(ranking: Sequence[int], positives: Sequence[int], k: int) -> float:
@@ -91,10 +83,9 @@ def precision_at(ranking: Sequence[int], positives: Sequence[int], k: int) -> fl
     return len(set(positives) & set(ranking[:k])) / k
 
 
-def mean_scores(scores: Sequence[AnswerScores]) -> dict[str, float]:
-    """Means by name: ``em``, ``f1``, ``cover_em``."""
-    count = max(1, len(scores))
-    return {name: sum(getattr(score, name) for score in scores) / count for name in ("em", "f1", "cover_em")}
+def mean_scores(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means of `SCORES` by name."""
+    return {name: sum(one[name] for one in scores) / max(1, len(scores)) for name in SCORES}
 
 
 def ranking_means(rankings: Sequence[Sequence[int]], positives: Sequence[Sequence[int]]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from clara_model.errors import ClaraError
 from clara_model.inference.pipeline import Written
+from clara_model.validation import Generation
 from trainers.evaluation.answerers import Budget
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Question
@@ -117,13 +118,17 @@ def _from_latents(clara: Clara, budget: Budget, texts: Sequence[str], meter: Met
         found = call.candidates([list(texts)])[0]
     ids = model.tokens.prompt_ids(model.config.prompts.paraphrase, 1)
     with meter.phase("generate"):
-        return call.write([ids] * len(texts), [found.pick([place]) for place in range(len(texts))], budget.how)
+        return call.write([ids] * len(texts), [found.pick([place]) for place in range(len(texts))], _how(budget))
 
 
 def _from_text(clara: Clara, budget: Budget, texts: Sequence[str], meter: Meter) -> list[Written]:
     tokens, prompt = clara.model.tokens, clara.model.config.prompts.paraphrase
     with meter.phase("generate"):
-        return clara.engine.call().write([tokens.text_prompt_ids(prompt, text) for text in texts], None, budget.how)
+        return clara.engine.call().write([tokens.text_prompt_ids(prompt, text) for text in texts], None, _how(budget))
+
+
+def _how(budget: Budget) -> Generation:
+    return Generation(max_new_tokens=budget.max_new_tokens)
 
 
 def names_of(spacy_model: str | None = None) -> Names | None:

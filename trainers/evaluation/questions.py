@@ -114,7 +114,7 @@ def read_candidates(files: Sequence[Path], setting: Setting, split: Split, limit
     """
     rows = read_rows(list(files), prefer_gold=True)
     rows = rows[:limit] if limit else rows
-    return [_question(number, row, setting, split) for number, row in enumerate(rows)]
+    return [question_of(number, row, split, setting) for number, row in enumerate(rows)]
 
 
 def read_own(files: Sequence[Path], pool: Pool, limit: int = 0) -> list[Question]:
@@ -173,7 +173,8 @@ def first_answers(questions: Sequence[Question]) -> list[Question]:
     return [replace(question, references=question.references[:1]) for question in questions]
 
 
-def _question(number: int, row: Row, setting: Setting, split: Split) -> Question:
+def question_of(number: int, row: Row, split: Split, setting: Setting = "normal") -> Question:
+    """A row as a question; arguments and errors as for `read_candidates`."""
     if row.kind == "paraphrase":
         text, references = "", row.answers
     else:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from clara_model.errors import ClaraError
-from clara_model.inference.pipeline import Encoded
+from clara_model.latents import Latents
+from clara_model.modeling.ranking import scores_in_parts
 from clara_model.search.bm25 import BM25
+from trainers.data.negatives import SentenceTransformersEncoder, unit
 from trainers.evaluation.measuring import Meter
-from trainers.evaluation.questions import Question
+from trainers.evaluation.questions import Pool, Question
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
@@ -34,7 +37,7 @@ class Ranked:
     """Passages of a question's pool, best first, and their latents where the ranker has made them."""
 
     order: list[int]
-    latents: Encoded | None = None
+    latents: Latents | None = None
     """In the same order; at least as many as are read."""
 
 
@@ -76,29 +79,38 @@ class AsRetrieved:
 
 
 class ByLatents:
-    """The checkpoint's own ranking: the cosine of the question's latents with each passage's."""
+    """The checkpoint's own ranking: its score of the question's latents and each passage's."""
 
     name = "latents"
 
-    def __init__(self, clara: Clara) -> None:
-        """``clara`` has a query reasoner."""
-        self.clara = clara
+    def __init__(self, clara: Clara, encoder: str = "query_reasoner") -> None:
+        """``encoder``: the role that reads questions; before stage 3 there is the ``compressor`` alone."""
+        self.clara, self.encoder = clara, encoder
         self._places: dict[int, dict[str, int]] = {}
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
         """See `Ranker`."""
         if questions[0].pool.shared:
             return [self._searched(question, meter) for question in questions]
-        call = self.clara.engine.call()
+        asked = [question.text for question in questions]
+        place = {text: i for i, text in enumerate(dict.fromkeys(t for one in questions for t in one.pool.passages))}
         with meter.phase("compress"):
-            rows = call.candidates([list(question.pool.passages) for question in questions])
+            latents = self.clara.compress(list(place))
+        assert latents.windows is None  # a passage is one window
+        with meter.phase("query"):
+            ours = self.encoder == "compressor"
+            queries = self.clara.compress(asked) if ours else self.clara.encode_queries(asked)
         with meter.phase("rank"):
-            rankings = call.rank([question.text for question in questions], rows)
-        spent = call.timings().query
-        meter.add("query", spent)
-        meter.add("rank", -spent)
-        orders = [[one.index for one in ranking] for ranking in rankings]
-        return [Ranked(order, row.pick(order)) for order, row in zip(orders, rows, strict=True)]
+            rows = [[place[text] for text in question.pool.passages] for question in questions]
+            return [self._ranked(vector, latents, row) for vector, row in zip(queries.vectors, rows, strict=True)]
+
+    def _ranked(self, query_MD: Tensor, latents: Latents, row: Sequence[int]) -> Ranked:
+        """The passages of a row of blocks; equal texts are scored once, and stand in the order given."""
+        used = {block: number for number, block in enumerate(dict.fromkeys(row))}
+        ranking = self.clara.model.config.ranking
+        (scores,) = scores_in_parts(query_MD[None], latents.vectors[list(used)], ranking=ranking).tolist()
+        order = sorted(range(len(row)), key=lambda passage: -scores[used[row[passage]]])
+        return Ranked(order, latents[[row[passage] for passage in order]])
 
     def _searched(self, question: Question, meter: Meter) -> Ranked:
         """The best passages of the store."""
@@ -110,9 +122,7 @@ class ByLatents:
             found = self.clara.search(question.text, DEPTH)
         meter.add("query", found.timings.query)
         meter.add("rank", -found.timings.query)
-        assert found.latents is not None
-        order = [place[one.text or ""] for one in found]
-        return Ranked(order, Encoded(found.latents.vectors, found.latents.lengths))
+        return Ranked([place[one.text or ""] for one in found], found.latents)
 
 
 class ByBM25:
@@ -121,12 +131,7 @@ class ByBM25:
     name = "bm25"
 
     def __init__(self, passages: Sequence[str], questions: int) -> None:
-        """Index the passages.
-
-        Args:
-            passages: all that are offered for any question; equal ones count once.
-            questions: among which the time of indexing is divided.
-        """
+        """Index all ``passages`` that are offered, equal ones once; the time is divided among the ``questions``."""
         start = time.perf_counter()
         self._places = {text: number for number, text in enumerate(dict.fromkeys(passages))}
         self._index = BM25(list(self._places))
@@ -140,9 +145,8 @@ class ByBM25:
 
     def best(self, question: Question, depth: int = DEPTH) -> list[int]:
         """The passages of one question, best first; of a corpus so many."""
-        places = np.array([self._places[text] for text in question.pool.passages])
-        order = np.argsort(-self._index.scores(question.text)[places], kind="stable").tolist()
-        return order[:depth] if question.pool.shared else order
+        scores_N = self._index.scores(question.text)
+        return _best(scores_N[[self._places[text] for text in question.pool.passages]], question.pool, depth)
 
 
 class ByVectors:
@@ -154,8 +158,6 @@ class ByVectors:
         Raises:
             ClaraError: the package is not installed, or the model cannot be loaded.
         """
-        from trainers.data.negatives import SentenceTransformersEncoder
-
         self.name = f"bi:{model}"
         self._encoder = SentenceTransformersEncoder(model)
         self._vectors: dict[str, np.ndarray] = {}
@@ -166,18 +168,16 @@ class ByVectors:
         new = {text: None for text in new if text not in self._vectors}
         if new:
             with meter.phase("compress"):
-                self._vectors |= zip(new, _unit(self._encoder.documents(list(new))), strict=True)
+                self._vectors |= zip(new, unit(self._encoder.documents(list(new))), strict=True)
         with meter.phase("query"):
-            queries_BD = _unit(self._encoder.questions([question.text for question in questions]))
+            queries_BD = unit(self._encoder.questions([question.text for question in questions]))
         with meter.phase("rank"):
             return [
                 Ranked(self._order(question, vector)) for question, vector in zip(questions, queries_BD, strict=True)
             ]
 
     def _order(self, question: Question, query_D: np.ndarray) -> list[int]:
-        scores_N = np.stack([self._vectors[text] for text in question.pool.passages]) @ query_D
-        order = np.argsort(-scores_N, kind="stable").tolist()
-        return order[:DEPTH] if question.pool.shared else order
+        return _best(np.stack([self._vectors[text] for text in question.pool.passages]) @ query_D, question.pool)
 
 
 class ByCrossEncoder:
@@ -214,7 +214,6 @@ class ByCrossEncoder:
         return self._first.best(question, RERANKED) if pool.shared else list(range(len(pool.passages)))
 
 
-def _unit(vectors_ND: np.ndarray) -> np.ndarray:
-    """Rows of length 1, in float32."""
-    vectors_ND = np.asarray(vectors_ND, dtype=np.float32)
-    return vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
+def _best(scores_N: np.ndarray, pool: Pool, depth: int = DEPTH) -> list[int]:
+    """Places, best first and equal ones in their order; of a corpus so many."""
+    return np.argsort(-scores_N, kind="stable").tolist()[: depth if pool.shared else None]

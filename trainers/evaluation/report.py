@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clara_model.errors import ClaraError
-from trainers.evaluation import latent_map, pictures, tables
+from trainers.evaluation import pictures, tables
 from trainers.evaluation.comparison import SUMMARY
 from trainers.evaluation.records import Record, Records, read_records
 from trainers.evaluation.summary import OURS, TEXT, pairs_header, pairs_rows
@@ -66,10 +66,6 @@ def write(folder: Path) -> list[Path]:
     drawn = [
         folder / f"{name}.png" for name, draw in PICTURES.items() if draw(list(found.values()), folder / f"{name}.png")
     ]
-    samples = {Path(one["asked"]["model"]).name: place / latent_map.FILE for place, one in found.items()}
-    samples = {name: file for name, file in samples.items() if file.exists()}
-    if latent_map.draw(samples, folder / "latents.png"):
-        drawn.append(folder / "latents.png")
     parts = [_pictures(drawn), *(_evaluation(place, one) for place, one in found.items())]
     page = folder / PAGE
     page.write_text(_page("\n".join(parts)), encoding="utf-8")

@@ -1,8 +1,8 @@
 """Questions through the systems, batch by batch, into records; resumable, on one process or several.
 
-A batch that fails is tried again in halves, so that running out of memory goes on with smaller batches and one bad
-question spoils no other; a question that fails alone is recorded with its reason. Leaves out what is done with the
-records (`evaluation.summary`).
+`Clara` goes on with smaller batches where memory ends. A batch that fails all the same is tried question by question,
+so that one bad question spoils no other; one that fails alone is recorded with its reason. Leaves out what is done with
+the records (`evaluation.summary`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Runner:
         mine = self.questions[self.processes.index :: self.processes.count]
         todo = [question for question in mine if question.number not in done]
         counted = len(mine) - len(todo)
-        for made in self._batches(todo, answering):
+        for made in self._batches(todo, answering, self.batch_size):
             records.append(made)
             counted += len(made)
             self.progress(name, counted, len(mine))
@@ -79,34 +79,25 @@ class Runner:
             raise ClaraError(f"{name}: every question failed; the first with: {whole[0].error}")
         return whole
 
-    def _batches(self, todo: Sequence[Question], answering: Answering) -> Iterator[list[Record]]:
-        """Records of batches that are no larger than what has gone through memory."""
-        pending, limit = list(todo), self.batch_size
-        while pending:
-            batch = pending[:limit]
-            meter = Meter(self.device)
+    def _batches(self, todo: Sequence[Question], answering: Answering, size: int) -> Iterator[list[Record]]:
+        """Records of one batch after the other."""
+        for start in range(0, len(todo), size):
+            batch = todo[start : start + size]
             try:
-                made = answering(batch, meter)
+                made = answering(batch, Meter(self.device))
             except _FAILURES as error:
-                short = is_out_of_memory(error)
-                reason = f"{type(error).__name__}: {error}"
+                short, reason = is_out_of_memory(error), f"{type(error).__name__}: {error}"
             else:
-                pending = pending[len(batch) :]
                 yield made
                 continue
             if short:
                 release_memory()
-            if len(batch) == 1:
-                logger.warning("%s failed: %s", batch[0].source or f"question {batch[0].number}", reason)
-                pending = pending[1:]
-                yield [_base(batch[0], error=reason)]
-            elif short:
-                limit = (len(batch) + 1) // 2
-                logger.warning("out of memory with %d questions at a time; going on with %d", len(batch), limit)
+            if len(batch) > 1:
+                logger.warning("%d questions are tried one by one, since together they failed: %s", len(batch), reason)
+                yield from self._batches(batch, answering, 1)
             else:
-                for question in batch:
-                    yield from self._batches([question], answering)
-                pending = pending[len(batch) :]
+                logger.warning("%s failed: %s", batch[0].source or f"question {batch[0].number}", reason)
+                yield [_base(batch[0], error=reason)]
 
     # -- one batch -----------------------------------------------------------------------------------------------
 
@@ -119,7 +110,7 @@ class Runner:
         made = []
         for question, (order, seconds, peaks), answer in zip(questions, ranked, read, strict=True):
             total = {name: round(seconds.get(name, 0.0) + share.get(name, 0.0), 6) for name in {**seconds, **share}}
-            made.append(_record(question, order, answer, total, {**peaks, **spent.peaks}))
+            made.append(record_of(question, order, answer, total, {**peaks, **spent.peaks}))
         return made
 
     def _rankings(
@@ -164,10 +155,18 @@ def _base(question: Question, **values: object) -> Record:
     return Record(**{**known, **values})  # type: ignore[arg-type]
 
 
-def _record(question: Question, ranked: Ranked, read: Read, seconds: dict[str, float], peaks: dict[str, int]) -> Record:
-    pool, answer = question.pool, read.written.text.strip()
-    chosen = ranked.order[: read.passages]
-    scores = score_answer(answer, question.references)
+def record_of(
+    question: Question,
+    ranked: Ranked,
+    answer: Read,
+    seconds: dict[str, float] | None = None,
+    peaks: dict[str, int] | None = None,
+    *,
+    read: Ranked | None = None,
+) -> Record:
+    """One answered question with its scores; ``read`` is what it was read from, where that was not the ranking."""
+    pool, text = question.pool, answer.written.text.strip()
+    chosen = (read or ranked).order[: answer.passages]
     holding = (
         place
         for place, passage in enumerate(ranked.order, start=1)
@@ -175,18 +174,18 @@ def _record(question: Question, ranked: Ranked, read: Read, seconds: dict[str, f
     )
     return _base(
         question,
-        answer=answer,
-        scores={"em": scores.em, "f1": scores.f1, "cover_em": scores.cover_em},
+        answer=text,
+        scores=score_answer(text, question.references),
         order=ranked.order,
         ranking=pool.ranking(ranked.order),
         read=[pool.documents[passage] for passage in chosen],
         shown=[pool.passages[passage][:SHOWN] for passage in chosen],
-        left_out=read.left_out,
+        left_out=answer.left_out,
         answer_at=next(holding, None),
-        seconds=seconds,
-        peak_bytes=peaks,
-        prompt_tokens=read.written.prompt_tokens,
-        text_tokens=read.text_tokens,
-        completion_tokens=read.written.completion_tokens,
-        finish_reason=read.written.finish_reason,
+        seconds=seconds or {},
+        peak_bytes=peaks or {},
+        prompt_tokens=answer.written.prompt_tokens,
+        text_tokens=answer.text_tokens,
+        completion_tokens=answer.written.completion_tokens,
+        finish_reason=answer.written.finish_reason,
     )

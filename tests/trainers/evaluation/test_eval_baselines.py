@@ -9,7 +9,6 @@ from transformers import BertConfig, BertForSequenceClassification, BertForToken
 
 from clara_model import Clara
 from clara_model.errors import ClaraError
-from clara_model.validation import Generation
 from trainers.evaluation.answerers import Budget, FromShortenedText
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Pool, Question
@@ -94,7 +93,7 @@ def test_llmlingua_shortens_what_is_read(small_bert: Path, tiny_clara_folder: Pa
     )
     monkeypatch.setattr(tiktoken, "encoding_for_model", lambda name: single)
     with Clara.load(tiny_clara_folder, dtype="float32", device="cpu") as clara:
-        budget = Budget(2, Generation.check(4, (), {}))
+        budget = Budget(2, 4)
         reader = FromShortenedText(clara, budget, model=str(small_bert / LINGUA))
         (question, *_) = questions(Pool(PASSAGES, range(4)))
         texts = reader.texts(question, Ranked([0, 1, 2, 3]))

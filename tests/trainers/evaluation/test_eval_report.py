@@ -7,8 +7,7 @@ from pathlib import Path
 import eval_rows
 import pytest
 
-from clara_model.errors import ClaraError
-from trainers.evaluation import page, pictures, report
+from trainers.evaluation import pictures, report
 from trainers.evaluation.cli import main
 
 HOSTILE = "<script>alert(1)</script> $x_1$ | pipe"
@@ -33,11 +32,11 @@ def test_the_page_holds_everything_and_runs_nothing(measured: Path, capsys):
     assert main(["report", str(measured)]) == 0
     written = [Path(line) for line in capsys.readouterr().out.split()]
     assert {path.name for path in written} == {
-        *("report.html", "rates.png", "ranking.png", "answers.png", "places.png", "costs.png", "latents.png"),
+        *("report.html", "rates.png", "ranking.png", "answers.png", "places.png", "costs.png"),
     }
     assert all(path.read_bytes()[1:4] == b"PNG" for path in written[1:])
     text = (measured / "report.html").read_text()
-    assert text.count('src="data:image/png;base64,') == 6
+    assert text.count('src="data:image/png;base64,') == 5
     assert not re.search(r"https?:|<script|<link", text)
     assert text.count("<h2>") == 2 and "&lt;script&gt;alert(1)" in text
     assert "<details>" in text and "(gold)" in text and "read, best first" in text
@@ -51,18 +50,7 @@ def test_worst_are_the_questions_on_which_latents_lost_most():
     assert [one.number for _, one, _ in report.worst({"clara": ours})] == [1, 2, 0]
 
 
-def test_tables_go_into_a_page_between_its_marks(measured: Path, tmp_path: Path, capsys):
-    (name, other) = sorted(report.summaries_in(measured))
-    results = tmp_path / "results.md"
-    results.write_text(f"# R\n\n<!-- clara-eval: {name.name} -->\nold\n<!-- end -->\n\nafter\n")
-    assert main(["report", str(measured), "--page", str(results)]) == 0
-    text = results.read_text()
-    assert "\nold\n" not in text and text.startswith("# R\n") and text.endswith("<!-- end -->\n\nafter\n")
-    assert "| clara |" in text and (tmp_path / "results" / f"{name.name}.json").is_file()
-    assert not (tmp_path / "results" / f"{other.name}.json").exists()
-    assert page.tables_in(results) == {name.name: page.table(results, name.name)}
-    with pytest.raises(ClaraError, match="marks no table of these"):
-        page.write(results, {"something": {}})
+def test_a_folder_without_evaluations_is_one_sentence(tmp_path: Path, capsys):
     assert main(["report", str(tmp_path / "empty")]) == 2
     assert "holds no evaluation" in capsys.readouterr().err
 

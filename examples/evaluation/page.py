@@ -1,4 +1,6 @@
-"""Tables in a Markdown page that come from files beside it: ``clara-eval report FOLDER --page PAGE`` writes both.
+"""Tables in a Markdown page that come from files beside it: what ``clara-eval`` has measured goes into both.
+
+    python examples/evaluation/page.py FOLDER docs/results.md    # FOLDER: an --out of clara-eval
 
 A page marks where they stand, ``<!-- clara-eval: NAME -->`` .. ``<!-- end -->``; ``NAME.json`` in the folder beside the
 page that has its name holds the figures of that evaluation. Leaves out the rest of the page.
@@ -6,6 +8,7 @@ page that has its name holds the figures of that evaluation. Leaves out the rest
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Mapping
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clara_model.errors import ClaraError
-from trainers.evaluation import tables
+from trainers.evaluation import report, tables
 
 KEPT = ("setting", "stage", "top_k", "rate", "slots", "dtype", "max_new_tokens", "batch_size", "fingerprint")
 """What a page's figures keep of what was asked for; names of files are kept without their folders."""
@@ -76,3 +79,21 @@ def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _replaced(page: Path, found: re.Match[str], marked: list[str]) -> str:
     return found[1] + table(page, found["name"]) + found[4] if found["name"] in marked else found[0]
+
+
+def put(folder: Path, page: Path) -> list[str]:
+    """Put every evaluation in a folder into a page that has a mark for it; the tables that were written."""
+    return write(page, {place.name: dict(one) for place, one in report.summaries_in(folder).items()})
+
+
+def main() -> None:
+    """Write one page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="an --out of clara-eval")
+    parser.add_argument("page", type=Path, help="a Markdown page with marks")
+    args = parser.parse_args()
+    print(f"{args.page}: {', '.join(put(args.folder, args.page))}")
+
+
+if __name__ == "__main__":
+    main()
