@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip
 PACKAGES := clara_model trainers clara_integrations haystack_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit slow quantized lowest objects engine pages docs format clean
+.PHONY: demo test lint types unit slow quantized lowest objects engine pages docs dist format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-small
@@ -91,6 +91,17 @@ page-%:
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo runs/docs/index.html
+
+# Wheel and source archive in dist/, checked; the wheel answers a question in an environment with nothing else.
+dist: $(BIN)/python
+	rm -rf dist .venv-dist
+	$(PIP) install -c $(CONSTRAINTS) build twine
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(MAKE) VENV=.venv-dist .venv-dist/.torch
+	.venv-dist/bin/python -m pip install -c $(CONSTRAINTS) dist/*.whl
+	cd dist && ../.venv-dist/bin/clara demo --model clara-tiny --quiet
+	du -h dist/*
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

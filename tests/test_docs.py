@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -16,8 +15,10 @@ PAGES = sorted(
     ]
 )
 PACKAGES = ("clara_model", "trainers", "clara_integrations", "haystack_integrations")
-WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
-STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
+WORKFLOWS = [
+    yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))
+]
+STEPS = [step for workflow in WORKFLOWS for job in workflow["jobs"].values() for step in job["steps"]]
 
 
 def test_links_to_files_lead_somewhere():
@@ -79,15 +80,13 @@ def test_the_plan_for_a_billion_passages_has_the_figures_that_its_script_prints(
         assert table in (ROOT / "docs/scale.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "step", [step for step in STEPS if "uses" in step], ids=lambda step: step["uses"].split("@")[0]
-)
-def test_actions_are_pinned_to_a_commit(step: dict):
-    assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"])
+def test_actions_are_pinned_to_a_commit():
+    used = [step["uses"] for step in STEPS if "uses" in step]
+    assert [name for name in used if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", name)] == []
 
 
 def test_what_the_workflow_makes_can_be_made():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     made = {word for step in STEPS for word in re.findall(r"^make ([\w-]+)", step.get("run", ""))}
-    assert {"test", "slow", "docs", "lowest"} <= made
+    assert {"test", "slow", "docs", "lowest", "dist"} <= made
     assert made <= targets
