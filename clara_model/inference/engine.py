@@ -1,32 +1,26 @@
-"""What `Clara` adds to the pipeline: the model's lock, the store of latents, the seconds of each phase, streams.
+"""What `Clara` adds to the pipeline: the model's scheduler, the store of latents, the seconds of each phase, streams.
 
-Takes checked arguments only. Every pass holds the model's lock; between two batches others get their turn. Neither the
-store nor the tokenizer is asked under it. Leaves out the checks (`clara_model.validation`), what is asked
-(`inference.requests`) and what is offered to users (`inference.clara`).
+Takes checked arguments only. Every pass is run by the scheduler; the store and the tokenizer are asked in the caller's
+thread. Leaves out the checks (`clara_model.validation`), what is asked (`inference.requests`) and what is offered to
+users (`inference.clara`).
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotYet
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
+from typing import Any
 
 import torch
 
 from clara_model.inference import pipeline
-from clara_model.inference.background import Background
-from clara_model.inference.fair_lock import PATIENCE
-from clara_model.inference.gathering import Job, may_gather
 from clara_model.inference.loader import Loaded
-from clara_model.inference.pipeline import Candidates, Encoded, Limits, Written
+from clara_model.inference.pipeline import Candidates, Check, Encoded, Limits, Pass, Written
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.results import Ranked, Timings
+from clara_model.inference.scheduler import Background, Share, wait_for
 from clara_model.inference.splitting import Reader, warn_of_cuts
 from clara_model.inference.streaming import Feed
 from clara_model.latents import Latents
@@ -40,50 +34,34 @@ _LATER = 16
 """Texts in one pass in the background on a GPU; on a CPU one, since there a text is a pass of its own anyway."""
 
 
-@dataclass(frozen=True, eq=False)
 class Engine:
     """A loaded model with the store and the limits of one `Clara`."""
 
-    loaded: Loaded
-    store: LatentStore
-    limits: Limits
-    long_documents: LongDocuments = "split"
-    cold: Cold = "compress"
+    def __init__(
+        self, loaded: Loaded, store: LatentStore, limits: Limits, long_documents: LongDocuments, cold: Cold
+    ) -> None:
+        self.loaded, self.model, self.scheduler = loaded, loaded.model, loaded.scheduler
+        self.store, self.limits, self.long_documents, self._cold = store, limits, long_documents, cold
+        self.reader = Reader(self.model.tokens)
+        at_once = 1 if self.model.device.type == "cpu" else _LATER
+        self.background = Background(self.scheduler, at_once, lasting=durable(store) is not None)
 
     @property
     def text_first(self) -> bool:
         """Whether questions may be answered from text; never where compressing takes no pass of the base model."""
-        return self.cold == "text" and not self.model.residuals.at_rest("compressor")
-
-    @cached_property
-    def background(self) -> Background:
-        """Where texts are compressed after an answer from text."""
-        at_once = 1 if self.model.device.type == "cpu" else _LATER
-        lasting = durable(self.store) is not None
-        return Background(at_once, lasting=lasting)
-
-    @cached_property
-    def reader(self) -> Reader:
-        """Where texts are split."""
-        return Reader(self.model.tokens)
-
-    @property
-    def model(self) -> ClaraModel:
-        """The model itself."""
-        return self.loaded.model
+        return self._cold == "text" and not self.model.residuals.at_rest("compressor")
 
     def call(self, feed: Feed | None = None) -> Call:
         """A new call; ``feed`` is where its text goes if it is streamed."""
-        self.background.touch()
+        self.scheduler.touch()
         return Call(self, feed)
 
 
 class Call:
-    """One call of a user: the pipeline's steps under the model's lock, through the store, with their seconds."""
+    """One call of a user: the pipeline's steps by the scheduler, through the store, with their seconds."""
 
     def __init__(self, engine: Engine, feed: Feed | None = None) -> None:
-        """Nothing has been spent yet."""
-        self.model, self._loaded = engine.model, engine.loaded
+        self.model, self._scheduler = engine.model, engine.scheduler
         self._store, self._limits = engine.store, engine.limits
         self._reader, self._long_documents = engine.reader, engine.long_documents
         self._engine = engine
@@ -94,22 +72,14 @@ class Call:
         """Of one of ``share`` questions."""
         return Timings(**{phase: value / share for phase, value in self._seconds.items()})
 
-    @contextmanager
-    def turn(self, phase: str) -> Iterator[None]:
-        """Hold the model's lock and count the time; a stream without a reader ends here."""
-        self._check()
-        self._loaded.lock.acquire(check=None if self._feed is None else self._check)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[phase] += time.perf_counter() - start
-            self._loaded.lock.release()
-
-    def _check(self) -> None:
-        """End the call here if its stream has no reader any more."""
-        if self._feed is not None:
-            self._feed.check()
+    def run(self, phase: str, work: Pass, items: list[Any], share: Share | None = None) -> Any:
+        """Have a pass done and count its time; a stream without a reader ends here."""
+        check = None if self._feed is None else self._feed.check
+        if check is not None:
+            check()
+        made, seconds = self._scheduler.run(work, items, share, check)
+        self._seconds[phase] += seconds
+        return made
 
     # -- the pipeline's steps ----------------------------------------------------------------------------------
 
@@ -133,7 +103,7 @@ class Call:
 
     def queries(self, questions: Sequence[str]) -> Encoded:
         """The latents of questions; not kept."""
-        made = pipeline.encode(self.model, "query_reasoner", questions, "question", self._limits, self.turn)
+        made = pipeline.encode(self.model, "query_reasoner", questions, "question", self._limits, self.run)
         warn_of_cuts(self.model.tokens, questions, made.lengths, "question")
         return made
 
@@ -177,7 +147,7 @@ class Call:
     def later(self, texts: Sequence[str], *, answered: bool) -> None:
         """Have texts compressed when nobody asks for anything; ``answered`` as for `Background.add`."""
         if texts:
-            self._engine.background.touch()
+            self._scheduler.touch()
             self._engine.background.add(texts, Call(self._engine).compress, answered=answered)
 
     def read_part(self, text: str) -> str:
@@ -199,82 +169,60 @@ class Call:
     def write(self, prompts: Sequence[list[int]], selected: Sequence[Encoded] | None, how: Generation) -> list[Written]:
         """Generate for each prompt; without latents by the base model alone."""
         blocks = None if selected is None else [part.vectors for part in selected]
-        job = Job(prompts, blocks, how)
-        small = job.positions() * len(prompts) <= pipeline.GENERATE_TOKENS
-        if self._feed is None and small and may_gather(self.model, how):
-            return self._gathered(job)
-        return pipeline.write(self.model, prompts, blocks, how, self._limits, self.turn, self._feed)
-
-    def _gathered(self, job: Job) -> list[Written]:
-        """Wait for the model together with others; whoever gets it first writes for all."""
-        gathering = self._loaded.gathering
-        gathering.wait(job)
-        group: list[Job] = []
-        try:
-            while job.written is None:
-                with self.turn("generate"):
-                    group = gathering.take(job, pipeline.GENERATE_TOKENS, self._limits.items)
-                    if group:
-                        self._write_for(group)
-        finally:
-            gathering.leave(job)
-        if not group:  # another caller's turn
-            self._seconds["generate"] += job.seconds
-        return job.written
-
-    def _write_for(self, group: list[Job]) -> None:
-        """One batch for several jobs, the caller's own first."""
-        own, start = group[0], time.perf_counter()
-        prompts = [prompt for job in group for prompt in job.prompts]
-        blocks = None if own.blocks is None else [block for job in group for block in job.blocks or ()]
-        try:
-            written = pipeline.write(self.model, prompts, blocks, own.how, self._limits)
-        except BaseException as error:
-            self._loaded.gathering.give_back(group[1:])
-            if len(group) == 1 or not isinstance(error, Exception):
-                raise
-            self._loaded.gathering.give_back(group[:1])
-            return
-        seconds, rest = time.perf_counter() - start, iter(written)
-        for job in group:
-            job.seconds, job.written = seconds, list(itertools.islice(rest, len(job.prompts)))
+        width = max(map(len, prompts)) + how.max_new_tokens
+        small = width * len(prompts) <= pipeline.GENERATE_TOKENS
+        if self._feed is not None or not small or not may_share(self.model, how):
+            return pipeline.write(self.model, prompts, blocks, how, self._limits, self.run, self._feed)
+        like = blocks is None, how, self._limits.items
+        share = Share(like, width, pipeline.GENERATE_TOKENS, self._limits.items)
+        items = [(ids, blocks and blocks[number]) for number, ids in enumerate(prompts)]
+        made: list[Written] = self.run("generate", partial(_write, self.model, how, self._limits), items, share)
+        return made
 
     # -- making blocks -----------------------------------------------------------------------------------------
 
     def _made(self, fingerprint: str, texts: dict[str, str]) -> dict[str, Block | None]:
         """The block of each text by key, made here or by another thread; None where the other thread gave up."""
-        underway = self._loaded.underway
         way = f"{fingerprint} alone" if self._limits.alone else fingerprint  # a store takes nothing out of a batch
-        claimed, others = underway.claim((way, key) for key in texts)
-        mine = [key for _, key in claimed]
-        try:
-            # once more, because another thread may have kept some between the look at the store and the claim
-            found = dict(zip(mine, self._store.get(fingerprint, mine), strict=True))
-            underway.settle({(way, key): block for key, block in found.items() if block is not None})
-            for part in self._encoded({key: texts[key] for key in mine if found[key] is None}):
+        with self._scheduler.making((way, key) for key in texts) as (mine, others):
+            # once more, because another thread may have kept some between the look at the store and here
+            keys = [key for _, key in mine]
+            found = dict(zip(keys, self._store.get(fingerprint, keys), strict=True))
+            missing = {key: texts[key] for key in keys if found[key] is None}
+            for key, block in found.items():
+                if block is not None:
+                    mine[way, key].set_result(block)
+            for part in self._encoded(missing):
                 self._store.put(fingerprint, part)
-                underway.settle({(way, key): block for key, block in part.items()})
+                for key, block in part.items():
+                    mine[way, key].set_result(block)
                 found |= part
-        finally:
-            underway.release(claimed)
-        theirs = {key: self._awaited(result) for (_, key), result in others.items()}
+        check = None if self._feed is None else self._feed.check
+        theirs = {key: wait_for(made, check) for (_, key), made in others.items()}
         self._store.put(fingerprint, {key: block for key, block in theirs.items() if block is not None})
         return found | theirs
 
     def _encoded(self, texts: dict[str, str]) -> Iterator[dict[str, Block]]:
         """Blocks by key, batch by batch."""
         keys, kept = list(texts), list(texts.values())
-        batches = pipeline.encode_batches(self.model, "compressor", kept, "document", self._limits, self.turn)
+        batches = pipeline.encode_batches(self.model, "compressor", kept, "document", self._limits, self.run)
         for places, made in batches:
             vectors = (vector.clone() for vector in made.vectors)
             blocks = map(Block, vectors, made.lengths, (kept[place] for place in places))
             yield {keys[place]: block for place, block in zip(places, blocks, strict=True)}
 
-    def _awaited(self, result: Future[Block | None]) -> Block | None:
-        """What another thread makes."""
-        while True:
-            self._check()
-            try:
-                return result.result(timeout=None if self._feed is None else PATIENCE)
-            except NotYet:
-                continue
+
+def _write(model: ClaraModel, how: Generation, limits: Limits, items: list[Any], check: Check | None) -> list[Written]:
+    """For several callers in the owner's thread: smaller batches where memory ends."""
+    prompts, blocks = [ids for ids, _ in items], [block for _, block in items if block is not None]
+    return pipeline.write(model, prompts, blocks or None, how, limits, lambda _, work, some: work(some, check))
+
+
+def may_share(model: ClaraModel, how: Generation) -> bool:
+    """Whether an answer may share a batch with other callers' answers.
+
+    On a CPU in half precision rounding depends on the batch, and an answer must not depend on who else is asking; on a
+    GPU it does in any case (kernels choose their order of summation by shape).
+    """
+    exact = model.device.type != "cpu" or model.base.dtype in (torch.float32, torch.float64)
+    return exact and not how.sampling.get("do_sample")

@@ -1,4 +1,4 @@
-"""One process-wide loader: callers that ask for the same model share one copy of it, its lock and its cache of latents.
+"""One process-wide loader: callers that ask for one model share one copy of it, its thread and its cache of latents.
 
 The loader itself holds a loaded model only weakly: each `Clara` holds it until it is closed (or
 gone), and the last one to let go frees it. Loading happens one model at a time.
@@ -11,25 +11,19 @@ import threading
 import weakref
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clara_model.checkpoint.config import read_json
 from clara_model.checkpoint.contents import CONFIG
 from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError
-from clara_model.inference.fair_lock import FairLock
-from clara_model.inference.gathering import Gathering
 from clara_model.inference.published import ClaraModel
-from clara_model.inference.underway import Underway
+from clara_model.inference.scheduler import Scheduler
 from clara_model.store.cache import CACHE_BYTES, LatentCache
 
 ASYNC_THREADS = 4
 """For the calls of event loops on one model: enough to tokenise, rank and store beside the one pass at a time."""
-
-
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(ASYNC_THREADS, thread_name_prefix="clara-async")
 
 
 @dataclass(eq=False)
@@ -37,31 +31,37 @@ class Loaded:
     """A model in memory with what all who use it share."""
 
     model: ClaraModel
-    lock: FairLock
-    """Held by each pass."""
-    underway: Underway
-    gathering: Gathering
-    """Who waits for the model to write."""
+    scheduler: Scheduler
+    """Runs its passes."""
     name: str | None = None
     """What it was loaded as; None for a model that was handed over."""
     cache: LatentCache | None = None
     """Of the latents it has made; None for a model that was handed over."""
-    threads: ThreadPoolExecutor = field(default_factory=_threads)
-    """Where event loops run their calls, so that their own default executor stays free. Ends with the model."""
+    _threads: tuple[int, ThreadPoolExecutor] | None = None
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """Where event loops run their calls, so that their default executor stays free; ends with the model."""
+        if self._threads is None or self._threads[0] != os.getpid():  # a forked child has none of the parent's threads
+            with _loading:
+                if self._threads is None or self._threads[0] != os.getpid():
+                    self._threads = os.getpid(), ThreadPoolExecutor(ASYNC_THREADS, thread_name_prefix="clara-async")
+        return self._threads[1]
 
 
 _loaded: weakref.WeakValueDictionary[Hashable, Loaded] = weakref.WeakValueDictionary()
-_shared: weakref.WeakKeyDictionary[ClaraModel, tuple[FairLock, Underway, Gathering]] = weakref.WeakKeyDictionary()
-_wrapped: weakref.WeakSet[Loaded] = weakref.WeakSet()
+_schedulers: weakref.WeakKeyDictionary[ClaraModel, Scheduler] = weakref.WeakKeyDictionary()
 _loading = threading.RLock()
 
 
 def wrap(model: ClaraModel) -> Loaded:
-    """A model that is already in memory; every wrapper of one model takes the same lock."""
+    """A model that is already in memory; all wrappers of one model share its scheduler, which ends with the model."""
     with _loading:
-        loaded = Loaded(model, *_shared.setdefault(model, (FairLock(), Underway(), Gathering())))
-        _wrapped.add(loaded)
-        return loaded
+        scheduler = _schedulers.get(model)
+        if scheduler is None:
+            scheduler = _schedulers[model] = Scheduler()
+            weakref.finalize(model, scheduler.close)  # at the end of the program too
+        return Loaded(model, scheduler)
 
 
 def load(name: str | Path, options: LoadOptions, cache_bytes: int = CACHE_BYTES) -> Loaded:
@@ -120,15 +120,9 @@ def _base_contents(folder: Path) -> Hashable:
 
 
 def _after_fork() -> None:
-    """In a forked child: no thread of the parent's is here to give back what it held."""
+    """In a forked child: no thread of the parent's is here to go on with loading."""
     global _loading
     _loading = threading.RLock()
-    for model, (_, underway, _) in list(_shared.items()):
-        underway.after_fork()
-        _shared[model] = FairLock(), underway, Gathering()
-    for loaded in list(_wrapped):
-        loaded.lock, loaded.underway, loaded.gathering = _shared[loaded.model]
-        loaded.threads = _threads()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork

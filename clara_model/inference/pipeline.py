@@ -2,7 +2,7 @@
 
 `Clara`, the calls of the published model card and the evaluation in ``trainers`` all come through here. Takes checked
 arguments; batches them, goes on with smaller batches when memory runs out, and gives latents back in host memory.
-Leaves out locks, stores and times (`inference.engine`), and whose latents they are (checked by the callers).
+Leaves out threads, stores and times (`inference.engine`), and whose latents they are (checked by the callers).
 Shapes: ``B`` questions, ``N`` documents, ``M`` memory tokens, ``D`` hidden size.
 """
 
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from clara_model.inference.batching import Batches, is_out_of_memory, plan_batches, release_memory
@@ -33,13 +35,17 @@ GENERATE_TOKENS = 16384
 """Positions in one generating batch, new tokens included."""
 
 What = Literal["document", "question"]
-Turn = Callable[[str], AbstractContextManager[object]]
-"""Entered around each pass, with its phase (``compress``, ``query``, ``generate``); `Clara` holds the lock there."""
+Check = Callable[[], None]
+"""Raises where nobody wants the result of a pass any more."""
+Pass = Callable[[list[Any], Check | None], Any]
+"""One pass through the model, on a batch of items."""
+Run = Callable[[str, Pass, list[Any]], Any]
+"""Runs a pass of a phase (``compress``, ``query``, ``generate``) on its items; `Clara` has its scheduler do it."""
 
 
-def no_turn(_phase: str) -> AbstractContextManager[object]:
-    """The `Turn` of a caller that has the model to itself."""
-    return nullcontext()
+def here(_phase: str, work: Pass, items: list[Any]) -> Any:
+    """The `Run` of a caller that has the model to itself."""
+    return work(items, None)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def encode_batches(
     texts: Sequence[str],
     what: What = "document",
     limits: Limits = Limits(),
-    turn: Turn = no_turn,
+    run: Run = here,
 ) -> Iterator[tuple[list[int], Encoded]]:
     """Encode texts in batches of like length.
 
@@ -123,27 +129,26 @@ def encode_batches(
         model: in evaluation mode.
         role: ``compressor`` or ``query_reasoner``.
         texts: documents or questions.
-        what: they are, for errors and the turn's phase.
+        what: they are, for errors and the phase.
         limits: of a batch.
-        turn: entered for each pass.
+        run: runs each pass.
 
     Yields:
-        indices into the texts and what was made of them, batch by batch, outside the turn.
+        indices into the texts and what was made of them, batch by batch.
     """
     rows = [model.tokens.document_ids(text) for text in texts]
+    encode_batch = partial(_encode_batch, model, role, limits.alone)
     batches = Batches(plan_batches([len(row) for row in rows], limits.encoder_tokens(model), limits.items), what)
     for batch in batches:
         try:
-            with turn("compress" if what == "document" else "query"):
-                made = _encode_batch(model, role, [rows[index] for index in batch], limits.alone)
+            made = run("compress" if what == "document" else "query", encode_batch, [rows[index] for index in batch])
         except (RuntimeError, MemoryError) as error:
             batches.retry(batch, error)
         else:
             yield batch, made
 
 
-def _encode_batch(model: RoleModel, role: str, rows: Sequence[list[int]], alone: bool) -> Encoded:
-    """One turn's token rows."""
+def _encode_batch(model: RoleModel, role: str, alone: bool, rows: list[list[int]], _check: Check | None) -> Encoded:
     return Encoded(model.encode_rows(role, rows, alone=alone).to("cpu"), model.tokens.lengths(rows))
 
 
@@ -153,12 +158,12 @@ def encode(
     texts: Sequence[str],
     what: What = "document",
     limits: Limits = Limits(),
-    turn: Turn = no_turn,
+    run: Run = here,
 ) -> Encoded:
     """`encode_batches` put together in the texts' order; at least one text."""
     vectors_NMD: Tensor | None = None
     lengths = [0] * len(texts)
-    for places, made in encode_batches(model, role, texts, what, limits, turn):
+    for places, made in encode_batches(model, role, texts, what, limits, run):
         if vectors_NMD is None:
             vectors_NMD = made.vectors.new_empty(len(texts), *made.vectors.shape[1:])
         vectors_NMD[places] = made.vectors
@@ -175,11 +180,11 @@ def distinct(rows: Iterable[Sequence[str]]) -> dict[str, int]:
 
 
 def compress(
-    model: RoleModel, rows: Sequence[Sequence[str]], limits: Limits = Limits(), turn: Turn = no_turn
+    model: RoleModel, rows: Sequence[Sequence[str]], limits: Limits = Limits(), run: Run = here
 ) -> list[Candidates]:
     """The candidates of each question, every distinct text compressed once; the end of a long one is cut, and told."""
     place = distinct(rows)
-    blocks = encode(model, "compressor", list(place), "document", limits, turn)
+    blocks = encode(model, "compressor", list(place), "document", limits, run)
     warn_of_cuts(model.tokens, list(place), blocks.lengths)
     return [Candidates(blocks, [place[text] for text in row]) for row in rows]
 
@@ -269,7 +274,7 @@ def answer(
     selected: Sequence[Encoded],
     how: Generation,
     limits: Limits = Limits(),
-    turn: Turn = no_turn,
+    run: Run = here,
     streamer: BaseStreamer | None = None,
 ) -> list[Written]:
     """Answer each question from the latents that are selected for it, best first, under the checkpoint's own prompt.
@@ -278,7 +283,7 @@ def answer(
         ClaraError: slots that do not fit the prompt.
     """
     prompts = answer_prompts(model, questions, selected)
-    return write(model, prompts, [part.vectors for part in selected], how, limits, turn, streamer)
+    return write(model, prompts, [part.vectors for part in selected], how, limits, run, streamer)
 
 
 def answer_prompts(model: RoleModel, questions: Sequence[str], selected: Sequence[Encoded]) -> list[list[int]]:
@@ -299,7 +304,7 @@ def write(
     blocks: Sequence[Tensor] | None,
     how: Generation,
     limits: Limits = Limits(),
-    turn: Turn = no_turn,
+    run: Run = here,
     streamer: BaseStreamer | None = None,
 ) -> list[Written]:
     """Generate for each prompt, in batches of like length.
@@ -310,17 +315,17 @@ def write(
         blocks: for each prompt its latents ``[k, M, D]`` in slot order; None: the base model alone, without slots.
         how: to generate.
         limits: of a batch.
-        turn: entered for each pass.
+        run: runs each pass.
         streamer: receives new ids; for one prompt only.
     """
     written: dict[int, Written] = {}
     lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
     items = 1 if how.one_by_one else limits.items  # what is drawn must not hang on who else is drawing
     batches = Batches(plan_batches(lengths, GENERATE_TOKENS, items), "prompt")
+    write_batch = partial(_write_batch, model, how, streamer)
     for batch in batches:
         try:
-            with turn("generate"):
-                made = _write_batch(model, batch, prompts, blocks, how, streamer)
+            made = run("generate", write_batch, [(prompts[index], blocks and blocks[index]) for index in batch])
         except (RuntimeError, MemoryError) as error:
             batches.retry(batch, error)
         else:
@@ -330,16 +335,27 @@ def write(
 
 def _write_batch(
     model: RoleModel,
-    batch: Sequence[int],
-    prompts: Sequence[list[int]],
-    blocks: Sequence[Tensor] | None,
     how: Generation,
     streamer: BaseStreamer | None,
+    items: Sequence[tuple[list[int], Tensor | None]],
+    check: Check | None,
 ) -> list[Written]:
-    rows, options = [prompts[index] for index in batch], {**how.arguments(), "streamer": streamer}
+    rows, blocks = [row for row, _ in items], [block for _, block in items if block is not None]
+    options = {**how.arguments(), "streamer": streamer}
+    if check is not None:
+        criteria = [*options.get("stopping_criteria", ()), _StillWanted(check)]
+        options["stopping_criteria"] = StoppingCriteriaList(criteria)
     with how.seeded(model.device):
-        if blocks is None:
-            made = model.generate_plain(rows, **options)
-        else:
-            made = model.generate_ids(rows, [blocks[index] for index in batch], **options)
+        made = model.generate_ids(rows, blocks, **options) if blocks else model.generate_plain(rows, **options)
     return list(map(Written, made.texts, made.prompt_tokens, made.completion_tokens, made.finish_reasons))
+
+
+class _StillWanted(StoppingCriteria):
+    """Ends a generation at its next token by what ``check`` raises."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+
+    def __call__(self, input_ids: Tensor, *_: object, **__: object) -> torch.BoolTensor:  # type: ignore[override]
+        self._check()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)  # type: ignore[return-value]

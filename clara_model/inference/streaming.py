@@ -1,7 +1,7 @@
 """Text piece by piece while it is generated: ids to text that is certain, a thread that generates, an iterator to read.
 
-The generating thread takes the model's lock for itself; a reader that stops early, or is gone, ends the generation at
-its next token. Leaves out what is generated: that is the function a stream is started with.
+A reader that stops early, or is gone, ends the generation at its next token. Leaves out what is generated: that is the
+function a stream is started with.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from typing import Generic, Self, TypeVar, TypeVarTuple, Unpack
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
+from clara_model.inference.scheduler import CancelledError
+
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 Decode = Callable[[list[int]], str]
 _UNFINISHED = "\ufffd"
 """What a decoder shows for bytes that are not, or not yet, a character."""
-
-
-class CancelledError(Exception):
-    """Raised in the generating thread when the stream has no reader any more."""
 
 
 class TextPieces:
@@ -67,7 +65,7 @@ class TextPieces:
 
 
 class Feed(BaseStreamer):
-    """What a generating thread writes to: `put` takes ids from transformers, `check` ends the thread when told to."""
+    """What a generation writes to: `put` takes ids from transformers, `check` ends what makes them when told to."""
 
     def __init__(self) -> None:
         self.queue: SimpleQueue[str | None] = SimpleQueue()

@@ -38,7 +38,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     work = Work(args)
     print(f"{args.preset}, {args.dtype} on {args.device}; k {args.top_k}, {args.new_tokens} new tokens")
-    shares("compressing", lambda: work.clara.compress(work.texts))
+    shares("compressing", lambda: work.clara.model.compress(work.texts))
     shares("first token", lambda: work.write(1, 1))
     shares("whole answer", lambda: work.write(1, args.new_tokens))
     for role in ("generator", "base"):

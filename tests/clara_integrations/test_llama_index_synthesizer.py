@@ -15,6 +15,7 @@ from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import MetadataMode, QueryBundle
 from llama_index_kit import LOADING, debugging, edge_nodes, recorded, text_nodes
 from pydantic import BaseModel
+from scheduling import busy
 from small_model import QUESTIONS, TEXTS
 
 from clara_integrations.llama_index import ClaraSynthesizer
@@ -87,27 +88,16 @@ def test_async_leaves_the_loop_free(make, expected, monkeypatch, streaming):
         response = await make(streaming=streaming).asynthesize(QUESTION, NODES)
         return "".join([piece async for piece in response.response_gen]) if streaming else response.response
 
-    async def both(lock):
+    async def both(go):
         task = asyncio.create_task(ask())
         await asyncio.sleep(0.05)
         gate.set()
-        lock.set()
+        go.set()
         return await task
 
     monkeypatch.setattr(Clara, "answer", waiting)
-    released, held = threading.Event(), threading.Event()
-    lock = make().llm.clara.engine.loaded.lock
-
-    def hold():  # a stream waits for the model's lock in a thread of its own
-        with lock:
-            held.set()
-            assert released.wait(30), "the loop was blocked"
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert held.wait(30)
-    assert asyncio.run(both(released)) == expected.text
-    holder.join()
+    with busy(make().llm.clara.engine.scheduler, seconds=30) as go:  # a stream waits in a thread of its own
+        assert asyncio.run(both(go)) == expected.text
 
 
 def test_a_stream_that_nobody_reads_ends(make):

@@ -1,11 +1,11 @@
 import logging
 import shutil
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from scheduling import busy, queued
 from small_model import QUESTIONS, TEXTS, build_model
 
 from clara_model import ClaraModel
@@ -161,7 +161,7 @@ def test_out_of_memory_for_one_document_is_a_clear_error(clara, shared, monkeypa
     with pytest.raises(ClaraError, match="not enough memory for one document"):
         clara.compress(TEXTS)
     monkeypatch.undo()
-    assert len(clara.compress(TEXTS)) == len(TEXTS), "the lock was given back"
+    assert len(clara.compress(TEXTS)) == len(TEXTS), "the model is free again"
 
 
 def test_out_of_memory_while_generating(clara, shared, monkeypatch):
@@ -321,16 +321,17 @@ def test_closing_a_stream_early_frees_the_model(clara):
     stream = clara.stream(QUESTIONS[0], TEXTS, max_new_tokens=1500, min_new_tokens=1500)
     next(stream)
     stream.close()
-    lock = clara.engine.loaded.lock
-    assert lock.acquire(timeout=0), "the lock is free as soon as close returns"
-    lock.release()
+    scheduler = clara.engine.scheduler
+    assert not scheduler._queue and not scheduler._running, "the model is free as soon as close returns"
     assert clara.answer(QUESTIONS[0], TEXTS, **SHORT).text
 
 
 def test_a_stream_that_waits_for_the_model_can_be_closed(clara):
-    with clara.engine.loaded.lock:
+    with busy(clara.engine.scheduler):
         stream = clara.stream(QUESTIONS[0], TEXTS)
+        queued(clara.engine.scheduler, 1)
         stream.close()
+        assert not clara.engine.scheduler._queue
 
 
 def test_an_error_while_streaming_reaches_the_reader(clara, shared, monkeypatch):
@@ -377,13 +378,11 @@ def test_many_threads_get_what_each_would_get_alone(shared, passes):
 
 def test_closing_while_others_work(shared):
     clara = Clara(shared)
-    started = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        lock = clara.engine.loaded.lock
-        with lock:
-            future = pool.submit(lambda: (started.set(), clara.answer(QUESTIONS[0], TEXTS, **SHORT))[1])
-            started.wait()
-            threading.Event().wait(0.1)
+        scheduler = clara.engine.scheduler
+        with busy(scheduler):
+            future = pool.submit(clara.answer, QUESTIONS[0], TEXTS, **SHORT)
+            queued(scheduler, 1)
             clara.close()
         assert future.result().text
 

@@ -71,15 +71,11 @@ def test_a_store_gets_what_the_process_has_made_without_it(tiny_clara_folder: Pa
 
 def test_a_store_does_not_wait_for_what_a_batch_without_it_makes(loaded: ClaraModel, tmp_path: Path):
     with Clara(loaded, store=tmp_path) as clara:
-        underway = clara.engine.loaded.underway
-        claimed, _ = underway.claim([(clara.fingerprint, content_key(text)) for text in TEXTS])
-        try:
+        with clara.engine.scheduler.making((clara.fingerprint, content_key(text)) for text in TEXTS):
             made = threading.Thread(target=clara.compress, args=(TEXTS,), daemon=True)
             made.start()
             made.join(60)
             assert not made.is_alive()
-        finally:
-            underway.release(claimed)
     with open_store(tmp_path) as store:
         assert store.stats().blocks == len(TEXTS)
 
@@ -107,31 +103,21 @@ def test_the_store_of_the_same_checkpoint_in_another_dtype_is_refused_by_that_wo
         Clara.load("clara-tiny", store=tmp_path, dtype="bfloat16")
 
 
-def test_the_store_is_asked_outside_the_lock(loaded: ClaraModel, tmp_path: Path):
-    with open_store(tmp_path) as store, Clara(loaded, store=store) as clara:
-        lock, held = clara.engine.loaded.lock, []
+def test_the_store_is_never_asked_in_the_models_thread(loaded: ClaraModel, tmp_path: Path):
+    with open_store(tmp_path) as store, Clara(loaded, store=store, batch_size=2) as clara:
+        calls: list[tuple[str, str]] = []
 
-        def free() -> None:
-            taken = lock.acquire(timeout=0)
-            held.append(not taken)
-            if taken:
-                lock.release()
-
-        get, put = store.get, store.put
-
-        def watched(call):
+        def watched(name: str, call):
             def inner(*args: object):
-                other = threading.Thread(target=free)
-                other.start()
-                other.join()
+                calls.append((name, threading.current_thread().name))
                 return call(*args)
 
             return inner
 
-        store.get, store.put = watched(get), watched(put)  # type: ignore[method-assign]
+        store.get, store.put = watched("get", store.get), watched("put", store.put)  # type: ignore[method-assign]
         clara.answer(QUESTIONS[0], TEXTS)
-        assert held
-        assert not any(held)
+        assert [name for name, _ in calls].count("put") >= 3
+        assert {thread for _, thread in calls} == {threading.current_thread().name}
 
 
 def test_search_ranks_as_ranking_does(loaded: ClaraModel, tmp_path: Path):

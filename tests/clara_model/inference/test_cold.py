@@ -7,16 +7,16 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from scheduling import until
 from small_model import QUESTIONS, TEXTS, build_model, save_base
 
 from clara_model import Clara, ClaraError, ClaraModel
-from clara_model.inference import background
-from clara_model.inference.background import Background
+from clara_model.inference import scheduler
+from clara_model.inference.scheduler import Background, Scheduler
 from clara_model.store import open_store
 from clara_model.store.cache import LatentCache
 
@@ -38,13 +38,6 @@ class Refusing(LatentCache):
         if self.full:
             raise ClaraError("the disk is full")
         super().put(fingerprint, blocks)
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not true() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert true()
 
 
 def test_first_from_text_then_from_latents_as_if_they_had_been_there(shared: ClaraModel):
@@ -131,13 +124,12 @@ def test_a_stream_is_what_the_answer_is(shared: ClaraModel):
 
 
 def test_the_third_question_has_latents_even_if_nobody_ever_paused(shared: ClaraModel, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(background, "GRACE", 30.0)
-    monkeypatch.setattr(background, "PATIENCE", 30.0)
+    monkeypatch.setattr(scheduler, "GRACE", 30.0)
+    monkeypatch.setattr(scheduler, "GRACE_AT_MOST", 30.0)
     with Clara(shared, cold="text") as clara:
         ways = [clara.answer(question, TEXTS, **SHORT).answered_from for question in QUESTIONS]
         assert ways == ["text", "text", "latents"]
-        monkeypatch.setattr(background, "GRACE", 0.0)
-        clara.engine.background._asked = -1e9
+        monkeypatch.setattr(scheduler, "GRACE", 0.0)
 
 
 def test_a_ranking_by_words_says_so_and_waits_for_no_answer(shared: ClaraModel):
@@ -207,7 +199,7 @@ def test_close_drops_what_would_be_gone_and_holds_on_to_nothing(shared: ClaraMod
     engine = clara.engine
     clara.answer(QUESTION, TEXTS, **SHORT)
     clara.close()
-    assert engine.background._thread is None and engine.background._work is None
+    assert engine.background._thread is None and engine.background._compress is None
     assert len(engine.store) < len(TEXTS)
 
 
@@ -255,7 +247,7 @@ def test_a_process_that_ends_by_its_own_error_finishes_what_its_store_keeps(tiny
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_waits_for_nobody():
     started, release = threading.Event(), threading.Event()
-    queue = Background(1, lasting=True)
+    queue = Background(Scheduler(), 1, lasting=True)
     queue.add(["a", "b"], lambda _: (started.set(), release.wait(30)), answered=True)
     assert started.wait(30)
     child = os.fork()
@@ -271,15 +263,16 @@ def test_a_forked_child_waits_for_nobody():
 
 
 def test_questions_come_before_what_waits(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(background, "GRACE", 0.5)
-    monkeypatch.setattr(background, "PATIENCE", 0.7)
-    queue, worked = Background(1, lasting=True), []
-    queue.touch()
+    monkeypatch.setattr(scheduler, "GRACE", 0.5)
+    monkeypatch.setattr(scheduler, "GRACE_AT_MOST", 0.7)
+    owner, worked = Scheduler(), []
+    queue = Background(owner, 1, lasting=True)
+    owner.touch()
     start = time.monotonic()
     queue.add(["a"], lambda texts: worked.append(time.monotonic() - start), answered=True)
     for _ in range(6):
         time.sleep(0.1)
-        queue.touch()
+        owner.touch()
         assert not worked
     until(lambda: bool(worked))
     assert worked[0] >= 0.69  # after the longest patience, though somebody asks all the time

@@ -8,7 +8,6 @@ from clara_model import ClaraModel
 from clara_model.inference import pipeline
 from clara_model.inference.clara import Clara
 from clara_model.inference.pipeline import Limits
-from clara_model.store.cache import LatentCache
 from clara_model.validation import Generation
 
 
@@ -60,56 +59,18 @@ def test_candidates_that_are_part_of_many_blocks_are_ranked_alone(model: ClaraMo
         assert [one.score for one in ranking] == pytest.approx([one.score for one in alone], abs=1e-5)
 
 
-def test_each_pass_takes_its_own_turn(model: ClaraModel):
+def test_each_pass_is_run_by_itself(model: ClaraModel):
     phases = []
 
-    def turn(phase):
-        phases.append(phase)
-        return pipeline.no_turn(phase)
+    def run(phase, work, items):
+        phases.append((phase, len(items)))
+        return pipeline.here(phase, work, items)
 
     limits = Limits(items=2)
-    rows = pipeline.compress(model, [TEXTS], limits, turn)
+    rows = pipeline.compress(model, [TEXTS], limits, run)
     selected = [rows[0].pick([0, 1])] * 3
-    pipeline.answer(model, QUESTIONS, selected, Generation(max_new_tokens=2), limits, turn)
-    assert phases == ["compress"] * 3 + ["generate"] * 2
-
-
-class Watchful(LatentCache):
-    """Notes whether the model's lock was free at each call; only another thread can tell, and it asks with a wait."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[str] = []
-        self.held = False
-
-    def get(self, fingerprint, keys):
-        assert not self.held, "the store was read under the model's lock"
-        self.calls.append("get")
-        return super().get(fingerprint, keys)
-
-    def put(self, fingerprint, blocks):
-        assert not self.held, "the store was written under the model's lock"
-        self.calls.append("put")
-        super().put(fingerprint, blocks)
-
-
-def test_the_store_is_never_asked_under_the_models_lock(model: ClaraModel):
-    store = Watchful()
-    clara = Clara(model, store=store, batch_size=2)
-    lock = clara.engine.loaded.lock
-
-    class Watched:
-        def acquire(self, check=None):
-            store.held = lock.acquire(check=check)
-            return store.held
-
-        def release(self):
-            store.held = False
-            lock.release()
-
-    clara.engine.loaded.lock = Watched()
-    clara.answer(QUESTIONS[0], TEXTS, max_new_tokens=2)
-    assert store.calls.count("put") >= 3
+    pipeline.answer(model, QUESTIONS, selected, Generation(max_new_tokens=2), limits, run)
+    assert phases == [("compress", 2), ("compress", 2), ("compress", 1), ("generate", 2), ("generate", 1)]
 
 
 def test_a_thread_that_gives_up_leaves_the_work_to_the_next(model: ClaraModel, monkeypatch: pytest.MonkeyPatch):

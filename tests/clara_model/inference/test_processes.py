@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,10 @@ import pytest
 import small_model
 import torch
 from safetensors.torch import load_file, save_file
+from scheduling import busy
 
 from clara_model import Clara
+from clara_model.store.cache import content_key
 
 TEXTS, QUESTIONS = small_model.TEXTS, small_model.QUESTIONS
 
@@ -45,27 +46,18 @@ def test_a_child_that_is_forked_in_the_middle_of_a_pass_can_answer(tiny_clara_fo
     try:
         with Clara.load(tiny_clara_folder, device="cpu", dtype="float32") as clara:
             expected = clara.answer(QUESTIONS[0], TEXTS, max_new_tokens=4).text
-            loaded, held, go = clara.engine.loaded, threading.Event(), threading.Event()
-
-            def hold() -> None:
-                with loaded.lock:
-                    held.set()
-                    go.wait(120)
-
-            thread = threading.Thread(target=hold)
-            thread.start()
-            held.wait()
-            loaded.underway.claim([(clara.fingerprint, "x")])
-            found = in_child(
-                lambda: (
-                    clara.answer(QUESTIONS[0], TEXTS, max_new_tokens=4).text == expected
-                    and Clara.load(tiny_clara_folder, device="cpu", dtype="float32").model is clara.model
-                    and loaded.threads.submit(lambda: 5).result(10) == 5
+            scheduler, made = clara.engine.scheduler, clara.compress(TEXTS).vectors
+            keys = [(clara.fingerprint, content_key(text)) for text in TEXTS]
+            with busy(scheduler), scheduler.making(keys), clara.stream(QUESTIONS[0], TEXTS):
+                assert clara.threads.submit(lambda: 4).result(10) == 4
+                found = in_child(
+                    lambda: (
+                        clara.answer(QUESTIONS[0], TEXTS, max_new_tokens=4).text == expected
+                        and torch.equal(clara.compress(TEXTS).vectors, made)
+                        and Clara.load(tiny_clara_folder, device="cpu", dtype="float32").model is clara.model
+                        and clara.threads.submit(lambda: 5).result(10) == 5
+                    )
                 )
-            )
-            go.set()
-            thread.join()
-            loaded.underway.release([(clara.fingerprint, "x")])
             assert found == 0
             assert clara.answer(QUESTIONS[0], TEXTS, max_new_tokens=4).text == expected
     finally:
