@@ -124,7 +124,7 @@ class ClaraComponent(BaseComponent):
         return self._holder.saved_name
 
     def __getstate__(self) -> dict[str, Any]:
-        assert self._holder.saved_name  # the base class would drop what cannot be pickled and load the default instead
+        _ = self._holder.saved_name  # raises; the base class would drop the model and load the default instead
         return super().__getstate__()
 
     @property

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, NoReturn, Self, Unpack
 
 from torch import nn
 
@@ -183,6 +183,9 @@ class Clara:
 
     def __enter__(self) -> Self:
         return self
+
+    def __reduce__(self) -> NoReturn:
+        raise ClaraError("a loaded Clara cannot be copied or sent to another process; load it there by its name")
 
     def __exit__(self, *_: object) -> None:
         self.close()
