@@ -13,7 +13,7 @@ from rich.text import Text
 
 from clara_model.checkpoint.options import NAMES
 from clara_model.console import tables
-from clara_model.console.command import load, output, print_json, progress
+from clara_model.console.command import LEFT_OUT, load, output, print_json, progress
 
 if TYPE_CHECKING:
     from clara_model.documents.corpus import Compress, CorpusReport
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run(args: argparse.Namespace) -> None:
-    """The command."""
+def run(args: argparse.Namespace) -> int:
+    """The command; its exit code."""
     from clara_model.documents.corpus import compress_corpus
     from clara_model.store import open_store
 
@@ -50,15 +50,20 @@ def run(args: argparse.Namespace) -> None:
                 progress=show,
             )
         stats = store.stats()
+    code = LEFT_OUT if done.bad or done.kept else 0
     if args.json:
         print_json({**asdict(done), "store": asdict(stats)})
-        return
+        return code
     out = output()
-    for name, reason in done.bad:
-        out.print(Text(f"left out: {tables.visible(name)}: {tables.visible(reason)}"))
+    for _, reason in done.bad:
+        out.print(Text(f"left out: {tables.visible(reason)}"))
     out.print(Text(_summary(done)))
     held = f"{stats.documents:,} documents, {stats.blocks:,} passages, {stats.nbytes / 1e6:,.1f} MB"
     out.print(Text(f"{stats.url}: {held}"))
+    if done.kept:
+        kept = "; ".join(f"{count:,} ({reason.rstrip('.')})" for count, reason in done.kept)
+        out.print(Text(f"Not removed, since they may not be gone: {tables.visible(kept)}"))
+    return code
 
 
 def _compressing(args: argparse.Namespace, store: DurableStore) -> AbstractContextManager[Clara | Compress]:

@@ -1,7 +1,7 @@
 """`clara`: ask questions about files, see the bundled model at work, and look into a checkpoint, from the command line.
 
 Results go to standard output; progress, notes and errors to standard error (progress only to a terminal). Exit codes:
-0 done, 1 an error of the program itself, 2 something the user can put right, said in one sentence, 130 interrupted.
+see `EXIT_CODES`.
 Left out: training (see `trainers`).
 """
 
@@ -25,7 +25,7 @@ from rich.text import Text
 from clara_model.checkpoint import bundled_models
 from clara_model.cli import corpus, demo, serving, stores
 from clara_model.console import tables
-from clara_model.console.command import at_least_one, load, output, print_json, progress, streamed, working
+from clara_model.console.command import LEFT_OUT, at_least_one, load, output, print_json, progress, streamed, working
 from clara_model.documents import passages
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ _MODEL_HELP = f"checkpoint: a folder, a bundled or a hub name (default: {bundled
 USER_ERROR = 2
 UNEXPECTED = 1
 INTERRUPTED = 130
+EXIT_CODES = (
+    "Exit codes: 0 all done; 1 an error of the program itself; 2 something to put right, said in one sentence; "
+    "3 some inputs were left out, each named with its reason, and the rest is done; 130 interrupted."
+)
 _ENCODINGS = ("exact", "float32", "bfloat16", "float16", "int8", "int4")
 _TEXTS_PER_STEP = 128  # compressed between two steps of the progress bar
 
@@ -58,10 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "model" in args and args.model is None:
             args.model = bundled_models.default_model()
         with _notes(quiet=args.quiet):
-            args.run(args)
+            code = args.run(args) or 0
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has left, e.g. `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         errors.print("Interrupted.")
         return INTERRUPTED
@@ -72,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(__name__).debug("unexpected", exc_info=True)
         errors.print(Text(f"clara: unexpected {type(error).__name__}: {_sentence(error)} (please report it)"))
         return UNEXPECTED
-    return 0
+    return code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="clara",
         description="Documents compressed to memory tokens, ranked and answered from the compressed form.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"clara {version('clara-integrations')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -101,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
     model.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (extra quantization)")
 
-    ask = commands.add_parser("ask", parents=[model, quiet], help="answer a question from files")
+    ask = commands.add_parser("ask", parents=[model, quiet], help="answer a question from files", epilog=EXIT_CODES)
     ask.add_argument("question")
     ask.add_argument(
         "--docs",
@@ -171,7 +177,9 @@ def _add_text_key(command: argparse.ArgumentParser) -> None:
 
 def _add_store_commands(commands: Any, model: _Parser, quiet: _Parser) -> None:
     """`compress`, `search` and `store`."""
-    compress = commands.add_parser("compress", parents=[model, quiet], help="files and folders into a store, once")
+    compress = commands.add_parser(
+        "compress", parents=[model, quiet], help="files and folders into a store, once", epilog=EXIT_CODES
+    )
     compress.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, hf://datasets/OWNER/NAME")
     _add_text_key(compress)
     compress.add_argument("--store", required=True, metavar="FOLDER", help="where the latents go")
@@ -217,7 +225,7 @@ def _add_store_commands(commands: Any, model: _Parser, quiet: _Parser) -> None:
     store.set_defaults(run=stores.manage)
 
 
-def _ask(args: argparse.Namespace) -> None:
+def _ask(args: argparse.Namespace) -> int:
     if not args.question.strip():
         raise ValueError("The question is blank.")
     if (args.docs is None) == (args.store is None):
@@ -228,10 +236,11 @@ def _ask(args: argparse.Namespace) -> None:
         raise ValueError("--cold text needs --docs and the user's cache folder, where the next question finds latents.")
     if args.store:
         stores.ask(args)
-        return
-    documents = passages.read_documents(
-        args.docs, text_key=args.text_key
-    )  # before the model: what is wrong with the files shows at once
+        return 0
+    args.left_out = []
+    documents = passages.read_documents(  # before the model: what is wrong with the files shows at once
+        args.docs, text_key=args.text_key, unread=args.left_out
+    )
     with stores.load_with_cache(args) as clara:
         if stores.store_of(clara) is None:
             args.cold = "compress"
@@ -241,6 +250,7 @@ def _ask(args: argparse.Namespace) -> None:
         sys.stdout.flush()
         with working("Compressing passages for the next question", args):
             clara.flush()
+    return LEFT_OUT if args.left_out else 0
 
 
 def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[passages.Document]) -> None:
@@ -377,6 +387,7 @@ def _ask_record(args: argparse.Namespace, split: Sequence[passages.Passage], ans
         ],
         "usage": asdict(answer.usage),
         "timings": asdict(answer.timings),
+        "left_out": [one.reason for one in args.left_out],
     }
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, AnswerStream, Clara
     from clara_model.store import DurableStore
 
+LEFT_OUT = 3
+"""Exit code: all is done but for inputs that could not be read."""
 WIDTH_OF_A_FILE = 160
 """Columns of a table that goes to a pipe or file."""
 

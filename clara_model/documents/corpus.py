@@ -8,8 +8,11 @@ the store, so that a run that is killed and started again does nothing twice. Le
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +20,22 @@ from typing import TYPE_CHECKING
 
 from clara_model.documents.ahead import ahead
 from clara_model.documents.document import Document, Unread
-from clara_model.documents.passages import read_source, sources_of
+from clara_model.documents.hub import is_hub_name
+from clara_model.documents.passages import plain_name, read_source, sources_of
 from clara_model.store.protocol import DurableStore, StoredDocument, Window, content_key
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
 
+logger = logging.getLogger(__name__)
 CHARACTERS_AT_ONCE = 64_000
 """Of the documents that are compressed between two steps of the progress, by one process."""
 WINDOWS_AT_ONCE = 256
 """Windows that are compressed together; a long document has many."""
+_PLACE = re.compile(r"^(.*?)(:\d+)?(#\d+)?$", re.DOTALL)
+"""A document's id: its file, its line and, of several texts of one line, which."""
+_DATA_SET = re.compile(r"^(hf://datasets/[^/@]+/[^/@]+).*$", re.DOTALL)
+_SLASHES = ("/", "\\")
 New = tuple[str, str, Document]
 """Id, digest and document of one that is not in the store as it is."""
 
@@ -55,7 +64,7 @@ class CorpusReport:
     unchanged: int = 0
     """Of them, as they are in the store already."""
     removed: int = 0
-    """That were in the store and are no longer among the files."""
+    """That were in the store and are gone: rows and texts of files that were read again, and all others (``sync``)."""
     windows: int = 0
     """Of new and changed documents."""
     compressed: int = 0
@@ -70,7 +79,9 @@ class CorpusReport:
     """Of all files; None where a data set of the hub is among them, whose size is not known."""
     seconds: float = 0.0
     bad: list[tuple[str, str]] = field(default_factory=list)
-    """Files that could not be read, and why."""
+    """Files, or parts of them, that could not be read, and why."""
+    kept: list[tuple[int, str]] = field(default_factory=list)
+    """How many documents are not among the files and stay all the same (``sync``), and why: they may not be gone."""
 
 
 def compress_corpus(
@@ -92,7 +103,9 @@ def compress_corpus(
         text_key: key or column that holds the text of a row (default: text, contents or docs).
         metadata: keys or columns of a row that are kept as its documents' metadata, for `Clara.search(.., where=..)`;
             ``file`` and ``line`` always are.
-        sync: delete the store's documents that are not among them.
+        sync: delete the store's documents that are not among them, if they are known to be gone: what stands below a
+            folder or in a file that cannot be read stays, and what stood below a folder that is empty now (as where a
+            share is not mounted). Rows that a file no longer holds are deleted in any case.
         progress: called after each step.
 
     Returns:
@@ -103,12 +116,13 @@ def compress_corpus(
         ClaraError: the store cannot be written.
     """
     start, report = time.perf_counter(), CorpusReport()
-    sources = sources_of(names)
-    paths = [source for source in sources if isinstance(source, Path)]
-    report.all_bytes = sum(path.stat().st_size for path in paths) if len(paths) == len(sources) else None
+    sources, unread = sources_of(names, in_full=True)
+    sizes: dict[Path | str, int] = {source: _size(source) for source in sources if isinstance(source, Path)}
+    report.all_bytes = sum(sizes.values()) if len(sizes) == len(sources) else None
     known = store.digests()
     seen: set[str] = set()
-    batches = _batches(_new(_documents(sources, text_key, metadata, report), known, seen, report))
+    read: set[str] = set()
+    batches = _batches(_new(_documents(sources, sizes, text_key, metadata, report, unread, read), known, seen, report))
     with _making(clara, store, batches) as made:
         for done in made:
             report.windows += done.windows
@@ -116,25 +130,78 @@ def compress_corpus(
             report.tokens += done.tokens
             report.seconds = time.perf_counter() - start
             progress(report)
-    if sync and not report.bad:  # a file that could not be read has not vanished
-        report.removed = store.forget([one for one in known if one not in seen])
+    gone, report.kept = _gone([one for one in known if one not in seen], read, unread, sync)
+    report.removed = store.forget(gone)
+    report.bad = [(one.file, one.reason) for one in unread]
     report.seconds = time.perf_counter() - start
     return report
 
 
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # reading it will say so
+        return 0
+
+
 def _documents(
-    sources: Iterable[Path | str], text_key: str | None, metadata: Sequence[str], report: CorpusReport
+    sources: Iterable[Path | str],
+    sizes: Mapping[Path | str, int],
+    text_key: str | None,
+    metadata: Sequence[str],
+    report: CorpusReport,
+    unread: list[Unread],
+    read: set[str],
 ) -> Iterator[Document]:
-    """The documents of all files that can be read; says in the report how far it is."""
+    """The documents of all files that can be read, which are added to ``read``; says in the report how far it is."""
     for source in sources:
-        before, size = report.source_bytes, source.stat().st_size if isinstance(source, Path) else 0
+        end, empty = report.source_bytes + sizes.get(source, 0), True
         for item in read_source(source, text_key, metadata):
+            empty = False
             if isinstance(item, Unread):
-                report.bad.append((item.file, item.reason))
+                unread.append(item)
                 continue
-            report.source_bytes = min(before + size, report.source_bytes + len(item.text.encode("utf-8", "replace")))
+            report.source_bytes = min(end, report.source_bytes + len(item.text.encode("utf-8", "replace")))
+            read.add(item.file)
             yield item
-        report.source_bytes = before + size
+        read.add(plain_name(str(source)))
+        if empty:
+            logger.warning("%s is empty and left out.", plain_name(str(source)))
+        report.source_bytes = end
+
+
+def _gone(
+    absent: Iterable[str], read: Container[str], unread: Sequence[Unread], sync: bool
+) -> tuple[list[str], list[tuple[int, str]]]:
+    """Of the store's documents that no file held, those that are known to be gone; how many others stay, and why."""
+    whole = {_DATA_SET.sub(r"\1", one.file): one.reason for one in unread if one.lines is None}
+    rows = {f"{one.file}:{line}": one.reason for one in unread if one.lines is not None for line in one.lines}
+    gone: list[str] = []
+    kept: Counter[str] = Counter()
+    for one in absent:
+        row, file = (_PLACE.sub(end, one) for end in (r"\1\2", r"\1"))
+        if not sync and file not in read:
+            continue
+        above = (file[:end] for end in range(len(file), 0, -1) if file[end : end + 1] in ("", *_SLASHES))
+        reason = rows.get(row) or next((whole[place] for place in above if place in whole), None) or _unmounted(file)
+        if reason is None:
+            gone.append(one)
+        else:
+            kept[reason] += 1
+    return gone, [(count, reason) for reason, count in kept.items()]
+
+
+def _unmounted(file: str) -> str | None:
+    """Why a file that was not found may be there all the same: a share that is not mounted is an empty folder."""
+    if is_hub_name(file):
+        return None
+    try:
+        folder = next(place for place in Path(file).parents if place.exists())
+        if any(folder.iterdir()):
+            return None
+    except OSError as error:
+        return f"{error.filename} cannot be read: {error.strerror}."
+    return f"{folder} is empty, as where nothing is mounted; delete it too if its documents are gone."
 
 
 def _new(documents: Iterable[Document], known: dict[str, str], seen: set[str], report: CorpusReport) -> Iterator[New]:

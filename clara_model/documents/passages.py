@@ -11,10 +11,13 @@ import gzip
 import io
 import json
 import logging
+import os
+import re
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,6 +41,9 @@ TEXTS: dict[str, Callable[[bytes, str], str]] = {
 """Files that are one document each."""
 JSON_LINES, ZIPPED, PARQUET = ".jsonl", ".jsonl.gz", ".parquet"
 SUFFIXES = (*TEXTS, JSON_LINES, ZIPPED, PARQUET)
+_LOCK = "~$"
+"""Begins the name of the file that Word keeps beside a document that is open."""
+_ODD_BYTE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,11 @@ class Passage:
 
 
 def read_documents(
-    names: Sequence[str], *, text_key: str | None = None, stdin: BinaryIO | None = None
+    names: Sequence[str],
+    *,
+    text_key: str | None = None,
+    stdin: BinaryIO | None = None,
+    unread: list[Unread] | None = None,
 ) -> list[Document]:
     """Read the documents of files, folders and data sets of the hub; `-` is standard input.
 
@@ -70,60 +80,73 @@ def read_documents(
         names: files, folders, ``hf://datasets/..`` or `-`.
         text_key: key or column that holds the text of a row (default: text, contents or docs).
         stdin: the byte stream that `-` reads (default: the process's standard input).
+        unread: where to put what is left out.
 
     Returns:
         At least one document, none of them blank.
 
     Raises:
         FileNotFoundError: a name that does not exist.
-        ClaraError: a named file without text or of another type, or nothing that can be read.
+        ClaraError: nothing that can be read.
     """
+    sources, left_out = sources_of(names)
     documents: list[Document] = []
-    unread: list[Unread] = []
-    seen: set[Path] = set()
-    for name in names:
-        if not name.strip():
-            raise ClaraError(f"{name!r} names no file or folder; use . for the current folder.")
-        path = Path(name)
-        if name == STDIN:
-            data = (stdin if stdin is not None else sys.stdin.buffer).read()
-            found = {"standard input": _standard_input(data, text_key)}
-        elif is_hub_name(name):
-            found = {name: read_data_set(name, text_key)}
-        else:
-            files = [file for file in _files(path) if file.resolve() not in seen]
-            seen.update(file.resolve() for file in files)
-            found = {str(file): _documents(file, text_key) for file in files}
-        for place, items in found.items():
-            read = list(_with_text(until_error(items, place), place, empty_ok=path.is_dir()))
-            documents += [one for one in read if isinstance(one, Document)]
-            unread += [one for one in read if isinstance(one, Unread)]
-    if not documents and len(unread) == 1:
-        raise Unreadable(unread[0].reason)
-    for one in unread:
+    empty: list[str] = []
+    for source in sources:
+        items = list(read_source(source, text_key, stdin=stdin))
+        documents += [item for item in items if isinstance(item, Document)]
+        left_out += [item for item in items if isinstance(item, Unread)]
+        empty += [] if items else [plain_name(str(source))]
+    if not documents and len(left_out) == 1:
+        raise Unreadable(left_out[0].reason)
+    for one in left_out:
         logger.warning("left out: %s", one.reason)
     if not documents:
-        what = "no file can be read" if unread else "every file is empty"
-        raise ClaraError(f"{', '.join(names)}: {what}." if names else "No documents were named.")
+        several = len(names) > 1 or Path(names[0]).is_dir()
+        none = ": every file is empty" if several else " is empty: it holds no text"
+        what = ": no file can be read" if left_out else none
+        raise ClaraError(f"{', '.join(names)}{what}.")
+    for name in empty:
+        logger.warning("%s is empty and left out.", name)
+    if unread is not None:
+        unread += left_out
     return documents
 
 
-def sources_of(names: Sequence[str]) -> list[Path | str]:
-    """The files that names of files and folders stand for, each once, in order; names of data sets as they are.
+def sources_of(names: Sequence[str], *, in_full: bool = False) -> tuple[list[Path | str], list[Unread]]:
+    """What names stand for: files, each once, in order, and names of data sets and `-` as they are; and what cannot be.
+
+    A file is named by the path at which it was found, whatever links lead to it. Links to folders are not followed.
+
+    Args:
+        names: see `read_documents`.
+        in_full: name files by their whole path, without standard input.
 
     Raises:
         FileNotFoundError: a name that does not exist.
-        ClaraError: a file of another type, or a folder without any.
+        ClaraError: they stand for nothing that can be read.
     """
-    sources: dict[Path | str, None] = {}
+    sources: dict[Path | str, Path | str] = {}
+    unread: list[Unread] = []
+    why: list[str] = []
     for name in names:
-        found = [name] if is_hub_name(name) else [file.resolve() for file in _files(Path(name))]
-        sources.update(dict.fromkeys(found))
-    return list(sources)
+        if not name.strip():
+            raise ClaraError(f"{name!r} names no file or folder; use . for the current folder.")
+        if is_hub_name(name) or (name == STDIN and not in_full):
+            sources[name] = name
+            continue
+        files, bad = _files(_in_full(Path(name)) if in_full else Path(name))
+        for file in files:
+            sources.setdefault(_in_full(file), file)
+        unread += bad
+        why += [one.reason for one in bad[-1:]]
+    if not sources:
+        raise Unreadable("; ".join(why) or "No documents were named.")
+    return list(sources.values()), unread
 
 
 def read_source(
-    source: Path | str, text_key: str | None = None, keep: Sequence[str] = ()
+    source: Path | str, text_key: str | None = None, keep: Sequence[str] = (), *, stdin: BinaryIO | None = None
 ) -> Iterator[Document | Unread]:
     """The documents of one file or data set, as for `read_documents`, and what of it cannot be read.
 
@@ -131,9 +154,22 @@ def read_source(
         source: as `sources_of` gives it.
         text_key: see `read_documents`.
         keep: keys or columns of a row that become its documents' metadata, where it has them.
+        stdin: see `read_documents`.
     """
-    found = read_data_set(source, text_key, keep) if isinstance(source, str) else _documents(source, text_key, keep)
-    return _with_text(until_error(found, str(source)), str(source), empty_ok=True)
+    name = str(source)
+    if isinstance(source, Path):
+        found = _documents(source, text_key, keep)
+    elif source == STDIN:
+        name, found = "standard input", _standard_input(stdin or sys.stdin.buffer, text_key)
+    else:
+        found = read_data_set(source, text_key, keep)
+    plain = plain_name(name)
+    for item in until_error(found, name):
+        if isinstance(item, Unread):
+            item = replace(item, reason=plain_name(item.reason))
+        elif not item.text.strip():
+            continue
+        yield item if plain == name else replace(item, file=plain)
 
 
 def split_documents(
@@ -155,21 +191,75 @@ def split_documents(
     return passages
 
 
-def _files(path: Path) -> list[Path]:
-    """The files a name stands for: itself, or those of a folder in order."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist.")
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if _suffix(file) in SUFFIXES and file.is_file())
-        found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        if not found:
-            raise ClaraError(f"{path} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file.")
-        return found
-    if not path.is_file():  # a pipe or a device may never end
-        raise ClaraError(f"{path} is no regular file; read a pipe as - (standard input).")
+def _files(path: Path) -> tuple[list[Path], list[Unread]]:
+    """The files that a name stands for, itself or those of a folder in order, and what cannot be read of it."""
+    types = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file"
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{plain_name(str(path))} does not exist.") from None
+    except OSError as error:
+        return [], [_unread(path, f"cannot be read: {error.strerror}.")]
+    if stat.S_ISDIR(mode):
+        files, unread = _files_below(path)
+        if not files and not any(one.file == str(path) for one in unread):
+            unread.append(_unread(path, f"holds no {types}."))
+        return files, unread
+    if not stat.S_ISREG(mode):  # a pipe or a device may never end
+        return [], [_unread(path, "is no regular file; read a pipe as - (standard input).")]
     if _suffix(path) not in SUFFIXES:
-        raise ClaraError(f"{path} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file.")
-    return [path]
+        return [], [_unread(path, f"is not a {types}.")]
+    return [path], []
+
+
+def _files_below(folder: Path) -> tuple[list[Path], list[Unread]]:
+    files: list[Path] = []
+    unread: list[Unread] = []
+
+    def failed(error: OSError) -> None:
+        unread.append(_unread(Path(error.filename), f"cannot be read: {error.strerror}."))
+
+    for place, folders, names in os.walk(folder, onerror=failed):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [one for one in (Path(place, name) for name in folders) if one.is_symlink()]
+        unread += [
+            _unread(one, "is a link to a folder, which is not followed.") for one in links if _leads_out(one, folder)
+        ]
+        for file in (Path(place, name) for name in names if not name.startswith((".", _LOCK))):
+            try:
+                regular = stat.S_ISREG(file.stat().st_mode)
+            except OSError as error:
+                unread.append(_unread(file, f"cannot be read: {error.strerror}."))
+                continue
+            if regular and _suffix(file) in SUFFIXES:
+                files.append(file)
+            else:
+                unread.append(_unread(file, "is of no type that is read." if regular else "is no regular file."))
+    return sorted(files), sorted(unread, key=lambda one: one.file)
+
+
+def _leads_out(link: Path, folder: Path) -> bool:
+    """Whether what a link to a folder holds is not found below that folder anyway."""
+    target, top = link.resolve(), folder.resolve()
+    return not target.is_relative_to(top) and not top.is_relative_to(target)
+
+
+def _unread(path: Path, reason: str) -> Unread:
+    name = plain_name(str(path))
+    return Unread(file=name, reason=f"{name} {reason}")
+
+
+def _in_full(path: Path) -> Path:
+    """The whole path as it was found: links stay, `..` does not."""
+    path = path.absolute()
+    if ".." not in path.parts:
+        return path
+    return path.resolve() if path.name == ".." else path.parent.resolve() / path.name
+
+
+def plain_name(name: str) -> str:
+    """A name that is not UTF-8 with its odd bytes written as `\\xfc`, so that it can be shown and kept."""
+    return _ODD_BYTE.sub(lambda half: f"\\x{ord(half[0]) & 0xFF:02x}", name)
 
 
 def _suffix(path: Path) -> str:
@@ -197,25 +287,12 @@ def _lines(file: Path, *, zipped: bool) -> Iterator[bytes]:
         raise Unreadable(f"{file} cannot be unzipped: {error}") from error
 
 
-def _standard_input(data: bytes, text_key: str | None) -> Iterator[Document | Unread]:
-    name = "standard input"
+def _standard_input(stream: BinaryIO, text_key: str | None) -> Iterator[Document | Unread]:
+    data, name = stream.read(), "standard input"
     if _looks_like_json_lines(data):
         yield from of_json_lines(io.BytesIO(data), name, text_key)
     else:
         yield Document(text=decoded(data, name), file=name)
-
-
-def _with_text(items: Iterable[Document | Unread], name: str, *, empty_ok: bool) -> Iterator[Document | Unread]:
-    """Those that are not blank; a warning or an error where there are none."""
-    none = True
-    for item in items:
-        if isinstance(item, Unread) or item.text.strip():
-            none = False
-            yield item
-    if none and not empty_ok:
-        raise ClaraError(f"{name} is empty: it holds no text.")
-    if none:
-        logger.warning("%s is empty and left out.", name)
 
 
 def _looks_like_json_lines(data: bytes) -> bool:

@@ -83,7 +83,7 @@ class Clock:
 
 def some(inputs: list[str], text_key: str | None, documents: int, folder: Path) -> Path:
     """The first documents of files, in one file of rows."""
-    found = itertools.chain.from_iterable(read_source(source, text_key) for source in sources_of(inputs))
+    found = itertools.chain.from_iterable(read_source(source, text_key) for source in sources_of(inputs)[0])
     file = folder / "some.jsonl"
     read = itertools.islice((one for one in found if isinstance(one, Document)), documents)
     lines = (json.dumps({"text": one.text}) + "\n" for one in read)

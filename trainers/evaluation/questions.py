@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from trainers.data.rows import find_files, read_rows
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
 
+logger = logging.getLogger(__name__)
 Setting = Literal["normal", "oracle"]
 SETTINGS = ("normal", "oracle")
 SHARED = Path("shared") / "data" / "eval"
@@ -246,15 +248,16 @@ def kept(clara: Clara, passages: Sequence[str]) -> int:
 def compress(clara: Clara, names: Sequence[str]) -> Compressed:
     """Bring the documents of files and folders into the store that ``clara`` was loaded with; what is there stays.
 
+    What cannot be read is left out, each with a warning.
+
     Raises:
-        ClaraError: a file that cannot be read, or the store cannot be written.
+        ClaraError: nothing can be read, or the store cannot be written.
     """
     store = durable(clara.store)
     assert store is not None
     done = compress_corpus(clara, store, names)
-    if done.bad:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in done.bad[:3])
-        raise ClaraError(f"{len(done.bad)} files cannot be read ({listed}); remove or convert them")
+    for _, reason in done.bad:
+        logger.warning("left out: %s", reason)
     return Compressed(done.compressed, done.tokens, done.seconds if done.compressed else 0.0)
 
 

@@ -192,6 +192,42 @@ def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(clara, docs, wo
     assert err.count("\n") == 1
 
 
+def test_inputs_that_are_left_out_are_all_named_and_make_the_exit_code_3(clara, docs, tmp_path):
+    asked = ("ask", QUESTION, "--docs", docs, "--max-new-tokens", 2, "--no-store")
+    assert clara(*asked)[0] == 0
+    (docs / "latin.txt").write_bytes("café".encode("latin-1"))
+    (docs / "photo.jpg").write_bytes(b"\xff\xd8")
+    (docs / "rows.jsonl").write_text('{"text": 1}\n{"text": "A good row."}\n')
+    code, _, err = clara(*asked)
+    assert code == 3
+    reasons = ("photo.jpg is of no type", "latin.txt:1: not UTF-8 text", 'rows.jsonl:1: "text" must be a string')
+    assert [reason in line for reason, line in zip(reasons, err.splitlines(), strict=True)] == [True] * 3
+    code, out, err = clara(*asked, "--quiet")
+    assert (code, err) == (3, "")
+    code, out, _ = clara(*asked, "--json", "--quiet")
+    assert code == 3
+    assert [reason in one for reason, one in zip(reasons, json.loads(out)["left_out"], strict=True)] == [True] * 3
+    code, out, _ = clara("compress", docs, "--store", tmp_path / "store")
+    assert code == 3
+    lines = out.splitlines()[:3]
+    assert [reason in line for reason, line in zip(reasons, lines, strict=True)] == [True] * 3
+    for command in ("ask", "compress"):
+        assert "3 some inputs were left out" in " ".join(clara(command, "--help")[1].split())
+
+
+def test_what_sync_does_not_remove_is_said_in_the_last_line(clara, docs, tmp_path):
+    (docs / "share").mkdir()
+    (docs / "share" / "x.txt").write_text("On the share.")
+    words = ("compress", docs, "--store", tmp_path / "store", "--sync")
+    assert clara(*words)[0] == 0
+    (docs / "share" / "x.txt").unlink()
+    code, out, _ = clara(*words)
+    assert code == 3
+    assert out.splitlines()[-1].startswith(
+        f"Not removed, since they may not be gone: 1 ({docs}/share is empty, as where"
+    )
+
+
 def test_a_model_that_is_not_there_is_one_line_and_exit_code_2(clara, docs):
     code, out, err = clara("ask", QUESTION, "--docs", docs, model="nobody/no-such-model")
     assert (code, out) == (2, "")
