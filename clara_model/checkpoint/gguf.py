@@ -16,6 +16,9 @@ import re
 import shutil
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ _WHEEL_PARTS = r"([^/]+)/(.+)"
 
 def is_gguf(name: str) -> bool:
     """Whether a base model's name means a GGUF file."""
-    return name.endswith(".gguf")
+    return name.lower().endswith(".gguf")
 
 
 def base_folder(name: str, revision: str | None, sha256: str | None, token: str | None = None) -> Path:
@@ -142,8 +145,9 @@ def _convert(path: Path, folder: Path) -> None:
 def _write_plain(path: Path, folder: Path) -> None:
     options: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
-        read: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
+        with _without_bar():
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
+            read: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
     except (OSError, ValueError, LookupError, NotImplementedError, struct.error) as error:
         first = str(error).strip().partition("\n")[0]
         raise ClaraError(f"{path} could not be read as a GGUF model ({first}); get the file again") from error
@@ -154,3 +158,16 @@ def _write_plain(path: Path, folder: Path) -> None:
     torch.nn.Module.to(plain, torch.bfloat16)
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """A bar is drawn by transformers over the tensors of a GGUF file, whatever its own switch for bars says."""
+    from transformers import modeling_gguf_pytorch_utils
+
+    drawn = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = partial(drawn, disable=True)
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = drawn

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from clara_model.store import open_store
 
     with open_store(args.store, encoding=args.encoding, keep_text=False if args.no_text else None) as store:
-        with _compressing(args, store) as compress, progress(args) as bar:
+        with _compressing(args, store) as compress, progress(args.quiet) as bar:
             task = bar.add_task("Compressing", total=None)
 
             def show(done: CorpusReport) -> None:

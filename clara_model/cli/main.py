@@ -1,7 +1,5 @@
 """`clara`: ask questions about files, see the bundled model at work, and look into a checkpoint, from the command line.
 
-Results go to standard output; progress, notes and errors to standard error (progress only to a terminal). Exit codes:
-see `EXIT_CODES`.
 Left out: training (see `trainers`).
 """
 
@@ -9,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -25,7 +21,19 @@ from rich.text import Text
 from clara_model.checkpoint import bundled_models
 from clara_model.cli import corpus, demo, serving, stores
 from clara_model.console import tables
-from clara_model.console.command import LEFT_OUT, at_least_one, load, output, print_json, progress, streamed, working
+from clara_model.console.command import (
+    EXIT_CODES,
+    LEFT_OUT,
+    Parser,
+    at_least_one,
+    load,
+    output,
+    print_json,
+    progress,
+    run,
+    streamed,
+    working,
+)
 from clara_model.documents import passages
 
 if TYPE_CHECKING:
@@ -33,13 +41,6 @@ if TYPE_CHECKING:
     from clara_model.latents import Latents
 
 _MODEL_HELP = f"checkpoint: a folder, a bundled or a hub name (default: {bundled_models.DEFAULT_HELP})"
-USER_ERROR = 2
-UNEXPECTED = 1
-INTERRUPTED = 130
-EXIT_CODES = (
-    "Exit codes: 0 all done; 1 an error of the program itself; 2 something to put right, said in one sentence; "
-    "3 some inputs were left out, each named with its reason, and the rest is done; 130 interrupted."
-)
 _ENCODINGS = ("exact", "float32", "bfloat16", "float16", "int8", "int4")
 _TEXTS_PER_STEP = 128  # compressed between two steps of the progress bar
 
@@ -53,42 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    if sys.stdout is None:  # closed by whoever started this
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    _replace_what_cannot_be_written()
-    try:
-        args = _parser().parse_args(argv)
-        if "model" in args and args.model is None:
-            args.model = bundled_models.default_model()
-        with _notes(quiet=args.quiet):
-            code = args.run(args) or 0
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output has left, e.g. `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        errors.print("Interrupted.")
-        return INTERRUPTED
-    except (ValueError, TypeError, OSError) as error:
-        errors.print(Text(f"clara: {_sentence(error)}"))
-        return USER_ERROR
-    except Exception as error:
-        logging.getLogger(__name__).debug("unexpected", exc_info=True)
-        errors.print(Text(f"clara: unexpected {type(error).__name__}: {_sentence(error)} (please report it)"))
-        return UNEXPECTED
+    return run("clara", lambda: _parser().parse_args(argv), _act)
+
+
+def _act(args: argparse.Namespace) -> int | None:
+    if "model" in args and args.model is None:
+        args.model = bundled_models.default_model()
+    code: int | None = args.run(args)
     return code
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the list of all options."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USER_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="clara",
         description="Documents compressed to memory tokens, ranked and answered from the compressed form.",
         epilog=EXIT_CODES,
@@ -96,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"clara {version('clara-integrations')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    quiet = _Parser(add_help=False)
+    quiet = Parser(add_help=False)
     quiet.add_argument("--quiet", action="store_true", help="only the result: no progress, no notes")
-    model = _Parser(add_help=False)
+    model = Parser(add_help=False)
     model.add_argument("--subfolder", help="folder of the checkpoint inside the repository, e.g. compression-16")
     model.add_argument("--revision", help="branch, tag or commit of the repository")
     model.add_argument("--base-model", metavar="NAME", help="base model to use instead of the one the checkpoint names")
@@ -175,7 +152,7 @@ def _add_text_key(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_store_commands(commands: Any, model: _Parser, quiet: _Parser) -> None:
+def _add_store_commands(commands: Any, model: Parser, quiet: Parser) -> None:
     """`compress`, `search` and `store`."""
     compress = commands.add_parser(
         "compress", parents=[model, quiet], help="files and folders into a store, once", epilog=EXIT_CODES
@@ -247,7 +224,6 @@ def _ask(args: argparse.Namespace) -> int:
         if note := bundled_models.caution(args.model):
             logging.getLogger(__name__).warning(note)
         _ask_documents(args, clara, documents)
-        sys.stdout.flush()
         with working("Compressing passages for the next question", args):
             clara.flush()
     return LEFT_OUT if args.left_out else 0
@@ -302,7 +278,7 @@ def _compressed(clara: Clara, texts: Sequence[str], args: argparse.Namespace) ->
     from clara_model.latents import Latents
 
     start = time.perf_counter()
-    with progress(args) as bar:
+    with progress(args.quiet) as bar:
         parts = [
             clara.compress(texts[first : first + _TEXTS_PER_STEP])
             for first in bar.track(range(0, len(texts), _TEXTS_PER_STEP), description="Compressing passages")
@@ -415,35 +391,6 @@ def _demo_record(
             )
         ],
     }
-
-
-@contextmanager
-def _notes(*, quiet: bool) -> Iterator[None]:
-    """Show the library's warnings as lines on standard error, unless quiet."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("clara: %(message)s"))
-    handler.setLevel(logging.ERROR if quiet else logging.WARNING)
-    logger = logging.getLogger("clara_model")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-
-
-def _replace_what_cannot_be_written() -> None:
-    """Let a terminal that is not UTF-8 show question marks instead of ending the program."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="replace")
-
-
-def _sentence(error: BaseException) -> str:
-    """The error's message on one line; of a system error, the file and what is wrong with it."""
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}."
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

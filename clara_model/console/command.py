@@ -1,18 +1,26 @@
-"""What the commands share: loading the model, standard output, signs of progress on a terminal, JSON."""
+"""What the four commands share: how one runs and ends, standard output, signs of progress on a terminal, the model.
+
+Results go to standard output, alone; progress, notes, errors and what libraries print to standard error. `EXIT_CODES`
+says how commands end.
+"""
 
 from __future__ import annotations
 
 import argparse
 import gc
 import json
+import logging
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, ProgressColumn
+from rich.text import Text
 
 from clara_model.checkpoint import options
 from clara_model.checkpoint.bundled_models import BUNDLED
@@ -22,10 +30,121 @@ if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, AnswerStream, Clara
     from clara_model.store import DurableStore
 
-LEFT_OUT = 3
-"""Exit code: all is done but for inputs that could not be read."""
+UNEXPECTED, USER_ERROR, LEFT_OUT, INTERRUPTED = 1, 2, 3, 130
+EXIT_CODES = (
+    "Exit codes: 0 all done; 1 an error of the program itself; 2 something to put right, said in one sentence; "
+    "3 some inputs were left out, each named with its reason, and the rest is done; 130 interrupted."
+)
 WIDTH_OF_A_FILE = 160
 """Columns of a table that goes to a pipe or file."""
+_results: TextIO | None = None
+"""Standard output while a command runs."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with the line."""
+        self.exit(USER_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def run(
+    name: str,
+    parse: Callable[[], argparse.Namespace],
+    act: Callable[[argparse.Namespace], int | None],
+    interrupted: str = "Interrupted.",
+) -> int:
+    """Run a command; what goes wrong is one sentence on standard error.
+
+    Args:
+        name: of the program.
+        parse: gives its arguments; ``quiet`` among them leaves out warnings.
+        act: what it does; returns the exit code, or None for 0.
+        interrupted: what to say when the user ends it.
+    """
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = _nowhere()
+    _replace_what_cannot_be_written()
+    results = sys.stdout
+    try:
+        args = parse()
+        quiet = getattr(args, "quiet", False)
+        with _results_apart(quiet), _notes(name, quiet):
+            code = act(args) or 0
+        results.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has left, e.g. `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), results.fileno())
+        return 0
+    except KeyboardInterrupt:
+        _errors().print(Text(interrupted))
+        return INTERRUPTED
+    except (ValueError, TypeError, OSError) as error:
+        show_error(name, _sentence(error))
+        return USER_ERROR
+    except Exception as error:
+        logging.getLogger(__name__).debug("unexpected", exc_info=True)
+        show_error(name, f"unexpected {type(error).__name__}: {_sentence(error)} (please report it)")
+        return UNEXPECTED
+
+
+@contextmanager
+def _results_apart(quiet: bool) -> Iterator[None]:
+    """What libraries print goes to standard error, or nowhere."""
+    global _results
+    before, _results = _results, sys.stdout
+    try:
+        with redirect_stdout(_nowhere() if quiet else sys.stderr):
+            yield
+    finally:
+        _results = before
+
+
+@cache
+def _nowhere() -> TextIO:
+    """Never closed: a library that logs to standard output keeps what that was."""
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+@contextmanager
+def _notes(name: str, quiet: bool) -> Iterator[None]:
+    """Show this project's warnings as lines on standard error, unless quiet."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
+    handler.setLevel(logging.ERROR if quiet else logging.WARNING)
+    loggers = [logging.getLogger(package) for package in ("clara_model", "trainers")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+def _replace_what_cannot_be_written() -> None:
+    """Let a terminal that is not UTF-8 show question marks instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def _sentence(error: BaseException) -> str:
+    """The error's message on one line; of a system error, the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}."
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _errors() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def show_error(name: str, sentence: str) -> None:
+    """Print one sentence of a program to standard error."""
+    _errors().print(Text(f"{name}: {sentence}"))
 
 
 def load(args: argparse.Namespace, store: str | DurableStore | None = None) -> Clara:
@@ -62,15 +181,20 @@ def _without_collecting() -> Iterator[None]:
         gc.enable()
 
 
-def output() -> Console:
-    """Standard output; lines are left whole, and a pipe or file gets tables that are wide enough."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+def _stdout() -> TextIO:
+    return sys.stdout if _results is None else _results
 
 
-def progress(args: argparse.Namespace) -> Progress:
+def output(width: int = WIDTH_OF_A_FILE) -> Console:
+    """Standard output; lines are left whole, and a pipe or file gets tables of ``width`` columns."""
+    file = _stdout()
+    return Console(file=file, highlight=False, soft_wrap=True, width=None if file.isatty() else width)
+
+
+def progress(quiet: bool, *columns: ProgressColumn) -> Progress:
     """A bar for counted work, on a terminal only; gone when the work is done."""
     console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=args.quiet or not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
 
 
 def working(what: str, args: argparse.Namespace) -> AbstractContextManager[object]:
@@ -81,20 +205,24 @@ def working(what: str, args: argparse.Namespace) -> AbstractContextManager[objec
 
 def streamed(stream: AnswerStream, args: argparse.Namespace) -> Answer:
     """Print the pieces of an answer as they come; the whole answer."""
+    out = _stdout()
     with stream:
         with working("Answering", args):
             piece = next(stream, None)
         while piece is not None:
-            sys.stdout.write(tables.visible(piece))
-            sys.stdout.flush()
+            out.write(tables.visible(piece))
+            out.flush()
             piece = next(stream, None)
-    sys.stdout.write("\n")
+    out.write("\n")
+    out.flush()
     return stream.answer
 
 
 def print_json(record: object) -> None:
     """Write a result to standard output."""
-    sys.stdout.write(json.dumps(record, ensure_ascii=False, indent=2, default=str) + "\n")
+    out = _stdout()
+    out.write(json.dumps(record, ensure_ascii=False, indent=2, default=str) + "\n")
+    out.flush()
 
 
 def at_least_one(word: str) -> int:

@@ -8,10 +8,9 @@ found by its content, so doing a batch twice leaves what doing it once leaves. L
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import Any
 
 from clara_model.documents.corpus import Compress, Done, New
@@ -51,7 +50,7 @@ def actors(model: str, store: str, options: Mapping[str, Any], count: int | None
             the store.
     """
     ray = _package()
-    with redirect_stdout(sys.stderr), _cluster(ray):  # Ray says what it has lost where a command's result goes
+    with _cluster(ray):
         made = _made(ray, model, store, options, count)
         try:
             yield lambda batches: _flowing(ray, made, batches)

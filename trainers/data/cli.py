@@ -8,16 +8,14 @@ Results go to standard output; progress, notes and errors to standard error (pro
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.text import Text
 
+from clara_model.console import command
+from clara_model.console.command import output, print_json, show_error
 from clara_model.errors import ClaraError
 from trainers.data import report as data_report
 from trainers.data import retrieve
@@ -26,41 +24,22 @@ from trainers.data.convert import NO_NEGATIVES, SETTINGS, SPLITS, ConvertConfig,
 from trainers.data.jsonl import check_output, write_rows
 from trainers.data.negatives import METHODS
 from trainers.data.qa_formats import FORMATS
-from trainers.data.report import show, show_error, show_json
 from trainers.data.rows import find_files
 from trainers.data.stage_check import StageCheck
 from trainers.data.synthesis import cli as synthesis_cli
 from trainers.data.token_counts import DEFAULT_MODEL, TokenCounter, token_counter, tokens_of
 
-BAD_DATA, USER_ERROR, INTERRUPTED = 1, 2, 130
+BAD_DATA = 1
+INTERRUPTED = "clara-data: interrupted; clara-data synthesize goes on from here when it is run again"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = _parser().parse_args(argv)
-    try:
-        with _notes():
-            return int(args.run(args))
-    except BrokenPipeError:  # the reader of our output has left, e.g. `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        show_error("interrupted" + ("; the same command goes on from here" if args.run is synthesis_cli.run else ""))
-        return INTERRUPTED
-    except (ValueError, TypeError, OSError) as error:
-        show_error(" ".join(str(error).split()) or type(error).__name__)
-        return USER_ERROR
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the list of all options."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USER_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
+    return command.run("clara-data", lambda: _parser().parse_args(argv), lambda args: int(args.run(args)), INTERRUPTED)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="clara-data", description="Make and check the data that clara-train learns from.")
+    parser = command.Parser(prog="clara-data", description="Make and check the data that clara-train learns from.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_check(commands.add_parser("check", help="what is in data files, and every bad line"))
     synthesis_cli.add_arguments(
@@ -99,9 +78,9 @@ def _check(args: argparse.Namespace) -> int:
     reports = check_files(args.files, counter, limit, _stage(args, counter, limit) if args.stage else None)
     if args.json:
         files = [report.to_dict() for report in reports]
-        show_json({"lengths_in": counter.unit, "doc_max_length": limit, "files": files})
+        print_json({"lengths_in": counter.unit, "doc_max_length": limit, "files": files})
     else:
-        show(data_report.check_report(reports, counter.unit, limit, show_all=args.all))
+        output().print(data_report.check_report(reports, counter.unit, limit, show_all=args.all))
     return BAD_DATA if any(report.bad for report in reports) else 0
 
 
@@ -158,12 +137,12 @@ def _convert(args: argparse.Namespace) -> int:
     converter = Converter(config, args.files, args.corpus)
     rows = write_rows(args.out, converter.rows())
     facts = {**converter.counts, "passages in the pool": len(converter.pool), "left out": dict(converter.left_out)}
-    show_json({"out": str(args.out), **facts}) if args.json else show(data_report.facts_table(facts))
+    print_json({"out": str(args.out), **facts}) if args.json else output().print(data_report.facts_table(facts))
     if not rows:
-        show_error(f"no row came out of {converter.counts['questions read']} questions")
+        show_error("clara-data", f"no row came out of {converter.counts['questions read']} questions")
         return BAD_DATA
     if not args.json:
-        show(Text(f"{rows:,} rows in {args.out}"))
+        output().print(Text(f"{rows:,} rows in {args.out}"))
     return 0
 
 
@@ -195,28 +174,10 @@ def _retrieve(args: argparse.Namespace) -> int:
         retriever = retrieve.Retriever(nearest, args.candidates)
         rows = write_rows(args.out, retriever.rows(files))
     facts = {**retriever.counts, "rows written": rows}
-    show_json({"out": str(args.out), **facts}) if args.json else show(data_report.facts_table(facts))
+    print_json({"out": str(args.out), **facts}) if args.json else output().print(data_report.facts_table(facts))
     if not rows:
-        show_error("no row was read")
+        show_error("clara-data", "no row was read")
     return 0 if rows else BAD_DATA
-
-
-# -- notes -----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _notes() -> Iterator[None]:
-    """Show this project's warnings as lines on standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("clara-data: %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("clara_model", "trainers")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ everything that computes.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +18,6 @@ from trainers.data.check import TEXTS, FileReport, Lengths, Problem
 
 SHOWN = 5
 """Repeated rows and remarks shown of each file, unless all are asked for. Bad lines are always all shown."""
-_WIDTH_OF_A_FILE = 160  # columns of a table that goes to a pipe or file
 
 
 def check_report(reports: Sequence[FileReport], unit: str, doc_max_length: int, *, show_all: bool) -> RenderableType:
@@ -139,22 +136,3 @@ def _table(first: str, *numbers: str) -> Table:
 
 def _number(value: float) -> str:
     return f"{value:,}"
-
-
-# -- output -----------------------------------------------------------------------------------------------------
-
-
-def show(what: RenderableType) -> None:
-    """Print to standard output; lines are left whole, and a pipe or file gets tables that are wide enough."""
-    width = None if sys.stdout.isatty() else _WIDTH_OF_A_FILE
-    Console(highlight=False, soft_wrap=True, width=width).print(what)
-
-
-def show_json(values: object) -> None:
-    """Print one JSON object to standard output."""
-    sys.stdout.write(json.dumps(values, ensure_ascii=False, indent=2) + "\n")
-
-
-def show_error(sentence: str) -> None:
-    """Print one sentence to standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"clara-data: {sentence}"))

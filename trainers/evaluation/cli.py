@@ -10,17 +10,16 @@ Exit codes: 0 done, 1 a question failed, 2 something the user can put right, sai
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.progress import TaskID
+from rich.text import Text
 
-from clara_model.checkpoint.options import NAMES
+from clara_model.console import command
 from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from trainers.evaluation.comparison import Settings
     from trainers.processes import Processes
 
-FAILED, USER_ERROR = 1, 2
+FAILED = 1
 OUT = "runs/eval"
 WIDTH_OF_A_FILE = 220
 """Columns of a table that goes to a pipe or file."""
@@ -37,19 +36,14 @@ WIDTH_OF_A_FILE = 220
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``clara-eval``; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        with _notes():
-            if words[:1] == ["report"]:
-                return _report(report_parser().parse_args(words[1:]))
-            return _measure(parser().parse_args(words))
-    except (ClaraError, OSError, ValueError) as error:
-        sys.stderr.write(f"clara-eval: {' '.join(str(error).split())}\n")
-        return USER_ERROR
+    if words[:1] == ["report"]:
+        return command.run("clara-eval", lambda: report_parser().parse_args(words[1:]), _report)
+    return command.run("clara-eval", lambda: parser().parse_args(words), _measure)
 
 
 def parser() -> argparse.ArgumentParser:
     """Of a measurement."""
-    made = argparse.ArgumentParser(
+    made = command.Parser(
         prog="clara-eval",
         description="Measure a checkpoint beside its baselines: same base model, documents, prompt and bounds.",
         epilog="`clara-eval report FOLDER` draws what was measured; see `clara-eval report --help`.",
@@ -113,7 +107,7 @@ def _how(group: Any) -> None:
 
 def report_parser() -> argparse.ArgumentParser:
     """Of a report."""
-    made = argparse.ArgumentParser(prog="clara-eval report", description="A page with pictures of what was measured.")
+    made = command.Parser(prog="clara-eval report", description="A page with pictures of what was measured.")
     made.add_argument("folder", type=Path, help="an --out of clara-eval")
     return made
 
@@ -190,46 +184,22 @@ def _store(args: argparse.Namespace) -> str | None:
 
 
 def _load(name: str, args: argparse.Namespace, processes: Processes, store: str | None = None) -> Clara:
-    from transformers.utils import logging as transformers_logging
-
-    from clara_model.inference.clara import Clara
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    keywords: dict[str, Any] = {option: getattr(args, option, None) for option in NAMES}
-    keywords["device"] = keywords["device"] or processes.device
-    return Clara.load(name, store=store, **keywords)
+    own = {"model": name, "device": args.device or processes.device, "quiet": not processes.first}
+    return command.load(argparse.Namespace(**{**vars(args), **own}), store)
 
 
 def _report(args: argparse.Namespace) -> int:
     from trainers.evaluation import report
 
     for file in report.write(args.folder):
-        sys.stdout.write(f"{file}\n")
+        command.output().print(Text(str(file)))
     return 0
-
-
-@contextmanager
-def _notes() -> Iterator[None]:
-    """Show the warnings of this project as lines on standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("clara-eval: %(message)s"))
-    handler.setLevel(logging.WARNING)
-    loggers = [logging.getLogger(name) for name in ("clara_model", "trainers")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
 
 
 @contextmanager
 def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each system, on a terminal, of the first process's part."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (processes.first and console.is_terminal)) as bar:
+    with command.progress(not processes.first) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(system: str, done: int, of: int) -> None:
@@ -241,20 +211,18 @@ def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]
 
 
 def _show(summaries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    import json
-
     from trainers.evaluation import tables
     from trainers.evaluation.summary import pairs_terminal
 
     if as_json:
-        sys.stdout.write(json.dumps(summaries, ensure_ascii=False, indent=1) + "\n")
+        command.print_json(summaries)
         return
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+    out = command.output(WIDTH_OF_A_FILE)
     for one in summaries:
-        console.print(tables.terminal(one))
+        out.print(tables.terminal(one))
         between = pairs_terminal(one)
         if between is not None:
-            console.print(between)
+            out.print(between)
 
 
 if __name__ == "__main__":

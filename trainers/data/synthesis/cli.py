@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from clara_model.console.command import at_least_one, output, print_json, progress, show_error
 from clara_model.documents import passages
 from clara_model.errors import ClaraError
 from trainers.data.jsonl import check_output, write_rows
-from trainers.data.report import facts_table, show, show_error, show_json
+from trainers.data.report import facts_table
 from trainers.data.synthesis import report
 from trainers.data.synthesis.client import NO_KEY, Endpoint, EndpointConfig
 from trainers.data.synthesis.journal import Journal, Outcome, Spent
@@ -63,13 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--attempts", type=int, default=3, metavar="N", help="attempts at a readable reply (default: 3)")
     add(
         "--passage-tokens",
-        type=_at_least_one,
+        type=at_least_one,
         metavar="N",
         help="longest passage (default: the tokenizer's model's, else 256)",
     )
     add("--tokenizer", metavar="NAME", help="counts the passages' tokens: checkpoint, base model or tokenizer "
         "(default: clara-tiny's if it is installed, else words)")  # fmt: skip
-    add("--limit", type=_at_least_one, metavar="N", help="only the first N passages")
+    add("--limit", type=at_least_one, metavar="N", help="only the first N passages")
 
     requests = parser.add_argument_group("requests")
     add = requests.add_argument
@@ -95,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--failures",
-        type=_at_least_one,
+        type=at_least_one,
         default=3,
         metavar="N",
         help="runs in which a passage may fail before it is skipped (default: 3)",
@@ -170,14 +171,14 @@ def _run_synthesis(
         facts = report.synthesis_facts(len(texts), outcomes, spent, journal.spent, *prices)
         facts |= report.unfinished_facts(unfinished, journal.unanswered)
         if journal.spent.requests:
-            show_json({"out": str(args.out), **facts}) if args.json else show(facts_table(facts))
+            print_json({"out": str(args.out), **facts}) if args.json else output().print(facts_table(facts))
     if unfinished.failed:
-        show_error(f"{len(unfinished.failed)} passages failed; run again to try them once more")
+        show_error("clara-data", f"{len(unfinished.failed)} passages failed; run again to try them once more")
     if not rows:
-        show_error(f"no row came out of {len(texts)} passages; the reasons are listed under dropped")
+        show_error("clara-data", f"no row came out of {len(texts)} passages; the reasons are listed under dropped")
         return BAD_DATA
     if not args.json:
-        show(Text(f"{rows:,} rows in {args.out}"))
+        output().print(Text(f"{rows:,} rows in {args.out}"))
     return 0
 
 
@@ -195,8 +196,8 @@ def _dry_run(args: argparse.Namespace, config: SynthesisConfig) -> None:
     guess = estimate(texts, config, counter.count)
     spent = Spent(requests=guess.requests, prompt_tokens=guess.prompt_tokens, completion_tokens=guess.completion_tokens)
     price = report.cost(spent, args.price_in, args.price_out)
-    show(report.prompts_report(sample_requests(texts[0], config)))
-    show(
+    output().print(report.prompts_report(sample_requests(texts[0], config)))
+    output().print(
         Text(
             f"\n{guess.passages:,} passages would take about {guess.requests:,} requests, {guess.prompt_tokens:,} "
             f"{counter.unit} in and {guess.completion_tokens:,} out"
@@ -219,13 +220,8 @@ class _Progress:
     """A moving line on a terminal: passages, requests, tokens, cost."""
 
     def __init__(self, passages: int, endpoint: Endpoint, args: argparse.Namespace) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._bar = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("passages"), TimeRemainingColumn(),
-            TextColumn("{task.fields[spent]}"), console=console, disable=args.quiet or not console.is_terminal,
-        )  # fmt: skip
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("passages"), TimeRemainingColumn())
+        self._bar = progress(args.quiet, *columns, TextColumn("{task.fields[spent]}"))
         self._task = self._bar.add_task("", total=passages, spent="")
         self._endpoint, self._args = endpoint, args
 
@@ -242,12 +238,6 @@ class _Progress:
         price = report.cost(spent, self._args.price_in, self._args.price_out)
         words = f"{spent.requests:,} requests, {spent.prompt_tokens + spent.completion_tokens:,} tokens"
         self._bar.update(self._task, advance=1, spent=words + (f", {price:.2f}" if price else ""))
-
-
-def _at_least_one(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {word!r}")
-    return int(word)
 
 
 def _json_object(word: str) -> Mapping[str, Any]:
