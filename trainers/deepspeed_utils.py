@@ -18,33 +18,23 @@ from clara_model.errors import ClaraError
 if TYPE_CHECKING:
     import transformers
 
+    from trainers.training.train_config import TrainConfig
 
-def configuration(
-    *, stage: int, micro: int, accumulation: int, processes: int, max_norm: float, bf16: bool, offload: str = ""
-) -> dict[str, Any]:
-    """DeepSpeed's own settings.
 
-    Args:
-        stage: 0 to 3: what is split between processes (nothing, optimizer state, gradients too, weights too).
-        micro: rows of one forward pass of one process.
-        accumulation: forward passes in a step.
-        processes: of the run.
-        max_norm: gradients are clipped to it; 0 for not.
-        bf16: hold weights in bfloat16, with float32 copies of what trains.
-        offload: ``optimizer`` for its state in the machine's memory, ``weights`` for these too, "" for neither.
-    """
-    moved = {"": (), "optimizer": ("offload_optimizer",), "weights": ("offload_optimizer", "offload_param")}[offload]
+def configuration(config: TrainConfig, micro: int, accumulation: int, processes: int) -> dict[str, Any]:
+    """DeepSpeed's own settings for a run whose steps are so many forward passes of ``micro`` rows in each process."""
+    moved = {"": (), "optimizer": ("offload_optimizer",), "weights": ("offload_optimizer", "offload_param")}
     memory = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_batch_size": micro * accumulation * processes,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": max_norm,
-        "bf16": {"enabled": bf16},
+        "gradient_clipping": config.max_norm,
+        "bf16": {"enabled": config.bf16},
         "zero_optimization": {
-            "stage": stage,
+            "stage": config.zero_stage,
             "stage3_param_persistence_threshold": 0,
-            **{part: dict(memory) for part in moved},
+            **{part: dict(memory) for part in moved[config.zero_offload]},
         },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

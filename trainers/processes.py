@@ -26,6 +26,11 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first() -> bool:
+    """Whether this is the first process of the run, which speaks and writes for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def is_first_here() -> bool:
     """Whether this is the first process of its machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
@@ -52,8 +57,6 @@ def start(use_cpu: bool) -> None:
 
 def stop() -> None:
     """Leave the process group together: a process that ends while another still holds its connections may abort."""
-    import torch.distributed as dist
-
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -62,8 +65,6 @@ def stop() -> None:
 @contextmanager
 def one_asks_the_hub() -> Iterator[None]:
     """Inside the block the first process of each machine asks the hub; the others follow it and read its cache."""
-    import torch.distributed as dist
-
     if not (dist.is_available() and dist.is_initialized()):
         yield
     elif is_first_here():
@@ -157,9 +158,8 @@ def alone_in(folders: Collection[Path]) -> Iterator[None]:
     Raises:
         ClaraError: another run is in one of them.
     """
-    first = os.environ.get("RANK", "0") == "0"
     with ExitStack() as held:
-        for folder in {folder.resolve() for folder in folders} if first else ():
+        for folder in {folder.resolve() for folder in folders} if is_first() else ():
             try:
                 held.enter_context(FileLock(folder / LOCK, timeout=0))
             except Timeout:
@@ -199,7 +199,7 @@ def check_shared(folder: Path) -> None:
 
 @dataclass
 class Processes:
-    """This process among those of the evaluation."""
+    """This process among those of an evaluation."""
 
     index: int = 0
     count: int = 1
@@ -210,7 +210,7 @@ class Processes:
     @classmethod
     def here(cls) -> Processes:
         """As the launcher has set them up."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if process_count() == 1:
             return cls()
         import torch
         from accelerate import PartialState

@@ -20,7 +20,7 @@ PUBLISHED_STAGES = {"stage1": "pretrain", "stage1_2": "instruct", "stage2": "end
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FUSED_TARGETS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 """The same layers where queries, keys and values, and gate and up, are one each (Phi)."""
-RESIDUALS, POSITIONS = ("none", "blocks", "anchors"), ("appended", "spread")
+RESIDUALS = ("none", "anchors")
 RANKINGS = ("cosine", "late")
 MAX_NEW_TOKENS = 128
 """Tokens of an answer at most, where a caller does not say."""
@@ -28,7 +28,7 @@ LARGEST = 2**20
 """No size of a configuration is larger; a checkpoint's sizes are compared with its tensors besides."""
 LARGEST_JSON = 64 * 1024 * 1024
 """Bytes of a JSON file that is read at most."""
-_LATER = ("base_sha256", "residual", "memory_positions", "lora_targets", "ranking")
+_LATER = ("base_sha256", "residual", "lora_targets", "ranking")
 """Fields that the first version did not have; at their defaults they are not written."""
 _SIZES = ("doc_max_length", "compression_rate", "lora_rank", "lora_alpha", "top_k", "max_prompt_length")
 
@@ -48,10 +48,7 @@ class ClaraConfig:
     compression_rate: int = 16
     """Document tokens per memory token; ``memory_tokens = doc_max_length // compression_rate``."""
     residual: str = "none"
-    """``blocks`` or ``anchors``: latents are sums of the text's own embeddings plus gated states (`modeling.residual`,
-    `modeling.residual`); ``none``."""
-    memory_positions: str = "appended"
-    """Position ids of the memory tokens: ``appended`` to the text's, or ``spread`` evenly over them."""
+    """``anchors``: latents are sums of the text's own embeddings plus gated states (`modeling.residual`); ``none``."""
     ranking: str = "cosine"
     """The score of a document for a question: ``cosine`` of the flattened blocks (paper section 3.3), or ``late``:
     every slot of the question seeks its likest of the document (`modeling.ranking`); needs ``anchors``."""
@@ -99,7 +96,7 @@ class ClaraConfig:
         targets = self.lora_targets if isinstance(self.lora_targets, tuple) else ()
         if not targets or not all(isinstance(one, str) and one.isidentifier() for one in targets):
             raise ClaraError(f"lora_targets must be names of layers, e.g. q_proj, got {shown(self.lora_targets)}")
-        for name, choices in (("residual", RESIDUALS), ("memory_positions", POSITIONS), ("ranking", RANKINGS)):
+        for name, choices in (("residual", RESIDUALS), ("ranking", RANKINGS)):
             if getattr(self, name) not in choices:
                 raise ClaraError(f"{name} must be one of {', '.join(choices)}, got {shown(getattr(self, name))}")
         if self.ranking == "late" and self.residual != "anchors":
@@ -138,6 +135,10 @@ class ClaraConfig:
         found = values.pop("format", None)
         if found != FORMAT:
             raise ClaraError(f"config.json has format {found!r}; this version reads {FORMAT!r}")
+        positions = values.pop("memory_positions", "appended")
+        if positions != "appended" or values.get("residual") == "blocks":
+            asked = f"memory_positions {positions!r}" if positions != "appended" else "residual 'blocks'"
+            raise ClaraError(f"config.json asks for {asked}, which was an experiment; train it again with anchors")
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise ClaraError(f"config.json has unknown fields {', '.join(unknown)}; was it saved by a newer version?")

@@ -30,7 +30,7 @@ from clara_model.modeling.generation import Generated, contiguous_inputs, read_g
 from clara_model.modeling.identity import Identity, Place
 from clara_model.modeling.merged import Merged
 from clara_model.modeling.ranking import scores_in_parts
-from clara_model.modeling.residual import Residuals, spread_positions
+from clara_model.modeling.residual import Residuals
 from clara_model.modeling.tokens import Tokens
 from clara_model.validation import check_count, check_stop, check_texts
 
@@ -327,18 +327,10 @@ class RoleModel(nn.Module):
 
     # -- encode ------------------------------------------------------------------------------------------------
 
-    def hidden_states(self, embeds_NTD: Tensor, mask_NT: Tensor, positions_NT: Tensor | None = None) -> Tensor:
-        """Last hidden states after the final norm, ``[N, T, D]``; the vocabulary's logits are not computed.
-
-        Args:
-            embeds_NTD: input embeddings.
-            mask_NT: 1 at real ids.
-            positions_NT: position ids, counted from the left where not given.
-        """
-        mask = None if positions_NT is None and bool(mask_NT.all()) else mask_NT
-        out = self.base.get_decoder()(
-            inputs_embeds=embeds_NTD, attention_mask=mask, position_ids=positions_NT, use_cache=False
-        )
+    def hidden_states(self, embeds_NTD: Tensor, mask_NT: Tensor) -> Tensor:
+        """Last hidden states after the final norm, ``[N, T, D]``, of input embeddings and their mask; no logits."""
+        mask = None if bool(mask_NT.all()) else mask_NT
+        out = self.base.get_decoder()(inputs_embeds=embeds_NTD, attention_mask=mask, use_cache=False)
         return cast(Tensor, out.last_hidden_state)
 
     def encode(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> tuple[Tensor, Tensor]:
@@ -357,9 +349,7 @@ class RoleModel(nn.Module):
         ids, mask = ids_NT.to(self.device), mask_NT.to(self.device)
         with self.roles.acting_as(role):
             text = self.base.get_input_embeddings()(ids[:, :-memory])
-            spread = self.config.memory_positions == "spread"
-            positions = spread_positions(mask, memory) if spread else None
-            states = self.hidden_states(self.memory(role, text), mask, positions)
+            states = self.hidden_states(self.memory(role, text), mask)
         latents = states[:, -memory:]
         return (self._on_residual(role, ids, mask, latents) if role in self.residuals.of else latents), states
 
@@ -369,7 +359,7 @@ class RoleModel(nn.Module):
         own = mask.bool() & ~torch.isin(ids, self.tokens.frame_ids.to(ids.device))
         return cast(Tensor, self.residuals.of[role](ids, self.base.get_input_embeddings()(ids), own, states_NMD))
 
-    def _latents(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    def latents(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
         """Latents without all states; the base model is not run where no state would enter them."""
         at_rest = self.residuals.at_rest(role)
         return self.residual_latents(role, ids_NT, mask_NT) if at_rest else self.encode(role, ids_NT, mask_NT)[0]
@@ -396,9 +386,9 @@ class RoleModel(nn.Module):
             alone: a pass for each text on a GPU too, as latents need that are kept.
         """
         if alone or self.device.type == "cpu":
-            passes = [self._latents(role, *self.tokens.pad([row])) for row in rows]
+            passes = [self.latents(role, *self.tokens.pad([row])) for row in rows]
             return passes[0] if len(passes) == 1 else torch.cat(passes)
-        return self._latents(role, *self.tokens.pad(rows))
+        return self.latents(role, *self.tokens.pad(rows))
 
     def compress(self, documents: Sequence[str]) -> Latents:
         """Compress documents, each read up to ``doc_max_length`` tokens: ``.vectors`` is ``[N, M, D]``."""

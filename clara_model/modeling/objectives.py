@@ -47,11 +47,10 @@ def target_loss(scores_BK: Tensor, target_BK: Tensor, temperature: float) -> Ten
     return -torch.where(target_BK > 0, target_BK * log_probs_BK, torch.zeros_like(log_probs_BK)).sum()
 
 
-class Signs:
+class GradientSignMonitor:
     """How often the answer's gradient raises the score of the gold candidate, where it is first and where it is not."""
 
     def __init__(self) -> None:
-        """Nothing is counted yet."""
         self.counts = torch.zeros(4)
         """Right and all gradients at gold candidates that rank first, then of the others."""
 
@@ -131,7 +130,7 @@ class TrainingModel(nn.Module):
         """Of the soft choice now; a schedule may change it from step to step."""
         self.warming_up = False
         """Whether the ranking alone is taught now (``end_to_end``)."""
-        self.signs = Signs()
+        self.gradient_signs = GradientSignMonitor()
         model.set_trainable(TRAINED_ROLES[objective.stage], residual_gate=objective.residual_gate)
         self.at_rest = self._at_rest()
         """Roles whose latents are their residual alone throughout: the gate is shut and does not train."""
@@ -238,7 +237,7 @@ class TrainingModel(nn.Module):
         """Stage 3: the answer from the best candidates, and what teaches the ranking beside it."""
         present = batch.present()
         if self.training and batch.positives is not None and scores.requires_grad:
-            self.signs.watch(scores, batch.positives)
+            self.gradient_signs.watch(scores, batch.positives)
         taught = self._ranking_term(batch, scores, candidates, totals)
         found = {**self._named(taught), "scores": scores.detach()}
         if self.warming_up and taught is not None:

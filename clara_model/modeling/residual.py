@@ -1,13 +1,13 @@
 """Latents that begin as sums of the text's own input embeddings, to which the memory tokens' states are added.
 
-A text's tokens are cut into ``M`` blocks in order. A memory token's latent is ``center + sum_j P_j (e_j - center) /
-sqrt(n) + gate * state`` over the ``n`` tokens of its block: the centre (the mean embedding of running text) is half of
-an embedding's length and would grow with every token that is summed, and dividing by the root keeps what is left as
-long as one token's. ``P_j`` tells a block's first token from its second and starts as the identity, ``gate`` starts at
-0: at one token a block, an untrained latent *is* the token's embedding, which the base model reads as text. A question
-is one block, repeated at every memory token. Why it helps: docs/results.md. A bare ``ClaraModel`` has none.
+The heaviest tokens of a text are *anchors*, one for each memory token. A memory token's latent is ``center + (e -
+center) + sum w P (e' - center) + gate * state``: its anchor ``e``, and the tokens ``e'`` before it that are no anchors,
+each by its weight ``w`` and by the projection ``P`` of its distance. The centre is the mean embedding of running text,
+``P`` starts as half the identity, ``gate`` at 0: where every token is an anchor, an untrained latent *is* the token's
+embedding, which the base model reads as text. A question is one sum, repeated at every memory token, or has a slot for
+each of its tokens (late interaction). Why it helps: docs/results.md. A bare ``ClaraModel`` has none.
 
-Shapes: ``N`` texts, ``T`` ids, ``M`` memory tokens, ``D`` hidden size, ``J`` places in a block.
+Shapes: ``N`` texts, ``T`` ids, ``M`` memory tokens, ``D`` hidden size, ``V`` vocabulary without added tokens.
 """
 
 from __future__ import annotations
@@ -43,24 +43,29 @@ class Cut(NamedTuple):
     """Tokens to the anchor, at most `DISTANCES`; 0 at the anchor itself and behind the last one."""
 
 
-class AnchorResidual(nn.Module):
-    """The compressor's centre ``[D]``, projections ``[DISTANCES + 1, D, D]``, gate ``[D]``, token weights ``[V]``."""
+class Residual(nn.Module):
+    """A role's centre ``[D]``, projections ``[J, D, D]``, gate ``[D]``, closed at first, and token weights ``[V]``."""
 
-    def __init__(self, center_D: Tensor, memory_tokens: int, vocabulary: int) -> None:
-        """Half identities as projections, a closed gate, and the same weight for every token.
-
-        Args:
-            center_D: the mean input embedding of running text.
-            memory_tokens: ``M``.
-            vocabulary: ``V``.
-        """
+    def __init__(self, center_D: Tensor, vocabulary: int, projections: int) -> None:
         super().__init__()
-        self.memory_tokens = memory_tokens
         self.center = nn.Parameter(center_D.detach().clone())
         eye = torch.eye(len(center_D), dtype=center_D.dtype, device=center_D.device)
-        self.projection = nn.Parameter(0.5 * eye.repeat(DISTANCES + 1, 1, 1))
+        self.projection = nn.Parameter(eye.repeat(projections, 1, 1))
         self.gate = nn.Parameter(torch.zeros_like(self.center))
         self.weight = nn.Parameter(torch.ones(vocabulary, dtype=center_D.dtype, device=center_D.device))
+
+    def weights(self, ids_NT: Tensor) -> Tensor:
+        """Of tokens ``[N, T]``; added ones weigh as the last of the vocabulary."""
+        return self.weight[ids_NT.clamp_max(len(self.weight) - 1)]
+
+
+class AnchorResidual(Residual):
+    """The compressor's, with a projection for each distance to the anchor."""
+
+    def __init__(self, center_D: Tensor, memory_tokens: int, vocabulary: int) -> None:
+        super().__init__(center_D, vocabulary, DISTANCES + 1)
+        self.projection.data *= 0.5
+        self.memory_tokens = memory_tokens
 
     def forward(self, ids_NT: Tensor, embeds_NTD: Tensor, text_NT: Tensor, states_NMD: Tensor) -> Tensor:
         """The latents.
@@ -74,7 +79,7 @@ class AnchorResidual(nn.Module):
         Returns:
             ``[N, M, D]``.
         """
-        weights_NT = self.weight[ids_NT.clamp_max(len(self.weight) - 1)]
+        weights_NT = self.weights(ids_NT)
         cut = cut_at_anchors(ids_NT, weights_NT.detach().float(), text_NT, self.memory_tokens)
         rows, at = text_NT.nonzero(as_tuple=True)
         anchor, distance = cut.anchor[rows, at], cut.distance[rows, at]
@@ -88,20 +93,15 @@ class AnchorResidual(nn.Module):
         return self.center + total.view_as(states_NMD) + self.gate * states_NMD
 
 
-class WeighedQuestion(nn.Module):
-    """The query reasoner's centre ``[D]``, projection ``[1, D, D]``, gate ``[D]`` and token weights ``[V]``."""
+class WeighedQuestion(Residual):
+    """The query reasoner's: one sum for all memory tokens."""
 
     def __init__(self, center_D: Tensor, vocabulary: int) -> None:
-        """The identity as projection, a closed gate, and the same weight for every token."""
-        super().__init__()
-        self.center = nn.Parameter(center_D.detach().clone())
-        self.projection = nn.Parameter(torch.eye(len(center_D), dtype=center_D.dtype, device=center_D.device)[None])
-        self.gate = nn.Parameter(torch.zeros_like(self.center))
-        self.weight = nn.Parameter(torch.ones(vocabulary, dtype=center_D.dtype, device=center_D.device))
+        super().__init__(center_D, vocabulary, 1)
 
     def forward(self, ids_NT: Tensor, embeds_NTD: Tensor, text_NT: Tensor, states_NMD: Tensor) -> Tensor:
         """The latents ``[N, M, D]``; arguments as of `AnchorResidual.forward`."""
-        share_NT = self.weight[ids_NT.clamp_max(len(self.weight) - 1)].clamp(LEAST, 1.0) * text_NT
+        share_NT = self.weights(ids_NT).clamp(LEAST, 1.0) * text_NT
         sums = (share_NT[..., None] * (embeds_NTD - self.center)).sum(dim=1, keepdim=True)
         count = text_NT.sum(dim=1).clamp_min(1).to(sums.dtype)[:, None, None]
         sums = self.center + (sums / count.sqrt()) @ self.projection[0].T
@@ -113,7 +113,7 @@ class QuestionTokens(WeighedQuestion):
 
     def forward(self, ids_NT: Tensor, embeds_NTD: Tensor, text_NT: Tensor, states_NMD: Tensor) -> Tensor:
         """The latents ``[N, M, D]``, tokens in their order and zeros behind them; arguments as of `AnchorResidual`."""
-        weights_NT = self.weight[ids_NT.clamp_max(len(self.weight) - 1)].clamp_min(FAINTEST)
+        weights_NT = self.weights(ids_NT).clamp_min(FAINTEST)
         slots = states_NMD.shape[1]
         order = weights_NT.detach().float().masked_fill(~text_NT, -torch.inf).sort(dim=1, descending=True, stable=True)
         kept = torch.zeros_like(text_NT).scatter(1, order.indices[:, :slots], True) & text_NT
@@ -159,103 +159,27 @@ def _repeated(ids_NT: Tensor, text_NT: Tensor) -> Tensor:
     return (same & text_NT[:, None]).tril(-1).any(dim=2).float()
 
 
-class BlockResidual(nn.Module):
-    """One role's centre ``[D]``, projections ``[J, D, D]`` and gate ``[D]``."""
-
-    def __init__(self, center_D: Tensor, blocks: int, projections: int, first: int) -> None:
-        """Identity projections and a closed gate.
-
-        Args:
-            center_D: the mean input embedding of running text.
-            blocks: that a text is cut into: ``M``, or 1 for a question.
-            projections: ``J``.
-            first: place in a block of the first token that is projected; those after the last are projected like it.
-        """
-        super().__init__()
-        self.blocks, self.first = blocks, first
-        self.center = nn.Parameter(center_D.detach().clone())
-        eye = torch.eye(len(center_D), dtype=center_D.dtype, device=center_D.device)
-        self.projection = nn.Parameter(eye.repeat(projections, 1, 1))
-        self.gate = nn.Parameter(torch.zeros_like(self.center))
-
-    def forward(self, ids_NT: Tensor, embeds_NTD: Tensor, text_NT: Tensor, states_NMD: Tensor) -> Tensor:
-        """The latents.
-
-        Args:
-            ids_NT: encoder ids without the memory tokens, which are not looked at here.
-            embeds_NTD: their input embeddings.
-            text_NT: True at the text's own tokens.
-            states_NMD: last hidden states at the memory tokens.
-
-        Returns:
-            ``[N, M, D]``; a text without tokens has the centre in every block.
-        """
-        rows, at = text_NT.nonzero(as_tuple=True)
-        length, index = text_NT.sum(dim=1)[rows], text_NT.cumsum(dim=1)[rows, at] - 1
-        block, place = blocks(length, index, self.blocks)
-        shifted = embeds_NTD[rows, at] - self.center
-        last = self.first + len(self.projection) - 1
-        for number, projection in enumerate(self.projection, start=self.first):
-            here = (place.clamp_max(last) == number).nonzero()[:, 0]
-            shifted = shifted.index_copy(0, here, shifted[here] @ projection.T)
-        target = rows * self.blocks + block
-        total = states_NMD.new_zeros(len(text_NT) * self.blocks, shifted.shape[-1])
-        total = total.index_add(0, target, shifted.to(total.dtype))
-        count = torch.zeros(len(total), device=total.device).index_add(0, target, torch.ones_like(target).float())
-        scaled = total / count.clamp_min(1).sqrt()[:, None].to(total.dtype)
-        sums = self.center + scaled.view(len(text_NT), self.blocks, -1)
-        return sums.expand_as(states_NMD) + self.gate * states_NMD
-
-
-def blocks(length: Tensor, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Block number of a text's token, and its place in that block.
-
-    Args:
-        length: tokens of the text each token is in.
-        index: the token's number in its text, from 0.
-        count: blocks of a text; a shorter text leaves blocks empty.
-    """
-    block = index * count // length
-    return block, index - (block * length + count - 1) // count
-
-
-def spread_positions(mask_NT: Tensor, memory_tokens: int) -> Tensor:
-    """Position ids ``[N, T]`` with the memory tokens' spread evenly over the text before them (arXiv 2409.14364)."""
-    text = mask_NT[:, :-memory_tokens].long()
-    counted = (text.cumsum(dim=1) - 1).clamp_min(0)
-    middles = (2 * torch.arange(memory_tokens, device=text.device) + 1) * text.sum(dim=1, keepdim=True)
-    return torch.cat([counted, middles // (2 * memory_tokens)], dim=1)
-
-
 class Residuals(nn.Module):
     """The residuals of the encoder roles that have one; empty where the checkpoint has none."""
 
     def __init__(self) -> None:
-        """None yet."""
         super().__init__()
         self.of = nn.ModuleDict()
 
     def add(self, role: str, config: ClaraConfig, center_D: Tensor, vocabulary: int) -> None:
-        """Give a role the residual that the config names; a question is one block unless it is ranked by its tokens.
+        """Give a role its residual.
 
         Args:
             role: ``compressor`` or ``query_reasoner``.
-            config: names the kind and the sizes; ``residual`` is not ``none``.
+            config: names sizes and ranking; ``residual`` is not ``none``.
             center_D: the residual's centre.
             vocabulary: tokens of the base model without added ones.
         """
-        encodes = role == "compressor"
-        if config.residual == "anchors":
-            question = QuestionTokens if config.ranking == "late" else WeighedQuestion
-            self.of[role] = (
-                AnchorResidual(center_D, config.memory_tokens, vocabulary) if encodes
-                else question(center_D, vocabulary)
-            )  # fmt: skip
-        elif encodes:
-            places = max(config.compression_rate - 1, 1)
-            self.of[role] = BlockResidual(center_D, config.memory_tokens, projections=places, first=1)
+        if role == "compressor":
+            self.of[role] = AnchorResidual(center_D, config.memory_tokens, vocabulary)
         else:
-            self.of[role] = BlockResidual(center_D, blocks=1, projections=1, first=0)
+            kind = QuestionTokens if config.ranking == "late" else WeighedQuestion
+            self.of[role] = kind(center_D, vocabulary)
 
     def start_from(self, source: str, role: str, config: ClaraConfig, vocabulary: int) -> None:
         """Give the query reasoner a residual with what ``source``'s has besides projections, where it has one."""

@@ -57,10 +57,8 @@ class Setting:
 
     read_first: bool = True
     """Start from the text reader's generator."""
-    residual: str = "anchors"
     states: bool = False
     """Let the compressor's states at the memory tokens in: its adapter and the gate learn too."""
-    positions: str = "appended"
     warm_up: str = ""
     """What is learned in the first third: ``restate`` the text, or ``continue`` it from the latents of its half."""
     teacher: float = 0.0
@@ -72,14 +70,11 @@ SETTINGS = {
     "anchors alone": Setting(),
     "the text reader's distributions, half of the loss": Setting(teacher=0.5),
     "memory tokens' states too, positions appended": Setting(states=True),
-    "memory tokens' states too, positions spread": Setting(states=True, positions="spread"),
     "a third on restating the text": Setting(warm_up="restate"),
     "a third on continuing the text": Setting(warm_up="continue"),
     "without having read text": Setting(read_first=False),
     "without having read text, rank 8": Setting(read_first=False, rank=8),
     "without having read text, rank 32": Setting(read_first=False, rank=32),
-    "equal blocks and states, positions appended": Setting(residual="blocks", states=True),
-    "equal blocks and states, positions spread": Setting(residual="blocks", states=True, positions="spread"),
 }
 
 
@@ -107,7 +102,7 @@ class Reading(TrainingModel):
         return (1 - self.setting.teacher) * loss + self.setting.teacher * apart
 
     def _sums(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return self.model._latents("compressor", ids, mask)
+        return self.model.latents("compressor", ids, mask)
 
 
 class Texts:
@@ -151,7 +146,7 @@ def start(folder: Path, setting: Setting) -> ClaraModel:
     """The model before its first step."""
     config = TrainConfig.for_stage(
         "pretrain", pretrain=BASE, dataset=str(folder / "data" / "long.jsonl"), prompts=str(PROMPTS),
-        compress_rate=RATE, doc_max_length=LENGTH, residual=setting.residual, memory_positions=setting.positions,
+        compress_rate=RATE, doc_max_length=LENGTH, residual="anchors",
         lora_rank=setting.rank, lora_dropout=0.0, mse_loss=False, seed=SEED,
     )  # fmt: skip
     model = starting_model(config, "cpu")

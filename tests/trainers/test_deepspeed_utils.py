@@ -157,6 +157,7 @@ def split_one(rank: int, folder: Path) -> None:
     from transformers.integrations import HfDeepSpeedConfig
 
     from trainers import deepspeed_utils
+    from trainers.training.train_config import TrainConfig
 
     os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     deepspeed_utils.prepare(use_cpu=True)
@@ -165,7 +166,8 @@ def split_one(rank: int, folder: Path) -> None:
     deepspeed.init_distributed(
         "gloo", auto_mpi_discovery=False, init_method=f"file://{folder}/meet", rank=rank, world_size=2, verbose=False
     )
-    config = deepspeed_utils.configuration(stage=3, micro=1, accumulation=1, processes=2, max_norm=0.0, bf16=False)
+    run = TrainConfig.for_stage("pretrain", pretrain="base", dataset="rows", zero_stage=3, max_norm=0.0)
+    config = deepspeed_utils.configuration(run, micro=1, accumulation=1, processes=2)
     args = SimpleNamespace(hf_deepspeed_config=HfDeepSpeedConfig(config), device=torch.device("cpu"))
     torch.manual_seed(1)
     layer = torch.nn.Linear(64, 64)

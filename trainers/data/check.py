@@ -1,7 +1,7 @@
 """What is in data files: rows by type, lengths in tokens, what would be cut, what comes twice, and every bad line.
 
-Rows are read as training reads them (`trainers.data.rows.parse_row`), one line at a time, so files may be larger than
-memory; what is remembered of each row is a few numbers and hashes. Leaves out showing it (`trainers.data.report`).
+Rows are read as training reads them (`trainers.data.row`), one line at a time, so files may be larger than memory; what
+is remembered of each row is a few numbers and hashes. Leaves out showing it (`trainers.data.report`).
 """
 
 from __future__ import annotations
@@ -13,46 +13,72 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clara_model.errors import ClaraError
 from trainers.data.jsonl import decode, lines_of
-from trainers.data.row import Row, parse_row
+from trainers.data.row import Row, parse_row, unfit
 from trainers.data.rows import find_files
-from trainers.data.stage_check import StageCheck
 from trainers.data.token_counts import TokenCounter
+from trainers.training.train_config import PUBLISHED_STAGES, STAGE_DEFAULTS
+
+if TYPE_CHECKING:
+    from clara_model.modeling.objectives import Stage
+    from clara_model.modeling.tokens import Tokens
 
 TEXTS = ("document", "question", "answer", "paraphrase")
 _ROWS_AT_ONCE = 256
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """Something about one line."""
+class Problem(NamedTuple):
+    """Something about one line, ``file:line``."""
 
     place: str
-    """``file:line``."""
     what: str
 
 
-@dataclass(kw_only=True)
-class Lengths:
-    """Token counts of one kind of text."""
+class StageCheck:
+    """Rows held against the stage that shall learn from them: what it refuses, and whose questions are shortened.
 
-    counts: array[int] = field(default_factory=lambda: array("I"))
+    It collates every row as training does, so nothing is seen here that a run would not meet, and nothing is missed.
+    """
 
-    def to_dict(self) -> dict[str, float | int]:
-        """Number of texts, mean, median, 95th percentile and longest."""
-        ordered = sorted(self.counts)
-        if not ordered:
-            return {"texts": 0}
-        return {
-            "texts": len(ordered),
-            "mean": round(statistics.fmean(ordered), 1),
-            "median": ordered[(len(ordered) - 1) // 2],
-            "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
-            "longest": ordered[-1],
-        }
+    def __init__(self, stage: str, tokens: Tokens | None = None, *, max_len: int = 0, documents: int = 0) -> None:
+        """For one stage.
+
+        Args:
+            stage: as ``clara-train --stage`` has it.
+            tokens: of the model that shall be trained; without it lengths are not looked at.
+            max_len: ``clara-train --max_len``; 0 for the stage's own.
+            documents: ``clara-train --generation_top_k``; 0 for the stage's own.
+
+        Raises:
+            ClaraError: there is no such stage.
+        """
+        name = PUBLISHED_STAGES.get(stage, stage)
+        if name not in STAGE_DEFAULTS:
+            raise ClaraError(f"stage must be one of {', '.join([*STAGE_DEFAULTS, *PUBLISHED_STAGES])}, got {stage!r}")
+        self.stage: Stage = name  # type: ignore[assignment]
+        self.documents = documents or int(STAGE_DEFAULTS[name]["generation_top_k"])
+        self._collate = None
+        if tokens is not None:
+            from trainers.data.collator import Collator
+
+            most = max_len or int(STAGE_DEFAULTS[name]["max_len"])
+            self._collate = Collator(tokens, self.stage, top_k=self.documents, max_length=most)
+
+    def look_at(self, row: Row) -> tuple[str, int]:
+        """Why the stage cannot learn from a row, empty where it can; and how many of its questions are shortened."""
+        from trainers.data.sampling import TrainingItem
+
+        fault = unfit(row, self.stage, self.documents)
+        if fault or self._collate is None:
+            return fault, 0
+        try:
+            batch = self._collate([TrainingItem(row, 0, 0)])
+        except ClaraError as error:
+            return str(error).removeprefix(f"{row.source}: "), 0
+        return "", int(batch["shortened"]) if "shortened" in batch else 0
 
 
 @dataclass(kw_only=True)
@@ -64,7 +90,8 @@ class FileReport:
     """Good rows by type: ``pairs`` and ``paraphrase`` (stage 1), ``question`` (stages 2 and 3, evaluation)."""
     candidates: Counter[int] = field(default_factory=Counter)
     """Rows by number of documents."""
-    lengths: dict[str, Lengths] = field(default_factory=lambda: {name: Lengths() for name in TEXTS})
+    lengths: dict[str, array[int]] = field(default_factory=lambda: {name: array("I") for name in TEXTS})
+    """Tokens of every text."""
     cut_documents: int = 0
     """Documents longer than ``doc_max_length``."""
     cut_tokens: int = 0
@@ -88,30 +115,33 @@ class FileReport:
             "path": self.path,
             "rows": dict(self.rows),
             "documents_per_row": {str(number): rows for number, rows in sorted(self.candidates.items())},
-            "tokens": {name: lengths.to_dict() for name, lengths in self.lengths.items() if lengths.counts},
+            "tokens": {name: summary_of(counts) for name, counts in self.lengths.items() if counts},
             "cut_documents": self.cut_documents,
             "cut_tokens": self.cut_tokens,
             "shortened_questions": self.shortened,
             "rows_with_positives": self.with_positives,
             "positives_out_of_range": self.positives_out_of_range,
-            **{
-                name: [{"place": problem.place, "what": problem.what} for problem in getattr(self, name)]
-                for name in ("bad", "repeated", "remarks")
-            },
+            **{name: [one._asdict() for one in getattr(self, name)] for name in ("bad", "repeated", "remarks")},
         }
+
+
+def summary_of(counts: Sequence[int]) -> dict[str, float | int]:
+    """Number of texts, mean, median, 95th percentile and longest of at least one text's tokens."""
+    ordered = sorted(counts)
+    return {
+        "texts": len(ordered),
+        "mean": round(statistics.fmean(ordered), 1),
+        "median": statistics.median_low(ordered),
+        "p95": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        "longest": ordered[-1],
+    }
 
 
 class Checker:
     """Looks at files one after the other; rows and questions that come twice are found across files."""
 
     def __init__(self, counter: TokenCounter, doc_max_length: int, stage: StageCheck | None = None) -> None:
-        """Nothing is read yet.
-
-        Args:
-            counter: counts tokens.
-            doc_max_length: document tokens the model reads.
-            stage: that shall learn from the rows.
-        """
+        """``doc_max_length``: document tokens the model reads; ``stage`` shall learn from the rows."""
         if doc_max_length < 1:
             raise ClaraError(f"doc_max_length must be at least 1, got {doc_max_length}")
         self.counter, self.doc_max_length, self.stage = counter, doc_max_length, stage
@@ -127,7 +157,7 @@ class Checker:
         report = FileReport(path=str(path))
         good: list[Row] = []
         for place, line in lines_of(path):
-            row = _row(line, place, report, self.stage)
+            row = self._row(line, place, report)
             if row is not None:
                 self._look_at(row, report)
                 good.append(row)
@@ -136,8 +166,24 @@ class Checker:
                 good.clear()
         self._measure(good, report)
         if not report.rows and not report.bad:
-            report.bad.append(Problem(place=str(path), what="the file holds no rows"))
+            report.bad.append(Problem(str(path), "the file holds no rows"))
         return report
+
+    def _row(self, line: bytes, place: str, report: FileReport) -> Row | None:
+        """The row of a line; a bad one goes into the report."""
+        values: object = None
+        try:
+            values = decode(line)
+            row = parse_row(values, place, prefer_gold=self.stage is not None and self.stage.stage == "end_to_end")
+        except ClaraError as error:
+            report.bad.append(Problem(place, str(error)))
+            report.positives_out_of_range += _out_of_range(values)
+            return None
+        fault, shortened = self.stage.look_at(row) if self.stage is not None else ("", 0)
+        report.shortened += shortened
+        if fault:
+            report.bad.append(Problem(place, fault))
+        return None if fault else row
 
     def _look_at(self, row: Row, report: FileReport) -> None:
         """Everything but lengths."""
@@ -145,16 +191,15 @@ class Checker:
         report.rows[kind] += 1
         report.candidates[len(row.documents)] += 1
         report.with_positives += bool(row.positives)
-        for what in _remarks(row):
-            report.remarks.append(Problem(place=row.source, what=what))
+        report.remarks += [Problem(row.source, what) for what in _remarks(row)]
         digest = _digest(row.kind, *row.documents, "/", *row.questions, "/", *row.answers)
         first = self._rows.setdefault(digest, row.source)
         if first != row.source:
-            report.repeated.append(Problem(place=row.source, what=f"the same row as {first}"))
+            report.repeated.append(Problem(row.source, f"the same row as {first}"))
         elif kind == "question":
             asked = self._questions.setdefault(_digest(row.questions[0].casefold().strip()), row.source)
             if asked != row.source:
-                report.remarks.append(Problem(place=row.source, what=f"the same question as {asked}, other row"))
+                report.remarks.append(Problem(row.source, f"the same question as {asked}, other row"))
 
     def _measure(self, rows: Sequence[Row], report: FileReport) -> None:
         """Lengths of the texts of some rows, counted together."""
@@ -164,12 +209,12 @@ class Checker:
             "answer": [text for row in rows if row.kind == "qa" for text in row.answers],
             "paraphrase": [text for row in rows if row.kind == "paraphrase" for text in row.answers],
         }
-        for name, some in texts.items():
-            report.lengths[name].counts.extend(counts := self.counter.count(some))
-            if name == "document":
-                over = [count - self.doc_max_length for count in counts if count > self.doc_max_length]
-                report.cut_documents += len(over)
-                report.cut_tokens += sum(over)
+        counts = {name: self.counter.count(some) for name, some in texts.items()}
+        for name, some in counts.items():
+            report.lengths[name].extend(some)
+        over = [count - self.doc_max_length for count in counts["document"] if count > self.doc_max_length]
+        report.cut_documents += len(over)
+        report.cut_tokens += sum(over)
 
 
 def check_files(
@@ -184,23 +229,6 @@ def check_files(
     return [checker.check(path) for path in dict.fromkeys(path for name in names for path in find_files(name))]
 
 
-def _row(line: bytes, place: str, report: FileReport, stage: StageCheck | None) -> Row | None:
-    """The row of a line; a bad one goes into the report."""
-    values: object = None
-    try:
-        values = decode(line)
-        row = parse_row(values, place, prefer_gold=stage is not None and stage.prefer_gold)
-    except ClaraError as error:
-        report.bad.append(Problem(place=place, what=str(error)))
-        report.positives_out_of_range += _out_of_range(values)
-        return None
-    fault, shortened = stage.look_at(row) if stage is not None else ("", 0)
-    report.shortened += shortened
-    if fault:
-        report.bad.append(Problem(place=place, what=fault))
-    return None if fault else row
-
-
 def _out_of_range(values: object) -> bool:
     if not isinstance(values, dict) or not isinstance(values.get("docs"), list):
         return False
@@ -211,21 +239,15 @@ def _out_of_range(values: object) -> bool:
 
 def _remarks(row: Row) -> Iterator[str]:
     for name, texts in (("document", row.documents), ("question", row.questions), ("answer", row.answers)):
-        if torn := sum(not _is_whole(text) for text in texts):
-            yield f"{torn} {name}{'s' if torn > 1 else ''} with half a character (a lone surrogate), read as U+FFFD"
+        torn = sum(text.encode(errors="replace") != text.encode(errors="surrogatepass") for text in texts)
         blank = sum(not text.strip() for text in texts)
+        again = len(texts) - len(set(texts)) if name != "answer" else 0
+        if torn:
+            yield f"{torn} {name}{'s' * (torn > 1)} with half a character (a lone surrogate), read as U+FFFD"
         if blank:
-            yield f"{blank} blank {name}{'s' if blank > 1 else ''}"
-        if name != "answer" and (again := len(texts) - len(set(texts))):
-            yield f"{again} {name}{'s' if again > 1 else ''} twice in the row"
-
-
-def _is_whole(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+            yield f"{blank} blank {name}{'s' * (blank > 1)}"
+        if again:
+            yield f"{again} {name}{'s' * (again > 1)} twice in the row"
 
 
 def _digest(*parts: str) -> bytes:

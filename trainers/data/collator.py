@@ -21,8 +21,7 @@ from clara_model.errors import ClaraError
 from clara_model.modeling.objectives import Stage
 from clara_model.modeling.ranking import positives_mask
 from clara_model.modeling.tokens import Example, Tokens
-from trainers.data.fit import RANKED, unfit
-from trainers.data.row import Row
+from trainers.data.row import RANKED, Row, unfit
 from trainers.data.sampling import TrainingItem
 
 KEPT = 20_000

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clara_model.console.tables import visible
-from trainers.data.check import TEXTS, FileReport, Lengths, Problem
+from trainers.data.check import TEXTS, FileReport, Problem, summary_of
 
 SHOWN = 5
 """Repeated rows and remarks shown of each file, unless all are asked for. Bad lines are always all shown."""
@@ -41,52 +41,40 @@ def check_report(reports: Sequence[FileReport], unit: str, doc_max_length: int, 
 
 def _rows_table(reports: Sequence[FileReport]) -> Table:
     table = _table("file", "rows", "qa sets", "paraphrases", "questions", "with gold", "docs/row", "bad", "repeated")
-    lines = [_row_cells(report) for report in reports]
-    for report, cells in zip(reports, lines, strict=True):
-        table.add_row(
-            visible(report.path), *map(_number, cells[:5]), _documents(report.candidates), *map(_number, cells[5:])
-        )
+    together = sum((report.candidates for report in reports), Counter[int]())
+    lines = [_counts(report) for report in reports]
+    named = [(visible(report.path), line, report.candidates) for report, line in zip(reports, lines, strict=True)]
     if len(reports) > 1:
-        total = [sum(column) for column in zip(*lines, strict=True)]
-        documents = sum((report.candidates for report in reports), Counter[int]())
-        table.add_section()
-        table.add_row("together", *map(_number, total[:5]), _documents(documents), *map(_number, total[5:]))
+        named.append(("together", [sum(column) for column in zip(*lines, strict=True)], together))
+    for name, line, candidates in named:
+        if name == "together" and len(reports) > 1:
+            table.add_section()
+        low, high = min(candidates, default=0), max(candidates, default=0)
+        documents = "-" if not candidates else str(low) if low == high else f"{low}-{high}"
+        table.add_row(name, *map(_number, line[:5]), documents, *map(_number, line[5:]))
     return table
 
 
-def _row_cells(report: FileReport) -> list[int]:
-    rows = report.rows
-    kinds = [rows[kind] for kind in ("pairs", "paraphrase", "question")]
-    return [rows.total(), *kinds, report.with_positives, len(report.bad), len(report.repeated)]
-
-
-def _documents(candidates: Mapping[int, int]) -> str:
-    """Documents per row, e.g. `20` or `2-20`."""
-    if not candidates:
-        return "-"
-    low, high = min(candidates), max(candidates)
-    return str(low) if low == high else f"{low}-{high}"
+def _counts(report: FileReport) -> list[int]:
+    kinds = [report.rows[kind] for kind in ("pairs", "paraphrase", "question")]
+    return [report.rows.total(), *kinds, report.with_positives, len(report.bad), len(report.repeated)]
 
 
 def _lengths_table(reports: Sequence[FileReport], unit: str, doc_max_length: int) -> Table:
     table = _table(f"length in {unit}", "texts", "mean", "median", "95 %", "longest", f"cut at {doc_max_length}")
     for name in TEXTS:
-        lengths = Lengths()
-        for report in reports:
-            lengths.counts.extend(report.lengths[name].counts)
-        values = lengths.to_dict()
-        if values["texts"]:
-            cut = _cut(reports, lengths) if name == "document" else ""
-            cells = [_number(values[key]) for key in ("texts", "mean", "median", "p95", "longest")]
-            table.add_row(f"{name}s", *cells, cut)
+        counts = [count for report in reports for count in report.lengths[name]]
+        if counts:
+            cells = [_number(value) for value in summary_of(counts).values()]
+            table.add_row(f"{name}s", *cells, _cut(reports, counts) if name == "document" else "")
     return table
 
 
-def _cut(reports: Sequence[FileReport], lengths: Lengths) -> str:
+def _cut(reports: Sequence[FileReport], counts: Sequence[int]) -> str:
     """How many documents are cut, and what share of all document tokens is lost."""
     cut = sum(report.cut_documents for report in reports)
-    lost = sum(report.cut_tokens for report in reports) / max(1, sum(lengths.counts))
-    return f"{cut:,} ({cut / len(lengths.counts):.1%}), {lost:.1%} lost" if cut else "0"
+    lost = sum(report.cut_tokens for report in reports) / max(1, sum(counts))
+    return f"{cut:,} ({cut / len(counts):.1%}), {lost:.1%} lost" if cut else "0"
 
 
 def _problems(title: str, style: str, found: Sequence[Sequence[Problem]], limit: int | None) -> list[RenderableType]:

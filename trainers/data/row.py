@@ -2,18 +2,23 @@
 
 Formats: stage 1 ``{"data_type": "qa" | "paraphrase", "question": [..], "answers": [..], "docs": [..]}``; stages 2 and 3
 and evaluation ``{"question", "docs", "gold_answer" | "answer" | "answers" | "golden_answers", "pos_index"?}``.
-Leaves out files (`trainers.data.rows`) and what a stage wants of a row (`trainers.data.fit`).
+Leaves out files (`trainers.data.rows`) and lengths: the collator shortens what is too long, and counts it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from clara_model.errors import ClaraError
 
+if TYPE_CHECKING:
+    from clara_model.modeling.objectives import Stage
+
 Kind = Literal["qa", "paraphrase"]
 DOCUMENTS = ("docs", "context", "content")
+RANKED: tuple[Stage, ...] = ("end_to_end", "pretrain_retrieval")
+"""Stages whose rows are one question with its candidates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,23 @@ def parse_row(values: object, source: str = "", *, prefer_gold: bool = False) ->
         references=_references(values, answers),
         source=source,
     )
+
+
+def unfit(row: Row, stage: Stage, documents: int) -> str:
+    """Why a stage cannot learn from a row; empty where it can.
+
+    In stage 1 every document of a row must fit into ``documents``, the ``generation_top_k``.
+    """
+    if stage in RANKED and row.kind == "paraphrase":
+        return "a paraphrase, but stage 3 wants a question in each row"
+    if stage in RANKED and len(row.questions) != 1:
+        return f"{len(row.questions)} questions, but stage 3 wants one in each row"
+    if stage == "pretrain" and len(row.documents) > documents:
+        return (
+            f"{len(row.documents)} documents, but stage 1 reads them all and generation_top_k is {documents}; "
+            "raise it, or leave the row out"
+        )
+    return ""
 
 
 def _documents(values: dict[str, Any]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 import zlib
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -41,130 +42,89 @@ def listed(bad: Sequence[tuple[str, str]], name: str = "") -> str:
     return shown + (f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
 
 
-class LazyRows(Sequence[Row]):
-    """Rows that are parsed when asked for; a subclass gives its length and `row`."""
+class LazyRows(Sequence[Row], ABC):
+    """The rows of one file or data set, parsed when asked for; those that are kept are numbered from 0."""
 
-    def row(self, index: int) -> Row:
-        """The row at an index from 0 to the length."""
-        raise NotImplementedError
-
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits of what the rows hold; where it lies does not matter."""
-        raise NotImplementedError
-
-    def length(self, index: int) -> int:
-        """How long a row's texts are, about: for putting rows of like length together."""
-        row = self.row(index)
-        return sum(len(text) for texts in (row.documents, row.questions, row.answers) for text in texts)
-
-    left_out: Sequence[tuple[str, str]] = ()
-    """Place and fault of each bad row that was left out."""
-
-    def place(self, index: int) -> str:
-        """What a row is called in a list of bad ones."""
-        return f"row {index}"
-
-    def name(self) -> str:
-        """Of the file or data set."""
-        return type(self).__name__
-
-    def keep(self, indices: Sequence[int]) -> None:
-        """Only these rows from now on."""
-        raise NotImplementedError
-
-    def settled(self, unfit: Unfit, skip_bad: bool) -> list[tuple[str, str]]:
-        """Read every row once: refuse bad ones, or leave them out and return them.
+    def __init__(self, name: str, count: int, prefer_gold: bool, unfit: Unfit, skip_bad: bool) -> None:
+        """Read every row once, so that a bad one is found before training: refuse it, or leave it out.
 
         Raises:
-            ClaraError: there are bad rows that may not be left out, or no others.
+            ClaraError: no rows, bad ones that may not be left out, or no others.
         """
-        bad, good = list[tuple[str, str]](), array("Q")
-        for index in range(len(self)):
+        if not count:
+            raise ClaraError(f"{name} holds no rows")
+        self.prefer_gold = prefer_gold
+        self.left_out: list[tuple[str, str]] = []
+        """Place and fault of each bad row that was left out."""
+        good = array("Q")
+        for number in range(count):
             try:
-                fault = unfit(self.row(index))
+                fault = unfit(self.row(number))
             except ClaraError as error:
                 fault = str(error)
             if fault:
-                bad.append((f"{self.name()}, {self.place(index)}", fault))
+                self.left_out.append((f"{name}, {self.place(number)}", fault))
             else:
-                good.append(index)
-        if bad and skip_bad and good:
-            self.keep(good)
-        elif bad:
+                good.append(number)
+        if self.left_out and not (skip_bad and good):
             hint = "" if skip_bad else "; clara-train --bad_rows skip leaves them out"
-            raise ClaraError(f"{self.name()} has {len(bad)} bad of {len(self)} rows: {listed(bad, self.name())}{hint}")
-        return bad
+            bad = listed(self.left_out, name)
+            raise ClaraError(f"{name} has {len(self.left_out)} bad of {count} rows: {bad}{hint}")
+        self.kept: Sequence[int] = good if self.left_out else range(count)
+
+    @abstractmethod
+    def row(self, number: int) -> Row:
+        """Parse one row, by its number among all."""
+
+    @abstractmethod
+    def place(self, number: int) -> str:
+        """What a row is called in a list of bad ones."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of what the rows hold; where it lies does not matter."""
+
+    def __len__(self) -> int:
+        return len(self.kept)
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
     @overload
     def __getitem__(self, index: slice) -> list[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        """One row, or some; negative indices count from the end."""
         if isinstance(index, slice):
-            return [self.row(i) for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        return self.row(index % len(self))
+            return [self.row(number) for number in self.kept[index]]
+        return self.row(self.kept[index])
 
 
 class JsonlRows(LazyRows):
-    """The rows of one ``.jsonl`` or ``.jsonl.gz`` file, parsed when asked for; a plain file stays on disk."""
+    """The rows of one ``.jsonl`` or ``.jsonl.gz`` file; a plain file stays on disk. Blank lines are none."""
 
     def __init__(
         self, path: str | Path, *, prefer_gold: bool = False, unfit: Unfit = fits, skip_bad: bool = False
     ) -> None:
-        """Find the lines and check every one, so that a bad one is found before training and not in the middle of it.
-
-        Args:
-            path: the file.
-            prefer_gold: as for `parse_row`.
-            unfit: what else is wrong with a row.
-            skip_bad: leave bad lines out and name them in ``left_out``.
-
-        Raises:
-            ClaraError: no file, no rows, or bad lines, with their numbers and what is wrong with them.
-        """
-        self.path, self.prefer_gold = Path(path), prefer_gold
+        """Find the lines; arguments and errors as for `read_rows`."""
+        self.path = Path(path)
         self._buffer = _open(self.path)
         self._starts, self._ends, self._numbers = _line_places(self._buffer)
-        if not self._starts:
-            raise ClaraError(f"{self.path} holds no rows")
-        self.left_out = self.settled(unfit, skip_bad)
+        super().__init__(str(path), len(self._starts), prefer_gold, unfit, skip_bad)
 
-    def __len__(self) -> int:
-        """Rows; blank lines are none."""
-        return len(self._starts)
+    def row(self, number: int) -> Row:
+        """See `LazyRows.row`."""
+        values = decode(self._buffer[self._starts[number] : self._ends[number]])
+        return parse_row(values, f"{self.path}:{self._numbers[number]}", prefer_gold=self.prefer_gold)
 
-    def row(self, index: int) -> Row:
-        """Parse one row."""
-        number = self._numbers[index]
-        return parse_row(self._values(index), f"{self.path}:{number}", prefer_gold=self.prefer_gold)
-
-    def length(self, index: int) -> int:
-        """Bytes of its line."""
-        return self._ends[index] - self._starts[index]
+    def place(self, number: int) -> str:
+        """``line NUMBER``."""
+        return f"line {self._numbers[number]}"
 
     def fingerprint(self) -> str:
         """Of the unpacked bytes."""
         return hashlib.sha256(self._buffer).hexdigest()[:16]
 
-    def _values(self, index: int) -> object:
-        return decode(self._buffer[self._starts[index] : self._ends[index]])
-
-    def place(self, index: int) -> str:
-        """``line NUMBER``."""
-        return f"line {self._numbers[index]}"
-
-    def name(self) -> str:
-        """The file's."""
-        return str(self.path)
-
-    def keep(self, indices: Sequence[int]) -> None:
-        """Only these rows from now on."""
-        self._starts, self._ends, self._numbers = (
-            array("Q", [column[index] for index in indices]) for column in (self._starts, self._ends, self._numbers)
-        )
+    def nbytes(self, index: int) -> int:
+        """Of a kept row's line."""
+        return self._ends[self.kept[index]] - self._starts[self.kept[index]]
 
 
 def _open(path: Path) -> mmap.mmap | bytes:
@@ -204,39 +164,6 @@ def _line_places(buffer: mmap.mmap | bytes) -> tuple[array[int], array[int], arr
     return starts, ends, numbers
 
 
-class JoinedRows(LazyRows):
-    """Several sets of rows, one after the other."""
-
-    def __init__(self, parts: Sequence[Sequence[Row]]) -> None:
-        """Join them; nothing is copied."""
-        self.parts = list(parts)
-
-    def __len__(self) -> int:
-        """Rows of all parts."""
-        return sum(len(part) for part in self.parts)
-
-    def fingerprint(self) -> str:
-        """Of the parts in their order."""
-        parts = " ".join(fingerprint_of_rows(part) for part in self.parts)
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
-
-    def row(self, index: int) -> Row:
-        """The row of the part that holds it."""
-        part, rest = self._part(index)
-        return part[rest]
-
-    def length(self, index: int) -> int:
-        """As the part that holds the row says."""
-        return length_of(*self._part(index))
-
-    def _part(self, index: int) -> tuple[Sequence[Row], int]:
-        for part in self.parts:
-            if index < len(part):
-                return part, index
-            index -= len(part)
-        raise IndexError(index)
-
-
 class HubRows(LazyRows):
     """The rows of a data set on the hub, kept on disk by `datasets` and mapped, so it may be larger than memory."""
 
@@ -249,25 +176,14 @@ class HubRows(LazyRows):
         unfit: Unfit = fits,
         skip_bad: bool = False,
     ) -> None:
-        """Download it, or find it in the cache, and check every row.
-
-        Args:
-            name: ``owner/name``, or ``owner/name:split``.
-            prefer_gold: as for `parse_row`.
-            split: where the name has none.
-            unfit: what else is wrong with a row.
-            skip_bad: leave bad rows out and name them in ``left_out``.
-
-        Raises:
-            ClaraError: `datasets` is not installed, the data set cannot be read, or it has bad rows.
-        """
+        """Download it, or find it in the cache; arguments and errors as for `read_rows`."""
         try:
             import datasets
         except ImportError as error:
             raise ClaraError(
                 f"data set {name!r} is on the hub; install clara-integrations[train] to read it"
             ) from error
-        self._name, self.prefer_gold = name, prefer_gold
+        self.name = name
         repository, _, named = name.partition(":")
         try:
             self._table = datasets.load_dataset(repository, split=named or split)
@@ -276,52 +192,73 @@ class HubRows(LazyRows):
             raise ClaraError(
                 f"{repository!r} is neither a file, a folder nor a data set that can be read from the hub ({first})"
             ) from error
-        if not len(self._table):
-            raise ClaraError(f"{name} holds no rows")
-        self._rows: Sequence[int] = range(len(self._table))
-        self.left_out = self.settled(unfit, skip_bad)
+        super().__init__(name, len(self._table), prefer_gold, unfit, skip_bad)
 
-    def __len__(self) -> int:
-        """Rows of the split."""
-        return len(self._rows)
-
-    def fingerprint(self) -> str:
-        """Of the table, as `datasets` keeps it."""
-        return str(self._table._fingerprint)[:16]
-
-    def place(self, index: int) -> str:
-        """``row NUMBER``, counted from 0."""
-        return f"row {self._rows[index]}"
-
-    def name(self) -> str:
-        """With the split, where it was given so."""
-        return self._name
-
-    def keep(self, indices: Sequence[int]) -> None:
-        """Only these rows from now on."""
-        self._rows = array("Q", [self._rows[index] for index in indices])
-
-    def row(self, index: int) -> Row:
-        """Parse one row."""
-        number = self._rows[index]
+    def row(self, number: int) -> Row:
+        """See `LazyRows.row`."""
         try:
             found = self._table[number]
         except Exception as error:  # whatever a column's reader raises
             raise ClaraError(f"it cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error
         values = {name: value for name, value in found.items() if value is not None}
-        return parse_row(values, f"{self._name}:{number}", prefer_gold=self.prefer_gold)
+        return parse_row(values, f"{self.name}:{number}", prefer_gold=self.prefer_gold)
+
+    def place(self, number: int) -> str:
+        """``row NUMBER``, counted from 0."""
+        return f"row {number}"
+
+    def fingerprint(self) -> str:
+        """Of the table, as `datasets` keeps it."""
+        return str(self._table._fingerprint)[:16]
+
+
+class JoinedRows(Sequence[Row]):
+    """Several sets of rows, one after the other; nothing is copied."""
+
+    def __init__(self, parts: Sequence[Sequence[Row]]) -> None:
+        self.parts = list(parts)
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        part, rest = self.find(index + len(self) * (index < 0))
+        return part[rest]
+
+    def find(self, index: int) -> tuple[Sequence[Row], int]:
+        """The part that holds a row, and the row's index there."""
+        for part in self.parts if index >= 0 else ():
+            if index < len(part):
+                return part, index
+            index -= len(part)
+        raise IndexError(index)
 
 
 def fingerprint_of_rows(rows: Sequence[Row]) -> str:
-    """`LazyRows.fingerprint`, or one of the rows themselves where they are in memory."""
+    """16 hexadecimal digits of what rows hold, of a file's or data set's own or of the rows in memory."""
     if isinstance(rows, LazyRows):
         return rows.fingerprint()
-    return hashlib.sha256(repr([replace(row, source="") for row in rows]).encode()).hexdigest()[:16]
+    if isinstance(rows, JoinedRows):
+        held = " ".join(fingerprint_of_rows(part) for part in rows.parts)
+    else:
+        held = repr([replace(row, source="") for row in rows])
+    return hashlib.sha256(held.encode()).hexdigest()[:16]
 
 
 def length_of(rows: Sequence[Row], index: int) -> int:
-    """`LazyRows.length`, or the same of rows in memory."""
-    return rows.length(index) if isinstance(rows, LazyRows) else _InMemory(rows).length(index)
+    """How long a row's texts are, about: for putting rows of like length together."""
+    if isinstance(rows, JoinedRows):
+        return length_of(*rows.find(index))
+    if isinstance(rows, JsonlRows):
+        return rows.nbytes(index)
+    row = rows[index]
+    return sum(len(text) for texts in (row.documents, row.questions, row.answers) for text in texts)
 
 
 def files_of(rows: Sequence[Row]) -> list[Sequence[Row]]:
@@ -331,22 +268,7 @@ def files_of(rows: Sequence[Row]) -> list[Sequence[Row]]:
 
 def left_out_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Place and fault of every row that was left out."""
-    files = files_of(rows)
-    return [one for file in files if isinstance(file, LazyRows) for one in file.left_out]
-
-
-class _InMemory(LazyRows):
-    """Rows of a list."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def row(self, index: int) -> Row:
-        """The row itself."""
-        return self.rows[index]
+    return [one for file in files_of(rows) if isinstance(file, LazyRows) for one in file.left_out]
 
 
 def is_hub_name(name: str | Path) -> bool:
@@ -385,7 +307,7 @@ def read_rows(
         names: paths, or ``owner/name[:split]`` on the hub.
         prefer_gold: as for `parse_row`.
         split: of data sets on the hub whose name has none behind a colon.
-        unfit: what else is wrong with a row (`trainers.data.fit`).
+        unfit: what else is wrong with a row (`trainers.data.row`).
         skip_bad: leave bad rows out; `left_out_of` names them.
 
     Raises:

@@ -1,4 +1,5 @@
-"""What a run shows while it goes and leaves behind: progress bar or log lines, ``log.jsonl``, ``loss_curve.png``."""
+"""What a run shows while it goes and leaves behind: progress bar or log lines, ``log.jsonl``, ``loss_curve.png``; and
+what the number of a step or the clock decides."""
 
 from __future__ import annotations
 
@@ -6,28 +7,24 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import Any
 
+import torch
+import torch.distributed as dist
+from torch import Tensor
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from clara_model.errors import ClaraError
-
-if TYPE_CHECKING:
-    from trainers.training.train_config import TrainConfig
-
-
-from collections import deque
-from collections.abc import Callable
-
-from torch import Tensor
-
 from clara_model.modeling.objectives import TrainingModel
 from clara_model.modeling.tokens import Tokens
 from trainers.data.sampling import TrainingItem, TrainingOrder
+from trainers.training.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -50,28 +47,19 @@ def short(logs: dict[str, float]) -> str:
 class Progress(TrainerCallback):
     """A progress bar on a terminal, log lines elsewhere."""
 
-    def __init__(self) -> None:
-        """Nothing is shown before training begins."""
-        self.bar: tqdm[Any] | None = None
+    bar: tqdm[Any] | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Open the bar."""
         if state.is_world_process_zero and sys.stderr.isatty():
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Move the bar."""
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         """Show the last figures."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
@@ -80,7 +68,7 @@ class Progress(TrainerCallback):
         else:
             logger.info("step %d/%d %s", state.global_step, state.max_steps, short(logs))
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Close the bar."""
         if self.bar is not None:
             self.bar.close()
@@ -91,22 +79,21 @@ class Record(TrainerCallback):
     """``log.jsonl`` and ``loss_curve.png`` in ``save_path``, from the run's whole history, also after a resume."""
 
     def __init__(self, save_path: Path) -> None:
-        """Files appear with the first log line."""
-        self.save_path = save_path
+        self.save_path, self._begun = save_path, False
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Add the last line; what an interrupted run wrote past its checkpoint is dropped."""
         if not state.is_world_process_zero:
             return
         path = self.save_path / "log.jsonl"
-        if not getattr(self, "_begun", False):
+        if not self._begun:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(json.dumps(line) + "\n" for line in state.log_history[:-1]), encoding="utf-8")
             self._begun = True
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(state.log_history[-1]) + "\n")
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Draw the curve, which is no reason to lose a run where matplotlib is not installed."""
         if not state.is_world_process_zero or not any("loss" in line for line in state.log_history):
             return
@@ -152,50 +139,33 @@ def reporters(config: TrainConfig) -> list[TrainerCallback]:
         if not is_tensorboard_available():
             raise ClaraError("use_tensorboard needs tensorboard; install clara-integrations[train]")
         callback = TensorBoardCallback()
-        callback.logging_dir = os.path.join(
-            config.use_tensorboard, config.wandb_run_name or Path(config.save_path).name
-        )
+        name = config.wandb_run_name or Path(config.save_path).name
+        callback.logging_dir = os.path.join(config.use_tensorboard, name)
         found.append(callback)
     if config.use_wandb:
         if not is_wandb_available():
             raise ClaraError("use_wandb needs wandb; pip install wandb, or use --use_tensorboard FOLDER")
-        _set_wandb(config)
+        places = {"PROJECT": config.wandb_project, "ENTITY": config.wandb_org, "RUN_GROUP": config.wandb_group}
+        for name, value in places.items():  # what the environment says already stays
+            if value:
+                os.environ.setdefault(f"WANDB_{name}", value)
+        if config.use_wandb.lower() != "true":
+            os.environ["WANDB_API_KEY"] = config.use_wandb
         found.append(WandbCallback())
     return found
 
 
-def _set_wandb(config: TrainConfig) -> None:
-    """Where Weights & Biases puts the run; what the environment says already stays."""
-    places = {"PROJECT": config.wandb_project, "ENTITY": config.wandb_org, "RUN_GROUP": config.wandb_group}
-    for name, value in places.items():
-        if value:
-            os.environ.setdefault(f"WANDB_{name}", value)
-    if config.use_wandb.lower() != "true":
-        os.environ["WANDB_API_KEY"] = config.use_wandb
-
+# -- the first batches, written out ------------------------------------------------------------------------------
 
 PREVIEW = "preview.txt"
 BATCHES = 3
 SHOWN_ROWS = 4
 """Sequences of a batch that are written out."""
+Collate = Callable[[Sequence[TrainingItem]], dict[str, Tensor]]
 
 
-def write_preview(
-    order: TrainingOrder,
-    collate: Callable[[Sequence[TrainingItem]], dict[str, Tensor]],
-    rows: int,
-    tokens: Tokens,
-    folder: Path,
-) -> None:
-    """Decode the first batches.
-
-    Args:
-        order: of the run.
-        collate: makes its batches.
-        rows: of a micro-batch.
-        tokens: decode.
-        folder: where ``preview.txt`` is written.
-    """
+def write_preview(order: TrainingOrder, collate: Collate, rows: int, tokens: Tokens, folder: Path) -> None:
+    """Decode the first batches of a run, of so many rows each, into ``preview.txt``."""
     parts = []
     for number in range(min(BATCHES, -(-len(order) // rows))):
         places = range(number * rows, min((number + 1) * rows, len(order)))
@@ -205,48 +175,44 @@ def write_preview(
 
 
 def _batch(batch: dict[str, Tensor], tokens: Tokens) -> str:
-    sizes = ", ".join(f"{name} {'x'.join(map(str, tensor.shape))}" for name, tensor in batch.items())
-    lines = [sizes]
+    def text(ids_T: Tensor, mask_T: Tensor) -> str:
+        """One line, special tokens as they are, the slots of a document in short."""
+        said = str(tokens.tokenizer.decode(ids_T[mask_T.bool()].tolist()))
+        return repr(said.replace(tokens.slots(1), "<SLOTS>").replace("".join(tokens.memory_tokens), "<MEMORY>"))
+
+    lines = [", ".join(f"{name} {'x'.join(map(str, tensor.shape))}" for name, tensor in batch.items())]
     for row in range(min(SHOWN_ROWS, len(batch["rows"]))):
         if "question_ids" in batch:
-            lines.append(f"[question] {_text(batch['question_ids'][row], batch['question_mask'][row], tokens)}")
+            lines.append(f"[question] {text(batch['question_ids'][row], batch['question_mask'][row])}")
         if "positives" in batch:
             gold = batch["positives"][row].nonzero()[:, 0].tolist()
             lines.append(f"[candidates] {int((batch['document_index'][row] >= 0).sum())}, gold at {gold}")
         if "prompt_ids" in batch and row < len(batch["prompt_ids"]):
-            lines += _prompt(batch["prompt_ids"][row], batch["prompt_mask"][row], batch["labels"][row], tokens)
+            ids, mask, learned = batch["prompt_ids"][row], batch["prompt_mask"][row], batch["labels"][row] != -100
+            lines += [f"[prompt] {text(ids, mask * ~learned)}", f"[learned] {text(ids, mask * learned)}"]
     for row in range(min(SHOWN_ROWS, len(batch.get("document_ids", [])))):
-        lines.append(f"[document {row}] {_text(batch['document_ids'][row], batch['document_mask'][row], tokens)}")
+        lines.append(f"[document {row}] {text(batch['document_ids'][row], batch['document_mask'][row])}")
     return "\n".join(lines) + "\n"
 
 
-def _prompt(ids_T: Tensor, mask_T: Tensor, labels_T: Tensor, tokens: Tokens) -> list[str]:
-    learned_T = labels_T != -100
-    shown = _text(ids_T, mask_T * ~learned_T, tokens)
-    return [f"[prompt] {shown}", f"[learned] {_text(ids_T, mask_T * learned_T, tokens)}"]
-
-
-def _text(ids_T: Tensor, mask_T: Tensor, tokens: Tokens) -> str:
-    """One line, special tokens as they are, the slots of a document in short."""
-    text = str(tokens.tokenizer.decode(ids_T[mask_T.bool()].tolist()))
-    return repr(text.replace(tokens.slots(1), "<SLOTS>").replace("".join(tokens.memory_tokens), "<MEMORY>"))
-
+# -- what a step or the clock decides ----------------------------------------------------------------------------
 
 WINDOW = 20
 """Log lines whose mean recall is compared."""
 FALL = 0.02
 """Fall of recall@1 that is worth a warning."""
+AGREE_EVERY = 10
+"""Steps between two looks at the clock in a run of several processes, which must agree."""
 
 
 class RankingSchedule(TrainerCallback):
-    """Sets what the step's number decides before each step."""
+    """Before each step: the temperature falls evenly in its logarithm; in the warm-up the ranking alone is taught."""
 
     def __init__(self, training: TrainingModel, config: TrainConfig) -> None:
-        """Keep both."""
         self.training, self.config = training, config
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The temperature falls evenly in its logarithm; in the warm-up the ranking alone is taught."""
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Set both."""
         config = self.config
         share = min(1.0, state.global_step / max(1, state.max_steps - 1))
         start = config.temperature_start or config.temperature
@@ -255,24 +221,42 @@ class RankingSchedule(TrainerCallback):
 
 
 class RecallWatch(TrainerCallback):
-    """Warns when recall@1 of the last `WINDOW` log lines is below that of the first ones."""
+    """Warns, once, when recall@1 of the last `WINDOW` log lines is below that of the first ones."""
 
-    def __init__(self) -> None:
-        """Nothing is known of the run before its first lines."""
-        self.warned = False
+    warned = False
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Compare, from the whole history, so also after a resume."""
         recalls = [line["recall@1"] for line in state.log_history if "recall@1" in line]
         if self.warned or not state.is_world_process_zero or len(recalls) < 2 * WINDOW:
             return
-        start, now = sum(recalls[:WINDOW]) / WINDOW, sum(deque(recalls, WINDOW)) / WINDOW
+        start, now = fmean(recalls[:WINDOW]), fmean(recalls[-WINDOW:])
         if now < start - FALL:
             self.warned = True
             logger.warning(
                 "recall@1 is %.3f over the last %d log lines, it was %.3f at the start: the ranking gets worse; try a "
                 "lower --query_learning_rate, --temperature_start, or --ranking_loss with --ranking_warmup",
-                now,
-                WINDOW,
-                start,
+                *(now, WINDOW, start),
             )
+
+
+class SaveByTime(TrainerCallback):
+    """Asks for a checkpoint when the last one, or the start of the training, is so many minutes ago."""
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds, self._last = 60 * minutes, time.monotonic()
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock."""
+        self._last = time.monotonic()
+
+    on_train_begin = on_save
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Look at the clock: all processes at the first one's."""
+        if args.world_size > 1 and state.global_step % AGREE_EVERY:
+            return
+        due = torch.tensor(int(time.monotonic() - self._last >= self.seconds), device=args.device)
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast(due, src=0)
+        control.should_save |= bool(due)

@@ -33,9 +33,7 @@ def step_of(folder: Path) -> int:
 
 def whole_checkpoints(save_path: Path) -> list[Path]:
     """Checkpoint folders that are whole, oldest first."""
-    if not save_path.is_dir():
-        return []
-    found = [folder for folder in save_path.iterdir() if step_of(folder) >= 0 and (folder / STATE).is_file()]
+    found = [folder for folder in save_path.glob(f"{PREFIX}*") if step_of(folder) >= 0 and (folder / STATE).is_file()]
     return sorted(found, key=step_of)
 
 
@@ -53,9 +51,8 @@ def processes_of(checkpoint: Path) -> int:
 def publish(save_path: Path, step: int, keep: int) -> Path:
     """Give a written checkpoint its name and drop the oldest ones beyond ``keep``."""
     written, final = save_path / PARTIAL / f"{PREFIX}{step}", save_path / f"{PREFIX}{step}"
-    for file in written.rglob("*"):
+    for file in (*written.rglob("*"), written):
         _flush(file)
-    _flush(written)
     if final.exists():
         shutil.rmtree(final)
     os.replace(written, final)

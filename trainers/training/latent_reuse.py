@@ -21,12 +21,7 @@ class FrozenLatents:
     """Fills a batch's documents in as latents."""
 
     def __init__(self, model: ClaraModel, store: LatentStore) -> None:
-        """Start with what the store has.
-
-        Args:
-            model: its compressor must not change from now on.
-            store: keeps the latents, under a name of their own: training may compute in another precision.
-        """
+        """The compressor must not change; kept under a name of their own: training may compute in another precision."""
         self.model, self.store = model, store
         self.fingerprint = f"{model.fingerprint}-training"
         self.asked = self.made = 0
@@ -58,11 +53,7 @@ class FrozenLatents:
         """One pass, padded to its own longest document."""
         lengths = mask_NT.sum(dim=1).tolist()
         width = int(max(lengths))
-        text = ids_NT[:, -width:], mask_NT[:, -width:]
-        at_rest = self.model.residuals.at_rest("compressor")
-        latents_NMD = (
-            self.model.residual_latents("compressor", *text) if at_rest else self.model.encode("compressor", *text)[0]
-        )
+        latents_NMD = self.model.latents("compressor", ids_NT[:, -width:], mask_NT[:, -width:])
         memory = self.model.config.memory_tokens
         return [Block(block.clone(), int(n) - memory) for block, n in zip(latents_NMD.cpu(), lengths, strict=True)]
 

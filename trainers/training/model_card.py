@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clara_model.checkpoint.config import ClaraConfig
-from trainers.data.rows import Row, fingerprint_of_rows, left_out_of
+from trainers.data.row import Row
+from trainers.data.rows import fingerprint_of_rows, left_out_of
 from trainers.training.callbacks import SHOWN
 from trainers.training.run_record import versions
 from trainers.training.train_config import TrainConfig
@@ -17,34 +18,18 @@ HIDDEN = ("use_wandb", "load_checkpoint", "save_path", "ckpt_path")
 """Settings that a card does not repeat: secrets and places on the machine."""
 
 
-def write(
-    config: TrainConfig,
-    model: ClaraConfig,
-    parts: Sequence[Sequence[Row]],
-    history: Sequence[dict[str, Any]],
-    folder: Path,
-) -> None:
-    """Write the card beside the checkpoint, unless somebody's own card is there.
+MARK = "Written by `clara-train` from the run itself."
+Parts = Sequence[Sequence[Row]]
+"""The training sets."""
+History = Sequence[dict[str, Any]]
+"""The log lines."""
 
-    Args:
-        config: of the run.
-        model: of the trained checkpoint.
-        parts: the training sets.
-        history: the log lines.
-        folder: of the checkpoint.
-    """
+
+def write(config: TrainConfig, model: ClaraConfig, parts: Parts, history: History, folder: Path) -> None:
+    """Write the card of a trained checkpoint into its folder, unless somebody's own card is there."""
     path = folder / NAME
     if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         return
-    path.write_text(_card(config, model, parts, history), encoding="utf-8")
-
-
-MARK = "Written by `clara-train` from the run itself."
-
-
-def _card(
-    config: TrainConfig, model: ClaraConfig, parts: Sequence[Sequence[Row]], history: Sequence[dict[str, Any]]
-) -> str:
     sections = [
         _header(model),
         f"# A CLaRa checkpoint on {_name(model.base_model)}\n\n{MARK}\n\n{_what(config, model)}",
@@ -53,7 +38,7 @@ def _card(
         "## Settings\n\n" + _table(("setting", "value"), _settings(config)),
         "## Versions\n\n" + _table(("package", "version"), list(versions().items())),
     ]
-    return "\n".join(section.rstrip() + "\n" for section in sections if section)
+    path.write_text("\n".join(section.rstrip() + "\n" for section in sections), encoding="utf-8")
 
 
 def _header(model: ClaraConfig) -> str:
@@ -76,37 +61,33 @@ def _what(config: TrainConfig, model: ClaraConfig) -> str:
     )
 
 
-def _data(config: TrainConfig, parts: Sequence[Sequence[Row]]) -> list[tuple[str, ...]]:
+def _data(config: TrainConfig, parts: Parts) -> list[tuple[str, ...]]:
     return [
         (_name(name), f"{len(part):,}", f"{len(left_out_of(part)):,}", fingerprint_of_rows(part))
         for name, part in zip(config.dataset, parts, strict=True)
     ]
 
 
-def _figures(history: Sequence[dict[str, Any]]) -> str:
+def _figures(history: History) -> str:
     """The last training line, and every evaluation."""
-    found = [line for line in history if "loss" in line][-1:] + [
-        line for line in history if any(name.startswith("eval_") for name in line)
-    ]
-    kept = [name for name in SHOWN if name != "tokens_per_second"]
+    found = [line for line in history if "loss" in line][-1:]
+    found += [line for line in history if any(name.startswith("eval_") for name in line)]
     rows = [
         (str(line["step"]), name, f"{value:.4g}")
         for line in found
         for name, value in line.items()
-        if name in kept or name.startswith("eval_")
+        if name.startswith("eval_") or (name in SHOWN and name != "tokens_per_second")
     ]
     return _table(("step", "figure", "value"), rows) if rows else "None were logged."
 
 
 def _settings(config: TrainConfig) -> list[tuple[str, ...]]:
+    def shown(value: Any) -> str:
+        values = value if isinstance(value, list) else [value]
+        return ", ".join(_name(one) if isinstance(one, str) else str(one) for one in values)
+
     values = config.to_dict()
-    given = {name: values[name] for name in sorted(config.given) if name in values and name not in HIDDEN}
-    return [(name, _shown(value)) for name, value in given.items()]
-
-
-def _shown(value: Any) -> str:
-    values = value if isinstance(value, list) else [value]
-    return ", ".join(_name(one) if isinstance(one, str) else str(one) for one in values)
+    return [(name, shown(values[name])) for name in sorted(config.given) if name in values and name not in HIDDEN]
 
 
 def _name(text: str) -> str:

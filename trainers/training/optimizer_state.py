@@ -8,7 +8,7 @@ gathering them is cheap.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,15 @@ class OptimizerState:
     """Gathers and sets the state of one optimizer, plain or DeepSpeed's."""
 
     def __init__(self, optimizer: Any, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Every process makes one and takes part in every call.
-
-        Args:
-            optimizer: PyTorch's, Accelerate's wrapper of it, or DeepSpeed's.
-            parameters: what trains, by name.
-        """
-        self.parameters = dict(parameters)
-        layers = list(_layers(optimizer))
-        self.plain: torch.optim.Optimizer = layers[-1]
-        self.zero = next((layer for layer in layers if any(hasattr(layer, name) for name in FLAT)), None)
-
-    # -- gather ------------------------------------------------------------------------------------------------
+        """Every process makes one, of what trains by name, and takes part in every call."""
+        self.parameters, self.zero = dict(parameters), None
+        while True:  # through Accelerate's wrapper and DeepSpeed's to PyTorch's
+            if self.zero is None and any(hasattr(optimizer, name) for name in FLAT):
+                self.zero = optimizer
+            if getattr(optimizer, "optimizer", None) is None:
+                break
+            optimizer = optimizer.optimizer
+        self.plain: torch.optim.Optimizer = optimizer
 
     def gathered(self) -> dict[str, Any]:
         """Per name: the optimizer's tensors in the parameter's shape, its counters, and a float32 weight if it has one.
@@ -49,15 +46,14 @@ class OptimizerState:
 
     def _of(self, parameter: nn.Parameter) -> dict[str, Any]:
         if not _is_split(parameter):
-            found = self.plain.state.get(parameter, {})
-            return {key: _kept(value) for key, value in found.items()}
+            return {key: _kept(value) for key, value in self.plain.state.get(parameter, {}).items()}
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         flat, shared = next(iter(self._flat_states()))
-        found = {key: _kept(value) for key, value in shared.items() if not _is_shaped(value, flat)}
+        found = {}
         for key, value in shared.items():
-            if _is_shaped(value, flat):
-                found[key] = _kept(safe_get_full_optimizer_state(parameter, key))
+            flatted = isinstance(value, Tensor) and value.shape == flat.shape
+            found[key] = _kept(safe_get_full_optimizer_state(parameter, key) if flatted else value)
         if parameter.dtype != torch.float32:
             found["weight"] = _kept(safe_get_full_fp32_param(parameter))
         return found
@@ -66,8 +62,6 @@ class OptimizerState:
         """Each flat part that this process owns, with its state."""
         parts = next(getattr(self.zero, name) for name in FLAT if hasattr(self.zero, name))
         return [(part, self.plain.state[part]) for part in parts]
-
-    # -- set ---------------------------------------------------------------------------------------------------
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Put a gathered state in, split as this run splits it; exact where it is split as before."""
@@ -114,13 +108,8 @@ def scale_rates(optimizer: Any, scheduler: Any, ratio: float) -> None:
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]  # what is logged
 
 
-def write(state: dict[str, Any], folder: Path) -> None:
-    """Write a gathered state."""
-    torch.save(state, folder / NAME)
-
-
 def read(folder: Path) -> dict[str, Any]:
-    """Read what `write` wrote.
+    """A gathered state, as a checkpoint holds it under `NAME`.
 
     Raises:
         ClaraError: the file is missing or damaged.
@@ -148,13 +137,6 @@ def load(path: Path) -> Any:
         ) from error
 
 
-def _layers(optimizer: Any) -> Iterator[Any]:
-    """An optimizer and those it wraps, PyTorch's last."""
-    while optimizer is not None:
-        yield optimizer
-        optimizer = getattr(optimizer, "optimizer", None)
-
-
 def _is_split(parameter: nn.Parameter) -> bool:
     """Whether DeepSpeed keeps the parameter's state in flat parts."""
     return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
@@ -162,32 +144,16 @@ def _is_split(parameter: nn.Parameter) -> bool:
 
 def _set_split(parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
     """A whole tensor into the parts that the processes own; ZeRO 3 pads the last part, so each takes its own."""
-    from deepspeed.utils import (
-        safe_set_full_fp32_param,
-        safe_set_full_optimizer_state,
-        safe_set_local_fp32_param,
-        safe_set_local_optimizer_state,
-    )
+    from deepspeed import utils
 
+    where = "full"
     if hasattr(parameter, "ds_tensor"):
-        size, rank = parameter.ds_tensor.numel(), torch.distributed.get_rank()
+        where, size, rank = "local", parameter.ds_tensor.numel(), torch.distributed.get_rank()
         flat = torch.zeros(size * torch.distributed.get_world_size(), dtype=value.dtype)
         flat[: value.numel()] = value.flatten()
-        part = flat[rank * size : (rank + 1) * size].to(parameter.device)
-        if key is None:
-            safe_set_local_fp32_param(parameter, part)
-        else:
-            safe_set_local_optimizer_state(parameter, part, key)
-        return
-    value = value.to(parameter.device)
-    if key is None:
-        safe_set_full_fp32_param(parameter, value)
-    else:
-        safe_set_full_optimizer_state(parameter, value, key)
-
-
-def _is_shaped(value: Any, like: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == like.shape
+        value = flat[rank * size : (rank + 1) * size]
+    what, named = ("fp32_param", ()) if key is None else ("optimizer_state", (key,))
+    getattr(utils, f"safe_set_{where}_{what}")(parameter, value.to(parameter.device), *named)
 
 
 def _kept(value: Any) -> Any:

@@ -20,7 +20,7 @@ from clara_model.checkpoint.base_model import load_base
 from clara_model.checkpoint.options import LoadOptions
 from clara_model.inference.published import ClaraModel
 from clara_model.modeling.tokens import Tokens
-from trainers.data.rows import Row
+from trainers.data.row import Row
 
 RAREST, ANSWERED, ASKED, UNIT = 10.5, 6.0, 2.0, 9.0
 PRIOR = 20.0
@@ -37,18 +37,13 @@ def weigh_residuals(model: ClaraModel, rows: Iterable[Row]) -> None:
 
 
 def token_weights(tokens: Tokens, rows: Iterable[Row], vocabulary: int) -> Tensor:
-    """The weights ``[V]``, float32.
-
-    Args:
-        tokens: of the model.
-        rows: whose documents, questions and answers are counted; an answer counts where it first stands in a document.
-        vocabulary: ``V``.
-    """
+    """The weights ``[V]``, float32; an answer counts where it first stands in a document, in any case."""
     seen, answered, asked = ([0] * vocabulary for _ in range(3))
     for row in rows:
         questions = set(tokens.plain_ids(" " + " ".join(row.questions)))
         for text in row.documents:
-            spans = [_span(text, answer) for answer in row.answers] if row.questions else []
+            answers = [answer.lower() for answer in row.answers] if row.questions else []
+            spans = [(at, at + len(one)) for one in answers if (at := text.lower().find(one)) >= 0]
             for token, start, end in tokens.placed_ids(text):
                 seen[token] += 1
                 answered[token] += any(start < last and end > first for first, last in spans)
@@ -57,12 +52,6 @@ def token_weights(tokens: Tokens, rows: Iterable[Row], vocabulary: int) -> Tenso
     rare = -((seen_V + 0.5) / (seen_V + 0.5).sum()).log()
     weights = rare.clamp_max(RAREST) + ANSWERED * _odds(answered_V, seen_V) + ASKED * _odds(asked_V, seen_V)
     return weights / UNIT
-
-
-def _span(text: str, answer: str) -> tuple[int, int]:
-    """Where an answer first stands in a text, in any case; an empty stretch where it does not."""
-    start = text.lower().find(answer.lower())
-    return (start, start + len(answer)) if start >= 0 else (0, 0)
 
 
 def _odds(count_V: Tensor, seen_V: Tensor) -> Tensor:
@@ -87,14 +76,8 @@ def center_residuals(model: ClaraModel, texts: Iterable[str]) -> None:
 
 @torch.no_grad()
 def at_rate(model: ClaraModel, rate: int, options: LoadOptions) -> ClaraModel:
-    """The checkpoint at another compression rate: the same adapters, centre and gate, and what fits of the rest.
-
-    Projections of the places that both rates have stay; memory rows are those of the nearest memory tokens.
-
-    Args:
-        model: with a residual; left as it is.
-        rate: the new ``compression_rate``.
-        options: of loading the base model anew, whose vocabulary has other added tokens at another rate.
+    """The checkpoint at another compression rate: its adapters and residual, and memory rows of the nearest tokens.
+    The model stays as it is; the base is loaded anew, whose vocabulary has other added tokens at another rate.
     """
     config = replace(model.config, compression_rate=rate)
     base, tokenizer = load_base(
@@ -106,8 +89,5 @@ def at_rate(model: ClaraModel, rate: int, options: LoadOptions) -> ClaraModel:
     state.config = config
     state.memory = {role: rows[nearest] for role, rows in state.memory.items()}
     state.embeddings = {name: torch.cat([rows[nearest], rows[-3:]]) for name, rows in state.embeddings.items()}
-    for name, fresh in new.residuals.named(config.roles).items():
-        kept = state.residual[name][: len(fresh)]
-        state.residual[name] = torch.cat([kept, fresh.detach()[len(kept) :].to(kept)])
     new.load_weights(state)
     return new

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -23,14 +22,13 @@ from clara_model.store.cache import LatentCache, LayeredStore
 from clara_model.store.opening import open_store
 from trainers import deepspeed_utils, processes
 from trainers.data.collator import Collator
-from trainers.data.fit import unfit
-from trainers.data.rows import Row, left_out_of, listed, read_rows
+from trainers.data.row import Row, unfit
+from trainers.data.rows import left_out_of, listed, read_rows
 from trainers.data.sampling import TrainingOrder, WithoutFillers
 from trainers.evaluation.in_training import EvaluationConfig
-from trainers.keeping import BestCheckpoint, SaveByTime
-from trainers.processes import alone_in, check_shared, check_writable
-from trainers.training import checkpointing, compiling, model_card
-from trainers.training.callbacks import Progress, RankingSchedule, RecallWatch, Record, reporters, write_preview
+from trainers.processes import alone_in, check_shared, check_writable, is_first
+from trainers.training import callbacks, checkpointing, compiling, model_card
+from trainers.training.best_checkpoint import BestCheckpoint
 from trainers.training.latent_reuse import FrozenLatents
 from trainers.training.run_record import NAME as RECORD
 from trainers.training.run_record import RunRecord
@@ -69,7 +67,8 @@ def train(config: TrainConfig) -> Path:
         ClaraError: settings, data or a checkpoint are not usable, the loss is not finite, a checkpoint cannot be
             written, or another run is writing into the same folder; one sentence with the fix.
     """
-    _name_idle(config)
+    for sentence in _idle(config) if is_first() else []:
+        logger.warning("%s", sentence)
     folders = {Path(config.save_path), config.checkpoints_path}
     for folder in folders:
         check_writable(folder)
@@ -106,16 +105,19 @@ def _train(config: TrainConfig) -> Path:
         answering=EvaluationConfig(top_k=config.generation_top_k) if config.do_eval_gen else None,
         data_collator=collate,
         query_learning_rate=config.query_learning_rate,
-        callbacks=[Progress(), Record(save_path), *_ranking(config, training), *reporters(config)],
+        callbacks=_callbacks(config, training),
     )
     model.train()
     if config.gradient_checkpointing:
         trainer.clara.gradient_checkpointing_enable()
     if compiling.wanted(config.trainer):
         compiling.compile_layers(model.base, config.trainer)
-    best = _keepers(config, trainer)
+    best = None
+    if config.best_metric and config.eval_dataset:
+        best = BestCheckpoint(trainer, config.best_metric, config.early_stopping)
+        trainer.add_callback(best)
     if trainer.args.should_save:
-        write_preview(order, collate, batches.micro, model.tokens, save_path)
+        callbacks.write_preview(order, collate, batches.micro, model.tokens, save_path)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.frozen is not None:
         trainer.frozen.close()
@@ -127,15 +129,13 @@ def _train(config: TrainConfig) -> Path:
     return save_path
 
 
-def _keepers(config: TrainConfig, trainer: ClaraTrainer) -> BestCheckpoint | None:
-    """Add what keeps weights beside the regular checkpoints."""
+def _callbacks(config: TrainConfig, training: TrainingModel) -> list[transformers.TrainerCallback]:
+    found = [callbacks.Progress(), callbacks.Record(Path(config.save_path))]
+    if config.objective_stage == "end_to_end":
+        found += [callbacks.RankingSchedule(training, config), callbacks.RecallWatch()]
     if config.save_steps == -1 and config.save_minutes and not config.no_checkpoints:
-        trainer.add_callback(SaveByTime(config.save_minutes))
-    if not config.best_metric or not config.eval_dataset:
-        return None
-    best = BestCheckpoint(trainer, config.best_metric, config.early_stopping)
-    trainer.add_callback(best)
-    return best
+        found.append(callbacks.SaveByTime(config.save_minutes))
+    return found + callbacks.reporters(config)
 
 
 def _finish(config: TrainConfig, trainer: ClaraTrainer, order: TrainingOrder) -> None:
@@ -149,15 +149,14 @@ def _finish(config: TrainConfig, trainer: ClaraTrainer, order: TrainingOrder) ->
             logger.info("the checkpoint is at %s", hub.upload(Path(copy), config.push_to_hub))
 
 
-def _name_idle(config: TrainConfig) -> None:
-    """Say once, on the first process, what was asked for and does nothing in this run."""
+def _idle(config: TrainConfig) -> list[str]:
+    """What was asked for and does nothing in this run, on this machine."""
     found = config.idle()
     if config.flash_attn and not config.use_cpu and on_cpu(config):
         found.append("flash_attn does nothing without a GPU")
     if config.zero_offload and processes.process_count() == 1:
         found.append("zero_offload does nothing in a run of one process, which runs without DeepSpeed")
-    for sentence in found if os.environ.get("RANK", "0") == "0" else []:
-        logger.warning("%s", sentence)
+    return found
 
 
 def training_order(config: TrainConfig) -> TrainingOrder:
@@ -221,7 +220,7 @@ def _rows(config: TrainConfig, names: Sequence[str], split: str) -> list[Sequenc
         for name in names
     ]
     left_out = [one for part in parts for one in left_out_of(part)]
-    if left_out and os.environ.get("RANK", "0") == "0":
+    if left_out and is_first():
         _list_left_out(left_out, Path(config.save_path) / BAD_ROWS)
     return parts
 
@@ -253,8 +252,7 @@ def _recorded(config: TrainConfig, order: TrainingOrder, model: ClaraModel, resu
     """Compare a resumed run with its record and keep the record up to date; returns the change of its learning rate."""
     folder = config.checkpoints_path
     old = RunRecord.read(folder)
-    first = os.environ.get("RANK", "0") == "0"
-    now = RunRecord.of(config, order.parts, model) if first else None
+    now = RunRecord.of(config, order.parts, model) if is_first() else None
     finished = config.load_checkpoint and (Path(config.save_path) / "config.json").is_file()
     if now is not None and old is not None and (resume or finished):
         old.check(now, folder)
@@ -268,14 +266,16 @@ def _recorded(config: TrainConfig, order: TrainingOrder, model: ClaraModel, resu
             f"run with --pretrain_checkpoint {resume}"
         )
     change = old.go_on(checkpointing.step_of(resume), config.new_learning_rate)
-    if first:
-        _say_other_processes(resume)
+    if is_first():
+        written, here = checkpointing.processes_of(resume), processes.process_count()
+        if written != here:
+            logger.warning(
+                "%s was written by %d processes, this run has %d: it goes on from the same weights and optimizer "
+                "state; dropout draws other numbers",
+                *(resume, written, here),
+            )
         old.write(folder)
     return change
-
-
-def _ranking(config: TrainConfig, training: TrainingModel) -> list[transformers.TrainerCallback]:
-    return [RankingSchedule(training, config), RecallWatch()] if config.objective_stage == "end_to_end" else []
 
 
 def _frozen_latents(
@@ -289,18 +289,6 @@ def _frozen_latents(
     if not config.latent_store:
         return FrozenLatents(model, cache)
     return FrozenLatents(model, LayeredStore(cache, open_store(config.latent_store, encoding="exact", keep_text=False)))
-
-
-def _say_other_processes(resume: Path) -> None:
-    written, now = checkpointing.processes_of(resume), processes.process_count()
-    if written != now:
-        logger.warning(
-            "%s was written by %d processes, this run has %d: it goes on from the same weights and optimizer state; "
-            "dropout draws other numbers",
-            resume,
-            written,
-            now,
-        )
 
 
 def split_batches(config: TrainConfig, items: int, process_count: int | None = None) -> Batches:
@@ -331,17 +319,38 @@ def split_batches(config: TrainConfig, items: int, process_count: int | None = N
 
 def training_arguments(config: TrainConfig, batches: Batches) -> transformers.TrainingArguments:
     """The settings in `transformers`' words; sets up the process group of a run of several processes."""
-    use_cpu = on_cpu(config)
-    count = processes.process_count()
+    use_cpu, count = on_cpu(config), processes.process_count()
     processes.start(use_cpu)
+    scheduler, warmup = config.lr_scheduler, math.ceil(batches.steps * config.lr_warmup_ratio)
+    epoch = max(1, math.ceil(batches.steps / config.max_epochs))
+    save_steps = epoch if config.save_steps == -2 else config.save_steps
+    workers = "dataloader_multiprocessing_context"
+    forks = config.dataloader_workers and workers in {one.name for one in fields(transformers.TrainingArguments)}
+    defaults: dict[str, Any] = {  # of settings that are passed on under their own names
+        "optim": "adamw_torch" if count > 1 else "adamw_torch_fused",
+        **({workers: "fork"} if forks else {}),  # else torch says
+        "dataloader_pin_memory": not use_cpu,
+        "report_to": [],
+    }
+    passed = {name: value for name, value in config.trainer.items() if name not in compiling.SETTINGS}
+    split = deepspeed_utils.configuration(config, batches.micro, batches.accumulation, count)
     args = transformers.TrainingArguments(
         output_dir=str(config.checkpoints_path),
         per_device_train_batch_size=batches.micro,
         gradient_accumulation_steps=batches.accumulation,
         num_train_epochs=1,
         max_steps=batches.steps if config.max_steps else -1,
-        **_schedule(config, batches),
-        **_intervals(config, batches),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if scheduler == "constant" and warmup else scheduler,
+        lr_scheduler_kwargs={"min_lr_rate": 0.1} if scheduler == "cosine_with_min_lr" else {},
+        warmup_steps=warmup,
+        save_strategy="no" if config.save_steps == -1 or config.no_checkpoints else "steps",
+        save_steps=save_steps if save_steps > 0 else 500,
+        save_total_limit=config.max_ckpt_num,
+        eval_strategy="steps" if config.eval_dataset else "no",
+        eval_steps=epoch if config.eval_steps == -1 else config.eval_steps,
+        logging_strategy="steps",
+        logging_steps=config.logging_steps,
         weight_decay=config.l2,
         adam_beta1=config.adam_betas[0],
         adam_beta2=config.adam_betas[1],
@@ -349,7 +358,7 @@ def training_arguments(config: TrainConfig, batches: Batches) -> transformers.Tr
         seed=config.seed,
         bf16=config.bf16,
         use_cpu=use_cpu,
-        deepspeed=_deepspeed(config, batches, count) if count > 1 else None,
+        deepspeed=split if count > 1 else None,
         logging_nan_inf_filter=False,
         train_sampling_strategy="sequential",  # the order is the data set's own
         remove_unused_columns=False,
@@ -357,61 +366,8 @@ def training_arguments(config: TrainConfig, batches: Batches) -> transformers.Tr
         save_only_model=config.disable_ds_ckpt,
         run_name=config.wandb_run_name or None,
         disable_tqdm=True,
-        **_further(config, use_cpu, count),
+        **(defaults | passed),
     )
     _ = args.device  # starts the process group
     args._n_gpu = min(args._n_gpu, 1)  # one process uses one GPU
     return args
-
-
-def _further(config: TrainConfig, use_cpu: bool, processes: int) -> dict[str, Any]:
-    """Settings that are passed on under their own names, with this project's defaults."""
-    context = "dataloader_multiprocessing_context"
-    named = context in {setting.name for setting in fields(transformers.TrainingArguments)}
-    return {
-        "optim": "adamw_torch" if processes > 1 else "adamw_torch_fused",
-        **({context: "fork"} if config.dataloader_workers and named else {}),  # else torch says
-        "dataloader_pin_memory": not use_cpu,
-        "report_to": [],
-        **{name: value for name, value in config.trainer.items() if name not in compiling.SETTINGS},
-    }
-
-
-def _deepspeed(config: TrainConfig, batches: Batches, processes: int) -> dict[str, Any]:
-    return deepspeed_utils.configuration(
-        stage=config.zero_stage,
-        micro=batches.micro,
-        accumulation=batches.accumulation,
-        processes=processes,
-        max_norm=config.max_norm,
-        bf16=config.bf16,
-        offload=config.zero_offload,
-    )
-
-
-def _schedule(config: TrainConfig, batches: Batches) -> dict[str, Any]:
-    warmup = math.ceil(batches.steps * config.lr_warmup_ratio)
-    scheduler = config.lr_scheduler
-    if scheduler == "constant" and warmup:
-        scheduler = "constant_with_warmup"
-    return {
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": scheduler,
-        "lr_scheduler_kwargs": {"min_lr_rate": 0.1} if scheduler == "cosine_with_min_lr" else {},
-        "warmup_steps": warmup,
-    }
-
-
-def _intervals(config: TrainConfig, batches: Batches) -> dict[str, Any]:
-    """When to save, evaluate and log."""
-    epoch = max(1, math.ceil(batches.steps / config.max_epochs))
-    save_steps = epoch if config.save_steps == -2 else config.save_steps
-    return {
-        "save_strategy": "no" if config.save_steps == -1 or config.no_checkpoints else "steps",
-        "save_steps": save_steps if save_steps > 0 else 500,
-        "save_total_limit": config.max_ckpt_num,
-        "eval_strategy": "steps" if config.eval_dataset else "no",
-        "eval_steps": epoch if config.eval_steps == -1 else config.eval_steps,
-        "logging_strategy": "steps",
-        "logging_steps": config.logging_steps,
-    }

@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, cast
@@ -23,7 +24,8 @@ from torch import Tensor
 from clara_model.checkpoint import files
 from clara_model.errors import ClaraError
 from clara_model.inference.published import ClaraModel
-from trainers.data.rows import Row, fingerprint_of_rows
+from trainers.data.row import Row
+from trainers.data.rows import fingerprint_of_rows
 from trainers.training.train_config import PASSED, SETTINGS, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -59,13 +61,8 @@ class RunRecord:
     def of(cls, config: TrainConfig, parts: Sequence[Sequence[Row]], model: ClaraModel) -> Self:
         """The record of a run that is about to start."""
         settings = config.to_dict() | {"use_wandb": "given" if config.use_wandb else ""}  # it may be a key
-        return cls(
-            settings,
-            [fingerprint_of_rows(part) for part in parts],
-            _start(config, model),
-            versions(),
-            [{"step": 0, "learning_rate": config.learning_rate}],
-        )
+        data, rate = [fingerprint_of_rows(part) for part in parts], {"step": 0, "learning_rate": config.learning_rate}
+        return cls(settings, data, _start(config, model), versions(), [rate])
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -92,14 +89,10 @@ class RunRecord:
         os.replace(partial, folder / NAME)
 
     def go_on(self, step: int, asked: float) -> float:
-        """Settle the learning rate of a run that goes on from a checkpoint.
+        """Settle the learning rate of a run that goes on from the checkpoint of a step.
 
-        Args:
-            step: of the checkpoint.
-            asked: the rate asked for by name; 0 for the one that the run had from there on.
-
-        Returns:
-            what the checkpoint's rates are multiplied by.
+        ``asked`` is the rate asked for by name, 0 for the one that the run had from there on. Returns what the
+        checkpoint's rates are multiplied by.
         """
         written = [one for one in self.rates if one["step"] < max(1, step)]
         known = [one for one in self.rates if one["step"] <= step]
@@ -113,7 +106,12 @@ class RunRecord:
         Raises:
             ClaraError: with the old and the new value of each difference.
         """
-        found = [*_differences(self.settings, now.settings), *_other_data(self.data, now.data)]
+        found = _differences(self.settings, now.settings)
+        if sorted(self.data) != sorted(now.data):
+            then, here = ", ".join(self.data), ", ".join(now.data)
+            found.append(f"the training data is other than it was ({then} then, {here} now)")
+        elif self.data != now.data:
+            found.append("the training sets come in another order")
         found += [
             f"the {what} is another one ({old} then, {now.start.get(what, 'none')} now)"
             for what, old in self.start.items()
@@ -148,22 +146,12 @@ def bound_settings() -> set[str]:
     return (set(SETTINGS) - free - FREE - {"new_learning_rate"}) | BOUND
 
 
-def _other_data(old: list[str], new: list[str]) -> list[str]:
-    if old == new:
-        return []
-    if sorted(old) == sorted(new):
-        return ["the training sets come in another order"]
-    return [f"the training data is other than it was ({', '.join(old)} then, {', '.join(new)} now)"]
-
-
 def versions() -> dict[str, str]:
     """Of Python and of the packages that a result may hang on."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -187,6 +175,5 @@ def _start(config: TrainConfig, model: ClaraModel) -> dict[str, str]:
 def _digest(weights: Sequence[Tensor]) -> str:
     digest = hashlib.sha256()
     for weight in weights:
-        data = weight.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy()
-        digest.update(data.tobytes())
+        digest.update(weight.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

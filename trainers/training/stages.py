@@ -23,9 +23,10 @@ from clara_model.checkpoint.prompts import PromptSet
 from clara_model.errors import ClaraError
 from clara_model.inference.published import ClaraModel
 from clara_model.modeling.adapters import default_targets
-from trainers.data.rows import Row, read_rows
+from trainers.data.row import Row
+from trainers.data.rows import read_rows
 from trainers.training.residual_start import at_rate, center_residuals, weigh_residuals
-from trainers.training.train_config import TrainConfig
+from trainers.training.train_config import SETTINGS, TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,18 @@ def starting_model(config: TrainConfig, device: torch.device | str | None = None
         model.roles.reset("generator")
     if config.stage == "end_to_end" and "query_reasoner" not in model.config.roles:
         model.add_role("query_reasoner", copy_of="compressor")
-    model.config = _config_after(config, model.config)
-    _set_dropout(model, config.lora_dropout)
+    slots = config.generation_top_k * (model.config.memory_tokens + 1)
+    model.config = replace(
+        model.config,
+        top_k=config.generation_top_k,
+        max_prompt_length=max(model.config.max_prompt_length, slots + PROMPT_ROOM),
+        lora_dropout=config.lora_dropout,
+        stage=config.stage,
+    )
+    for layer in model.roles.layers().values():  # whatever the checkpoint was made with
+        for role in layer.lora_dropout:
+            rate = config.lora_dropout
+            layer.lora_dropout[role] = torch.nn.Dropout(rate) if rate > 0 else torch.nn.Identity()
     return model
 
 
@@ -83,11 +94,6 @@ def dtype_of(config: TrainConfig) -> torch.dtype:
     return torch.bfloat16 if config.bf16 else torch.float32
 
 
-def _attention(config: TrainConfig) -> str:
-    """FlashAttention needs a GPU; where there is none the flag is idle (`TrainConfig.idle`)."""
-    return "flash_attention_2" if config.flash_attn and not on_cpu(config) else "sdpa"
-
-
 def on_cpu(config: TrainConfig) -> bool:
     """Whether the run has no GPU, by choice or because there is none."""
     return config.use_cpu or not torch.cuda.is_available()
@@ -99,7 +105,7 @@ def _load_options(config: TrainConfig, device: torch.device | str | None) -> Loa
         prompts=config.prompts or None,
         dtype=dtype_of(config),
         device=device,
-        attn_implementation=_attention(config),
+        attn_implementation="flash_attention_2" if config.flash_attn and not on_cpu(config) else "sdpa",
         quantization=config.quantization or None,
     )
 
@@ -119,7 +125,6 @@ def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraM
         lora_dropout=config.lora_dropout,
         residual=config.residual,
         ranking=config.ranking,
-        memory_positions=config.memory_positions,
         prompts=PromptSet.from_file(config.prompts) if config.prompts else PromptSet(),
     )
     torch.manual_seed(config.seed)
@@ -127,7 +132,6 @@ def _from_base(config: TrainConfig, device: torch.device | str | None) -> ClaraM
     if config.residual != "none":
         texts = (text for row in itertools.islice(_rows(config), CENTERED_ROWS) for text in row.documents)
         center_residuals(model, texts)
-    if config.residual == "anchors":
         weigh_residuals(model, itertools.islice(_rows(config), WEIGHED_ROWS))
     return model
 
@@ -141,40 +145,14 @@ def _from_checkpoint(config: TrainConfig, device: torch.device | str | None) -> 
     model = ClaraModel.from_options(config.pretrain_checkpoint, _load_options(config, device))
     if model.config.residual != "none" and config.stage == "pretrain" and "compress_rate" in config.given:
         model = at_rate(model, config.compress_rate, _load_options(config, device))
-    found = {
-        "compress_rate": model.config.compression_rate,
-        "doc_max_length": model.config.doc_max_length,
-        "lora_rank": model.config.lora_rank,
-        "lora_alpha": model.config.lora_alpha,
-        "lora_targets": model.config.lora_targets,
-        "residual": model.config.residual,
-        "ranking": model.config.ranking,
-        "memory_positions": model.config.memory_positions,
-    }
-    for name, value in found.items():
-        if name in config.given and getattr(config, name) not in (value, 0):
-            raise ClaraError(
-                f"{name} {getattr(config, name)} was asked for, but checkpoint {config.pretrain_checkpoint} was made "
-                f"with {value}; leave {name} out"
-            )
+    for name, setting in SETTINGS.items():
+        own = {"compress_rate": "compression_rate"}.get(name, name)
+        if setting.metadata.get("fresh") and name in config.given:
+            asked, value = getattr(config, name), getattr(model.config, own)
+            if asked not in (value, 0):
+                raise ClaraError(
+                    f"{name} {asked} was asked for, but checkpoint {config.pretrain_checkpoint} was made with {value}; "
+                    f"leave {name} out"
+                )
     torch.manual_seed(config.seed)
     return model.to_float(torch.float32)
-
-
-def _config_after(config: TrainConfig, values: ClaraConfig) -> ClaraConfig:
-    """The configuration the trained checkpoint is saved with."""
-    slots = config.generation_top_k * (values.memory_tokens + 1)
-    return replace(
-        values,
-        top_k=config.generation_top_k,
-        max_prompt_length=max(values.max_prompt_length, slots + PROMPT_ROOM),
-        lora_dropout=config.lora_dropout,
-        stage=config.stage,
-    )
-
-
-def _set_dropout(model: ClaraModel, rate: float) -> None:
-    """Give every adapter the run's dropout, whatever the checkpoint was made with."""
-    for layer in model.roles.layers().values():
-        for role in layer.lora_dropout:
-            layer.lora_dropout[role] = torch.nn.Dropout(rate) if rate > 0 else torch.nn.Identity()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import yaml
 
-from clara_model.checkpoint.config import POSITIONS, PUBLISHED_STAGES, RANKINGS, RESIDUALS
+from clara_model.checkpoint.config import PUBLISHED_STAGES, RANKINGS, RESIDUALS
 from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class TrainConfig:
     )
     lora_dropout: float = _size("dropout on the adapters' input", 0.1, must=BELOW_1)
     residual: str = _size(
-        "what latents begin as: none, blocks or anchors (docs/training.md)",
+        "what latents begin as: none or anchors (docs/training.md)",
         "none",
         must=_one_of(*RESIDUALS),
         fresh=True,
@@ -146,12 +146,6 @@ class TrainConfig:
         "score of a document: cosine of whole blocks, or late (docs/training.md), which needs anchors",
         "cosine",
         must=_one_of(*RANKINGS),
-        fresh=True,
-    )
-    memory_positions: str = _size(
-        "position ids of memory tokens: appended to the text's, or spread over them",
-        "appended",
-        must=_one_of(*POSITIONS),
         fresh=True,
     )
     prompts: str = _size("prompts file (JSON), instead of this project's wording or the checkpoint's", "")
@@ -429,7 +423,7 @@ class TrainConfig:
         if self.read_text and self.qa_loss:
             yield "read_text learns each answer after its own question; pass --qa_loss false too"
         if not self.residual_gate and self.residual == "none" and not self.pretrain_checkpoint:
-            yield "without residual_gate latents are the residual alone; pass --residual anchors or blocks too"
+            yield "without residual_gate latents are the residual alone; pass --residual anchors too"
         if not self.residual_gate and self.mse_loss and not self.read_text:
             yield "mse_loss aligns states, which do not enter without residual_gate; pass --mse_loss false too"
         if self.stage == "end_to_end" and self.mse_loss:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +29,7 @@ from trainers.data.rows import single_questions
 from trainers.data.sampling import TrainingOrder
 from trainers.evaluation.in_training import EvaluationConfig
 from trainers.evaluation.in_training import evaluate as answer
-from trainers.evaluation.metrics import RECALL_AT, recall_sums
+from trainers.evaluation.metrics import RECALL_AT, SCORES, recall_sums
 from trainers.training import checkpointing, compiling, optimizer_state
 from trainers.training.latent_reuse import FrozenLatents
 
@@ -42,7 +41,6 @@ class Means:
     """Running sums since the last log line, kept on the device until they are read."""
 
     def __init__(self, device: torch.device) -> None:
-        """All zero."""
         self.device = device
         self.clear()
 
@@ -112,11 +110,9 @@ class ClaraTrainer(transformers.Trainer):
         assert isinstance(model, TrainingModel)
         return model
 
-    # -- batches and losses --------------------------------------------------------------------------------------
-
     def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Tensor]], Tensor]:
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
         """The micro-batches of one step of this process, and the step's counts over all processes ``[4]``."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
         counts = torch.zeros(len(LOSSES), dtype=torch.long, device=device)
@@ -126,16 +122,11 @@ class ClaraTrainer(transformers.Trainer):
         return batches, self.accelerator.reduce(counts, "sum")
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of one micro-batch as its part of the whole step; gradients are averaged over processes."""
         inputs = dict(inputs)
         rows, filler, shortened = inputs.pop("rows"), inputs.pop("filler", None), inputs.pop("shortened", None)
-        assert isinstance(num_items_in_batch, Tensor)
         inputs = self._with_latents(inputs)
         outputs = model(**inputs, totals=num_items_in_batch / self.accelerator.num_processes)
         loss = outputs["loss"] * (1.0 if filler is None else 0.0)  # DeepSpeed divides its output itself by the parts
@@ -178,7 +169,7 @@ class ClaraTrainer(transformers.Trainer):
             + "; lower learning_rate, or look at these rows"
         )
 
-    # -- log and evaluation --------------------------------------------------------------------------------------
+    # -- log and evaluation ------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the running means to a training log line, and write it down."""
@@ -200,24 +191,17 @@ class ClaraTrainer(transformers.Trainer):
         found = {name: value / steps for name, value in zip(LOSSES, losses, strict=True) if value != 0}
         if recalls[-1]:
             found |= {f"recall@{k}": recalls[place] / recalls[-1] for place, k in enumerate(RECALL_AT)}
-        found |= self._read_signs()
+        signs = self.accelerator.reduce(self.clara.gradient_signs.read().to(self.args.device), "sum").tolist()
+        for name, (right, of) in {"right_signed_first": signs[:2], "right_signed_later": signs[2:]}.items():
+            found |= {name: right / of} if of else {}
         if shortened:
             found["questions_shortened"] = shortened
         found["tokens_per_second"] = round(tokens / (time.perf_counter() - means.started), 1)
         means.clear()
         return found
 
-    def _read_signs(self) -> dict[str, float]:
-        """Share of gradients that raise the gold candidate's score, where it ranks first and where it does not."""
-        counts = self.accelerator.reduce(self.clara.signs.read().to(self.args.device), "sum").tolist()
-        shares = {"right_signed_first": counts[:2], "right_signed_later": counts[2:]}
-        return {name: right / of for name, (right, of) in shares.items() if of}
-
     def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Losses of the evaluation rows and, where asked for, EM, F1, cover-EM and recall of generated answers."""
         dataset = eval_dataset or self.eval_dataset
@@ -247,8 +231,7 @@ class ClaraTrainer(transformers.Trainer):
         for batch in self._mine([places[start : start + size] for start in range(0, len(places), size)]):
             collate: Any = self.data_collator
             inputs = self._prepare_inputs(collate([dataset[place] for place in batch]))
-            inputs = {name: tensor for name, tensor in inputs.items() if name not in ("rows", "shortened")}
-            inputs = self._with_latents(inputs)
+            inputs = self._with_latents({name: inputs[name] for name in inputs if name not in ("rows", "shortened")})
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 outputs = model(**inputs)
             counts = step_counts(inputs)
@@ -257,26 +240,22 @@ class ClaraTrainer(transformers.Trainer):
                     sums[0, place] += outputs[name] * counts[place]
             sums[1] += counts
         model.train()
-        if self._shares_evaluation():
-            sums = self.accelerator.reduce(sums, "sum")
-        losses, counts = sums.tolist()
+        losses, counts = self._summed(sums).tolist()
         return {name: loss / count for name, loss, count in zip(LOSSES, losses, counts, strict=True) if loss and count}
 
     def _evaluation_answers(self, dataset: TrainingOrder) -> dict[str, float]:
         rows = self._mine(single_questions(dataset.rows))
         report = answer(cast(ClaraModel, self.clara.model), rows, self.answering) if rows else None
-        names = ["em", "f1", "cover_em", *(f"recall@{k}" for k in RECALL_AT)]
         ranked = sum(bool(row.positives) for row in rows)
-        weights = [len(rows)] * 3 + [ranked] * len(RECALL_AT)
+        weights = dict.fromkeys(SCORES, len(rows)) | dict.fromkeys([f"recall@{k}" for k in RECALL_AT], ranked)
         found = report.metrics if report else {}
-        sums = torch.tensor(
-            [[found.get(name, 0.0) * weight, weight] for name, weight in zip(names, weights, strict=True)],
-            device=self.args.device,
-            dtype=torch.float64,
-        )
-        if self._shares_evaluation():
-            sums = self.accelerator.reduce(sums, "sum")
-        return {name: total / weight for name, (total, weight) in zip(names, sums.tolist(), strict=True) if weight}
+        sums = [[found.get(name, 0.0) * weight, weight] for name, weight in weights.items()]
+        whole = self._summed(torch.tensor(sums, device=self.args.device, dtype=torch.float64)).tolist()
+        return {name: total / weight for name, (total, weight) in zip(weights, whole, strict=True) if weight}
+
+    def _summed(self, sums: Tensor) -> Tensor:
+        """Over the processes that share an evaluation."""
+        return cast(Tensor, self.accelerator.reduce(sums, "sum")) if self._shares_evaluation() else sums
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The parent's, the query reasoner in a group of its own where it has a rate of its own.
@@ -336,17 +315,12 @@ class ClaraTrainer(transformers.Trainer):
         parameters = model.trainable_parameters(model.config.roles)
         with deepspeed_utils.gathered(list(parameters.values())):
             weights = {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
-        adapters: dict[str, dict[str, Tensor]] = {role: {} for role in model.config.roles}
-        memory, residual = {}, {}
+        parts: dict[str, dict[str, Tensor]] = {head: {} for head in ("memory", "residual", *model.config.roles)}
         for name, weight in weights.items():
             head, _, rest = name.partition(".")
-            if head == "memory":
-                memory[rest] = weight
-            elif head == "residual":
-                residual[name] = weight
-            else:
-                adapters[head][rest] = weight
-        return files.Checkpoint(model.config, adapters, memory, dict(self._embeddings), residual)
+            parts[head][name if head == "residual" else rest] = weight
+        memory, residual = parts.pop("memory"), parts.pop("residual")
+        return files.Checkpoint(model.config, parts, memory, dict(self._embeddings), residual)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing: the weights are in the model already, before DeepSpeed splits them (`trainers.training.run.train`).
@@ -361,7 +335,7 @@ class ClaraTrainer(transformers.Trainer):
         """
         state = self._optimizer_state().gathered()
         if self.args.should_save and self.lr_scheduler is not None:
-            optimizer_state.write(state, Path(output_dir))
+            torch.save(state, Path(output_dir) / optimizer_state.NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:

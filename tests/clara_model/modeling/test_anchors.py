@@ -102,11 +102,8 @@ def test_batched_equals_one_by_one_and_padded_equals_unpadded(base: Path):
             same(model.encode(role, ids, mask)[0], vectors.vectors)
 
 
-@pytest.mark.parametrize("kind", ["blocks", "anchors"])
-def test_without_a_state_the_base_is_not_run_and_the_latents_are_the_same(
-    base: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-):
-    model = build(base, residual=kind)
+def test_without_a_state_the_base_is_not_run_and_the_latents_are_the_same(base: Path, monkeypatch: pytest.MonkeyPatch):
+    model = build(base)
     for residual in model.residuals.of.values():
         residual.gate.data.zero_()
     padded = model.tokens.documents(TEXTS)

@@ -13,7 +13,6 @@ from clara_model.modeling.objectives import TRAINED_ROLES, Objective, TrainingMo
 
 STAGES = ["pretrain", "instruct", "end_to_end", "pretrain_retrieval"]
 KINDS = {
-    "blocks": {"residual": "blocks", "memory_positions": "spread"},
     "anchors": {"residual": "anchors"},
     "late": {"residual": "anchors", "ranking": "late"},
 }

@@ -8,8 +8,7 @@ import pytest
 import training_rows
 
 from clara_model.errors import ClaraError
-from trainers.data.fit import unfit
-from trainers.data.row import parse_row
+from trainers.data.row import parse_row, unfit
 from trainers.data.rows import JoinedRows, JsonlRows, is_hub_name, left_out_of, read_rows, single_questions
 
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from clara_model.modeling.objectives import Signs, row_likelihoods, target_loss
+from clara_model.modeling.objectives import GradientSignMonitor, row_likelihoods, target_loss
 
 
 def test_likelihoods_are_summed_row_by_row():
@@ -27,7 +27,7 @@ def test_the_target_loss_by_hand_with_a_candidate_that_is_not_there():
 
 
 def test_signs_are_counted_apart_for_gold_that_is_first():
-    signs = Signs()
+    signs = GradientSignMonitor()
     scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.1]], requires_grad=True)
     scored = scores + 0.0
     signs.watch(scored, torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]))

@@ -14,8 +14,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from clara_model import ClaraModel
 from clara_model.checkpoint import hub
 from clara_model.errors import ClaraError
-from trainers.keeping import SaveByTime
 from trainers.training import run
+from trainers.training.callbacks import SaveByTime
 from trainers.training.run import train
 from trainers.training.trainer import ClaraTrainer
 
