@@ -52,7 +52,7 @@ def main() -> None:
     if what == "save":
         killed_while_saving(step)
     else:
-        run.Progress = lambda: KilledAfterStep(step)
+        run.callbacks.Progress = lambda: KilledAfterStep(step)
     run.train(TrainConfig.for_stage(values.pop("stage"), **values))
 
 

@@ -117,7 +117,7 @@ def test_a_folder_has_one_run_at_a_time(
                     run(values, **other)
                 refused.append(other)
 
-    monkeypatch.setattr("trainers.training.run.Progress", Second)
+    monkeypatch.setattr("trainers.training.callbacks.Progress", Second)
     run(values)
     assert len(refused) == 2
     assert (tmp_path / "run" / "adapters.safetensors").is_file() and not list(tmp_path.rglob(".lock"))

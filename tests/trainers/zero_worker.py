@@ -66,7 +66,7 @@ def main() -> None:
     """All jobs, one after the other."""
     torch.set_num_threads(1)
     watch_engine()
-    run.Progress = Gradients
+    run.callbacks.Progress = Gradients
     first = os.environ.get("RANK", "0") == "0"
     for job in json.loads(Path(sys.argv[1]).read_text()):
         values = dict(job["config"])

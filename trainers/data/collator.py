@@ -28,15 +28,6 @@ KEPT = 20_000
 """Tokenised texts kept for the next batch."""
 
 
-class _Recent(dict[str, list[int]]):
-    """Ids by text; forgets the oldest beyond `KEPT`."""
-
-    def __setitem__(self, text: str, ids: list[int]) -> None:
-        super().__setitem__(text, ids)
-        if len(self) > KEPT:
-            del self[next(iter(self))]
-
-
 @dataclass(frozen=True)
 class _Sequence:
     """One training sequence before tokenising."""
@@ -82,7 +73,7 @@ class Collator:
         self.tokens, self.stage, self.top_k, self.max_length = tokens, stage, top_k, max_length
         self.candidates, self.joined_pairs, self.seed = candidates, joined_pairs, seed
         self.shuffled, self.singles = shuffled, singles
-        self._ids = _Recent()
+        self._ids: dict[str, list[int]] = {}
 
     def __call__(self, items: Sequence[TrainingItem]) -> dict[str, Tensor]:
         """One batch; ``rows`` ``[B]`` beside the model's tensors says which rows are in it.
@@ -92,7 +83,7 @@ class Collator:
         Raises:
             ClaraError: a row that the stage cannot learn from.
         """
-        rows = [self._cut(self._fit(item.row)) for item in items]
+        rows = [self._cut(item.row) for item in items]
         if self.stage == "instruct" and self.shuffled:
             rows = [self._reordered(item, row) for item, row in zip(items, rows, strict=True)]
         batch, place = self._documents_batch(rows)
@@ -106,35 +97,24 @@ class Collator:
             batch |= self._prompts_batch(sequences)
             if self.stage == "end_to_end":
                 batch |= self._stage_3_extras(items, rows, sequences)
-            if self.stage != "end_to_end":
+            else:
                 batch["document_index"] = _index([[place[text] for text in part.row.documents] for part in sequences])
         batch["rows"] = torch.tensor([item.index for item in items])
         return batch
 
     # -- rows ----------------------------------------------------------------------------------------------------
 
-    def _fit(self, row: Row) -> Row:
+    def _cut(self, row: Row) -> Row:
+        """The row with the documents that are used in this stage."""
         fault = unfit(row, self.stage, self.top_k)
         if fault:
             raise ClaraError(f"{row.source}: {fault}")
-        return row
-
-    def _cut(self, row: Row) -> Row:
-        """The row with the documents that are used in this stage."""
         limit = self.candidates if self.stage in RANKED else self.top_k
         if not limit or len(row.documents) <= limit:
             return row
         first = list(row.positives[:limit]) if self.stage in RANKED else []
         chosen = sorted([*first, *[i for i in range(len(row.documents)) if i not in first][: limit - len(first)]])
-        return Row(
-            documents=tuple(row.documents[i] for i in chosen),
-            questions=row.questions,
-            answers=row.answers,
-            kind=row.kind,
-            positives=tuple(chosen.index(i) for i in row.positives if i in chosen),
-            references=row.references,
-            source=row.source,
-        )
+        return _with(row, chosen)
 
     def _sequences(self, item: TrainingItem, row: Row) -> list[_Sequence]:
         prompts = self.tokens.config.prompts
@@ -169,9 +149,7 @@ class Collator:
 
     def _reordered(self, item: TrainingItem, row: Row) -> Row:
         """The row with its documents in the order drawn for it."""
-        order = self._order(item, len(row.documents))
-        positives = tuple(order.index(place) for place in row.positives)
-        return replace(row, documents=tuple(row.documents[place] for place in order), positives=positives)
+        return _with(row, self._order(item, len(row.documents)))
 
     def _order(self, item: TrainingItem, count: int) -> list[int]:
         """Drawn like the wording: as it is, or at random in a share of the rows."""
@@ -190,18 +168,15 @@ class Collator:
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         """Encoder ids of documents or questions; those of a recent text are kept."""
-        rows = []
-        for text in texts:
-            if text not in self._ids:
-                self._ids[text] = self.tokens.document_ids(text)
-            rows.append(self._ids[text])
+        new = {text: self.tokens.document_ids(text) for text in texts if text not in self._ids}
+        rows = [new.get(text) or self._ids[text] for text in texts]
+        self._ids |= new
+        for text in list(self._ids)[: max(0, len(self._ids) - KEPT)]:
+            del self._ids[text]
         return rows
 
     def _documents_batch(self, rows: Sequence[Row]) -> tuple[dict[str, Tensor], dict[str, int]]:
-        place: dict[str, int] = {}
-        for row in rows:
-            for text in row.documents:
-                place.setdefault(text, len(place))
+        place = {text: i for i, text in enumerate(dict.fromkeys(text for row in rows for text in row.documents))}
         ids, mask = self.tokens.pad(self._encoded(list(place)))
         return {"document_ids": ids, "document_mask": mask}, place
 
@@ -229,6 +204,12 @@ class Collator:
                 "raise max_len or leave the row out"
             )
         return example
+
+
+def _with(row: Row, places: Sequence[int]) -> Row:
+    """The row with these of its documents, in this order."""
+    positives = tuple(places.index(place) for place in row.positives if place in places)
+    return replace(row, documents=tuple(row.documents[place] for place in places), positives=positives)
 
 
 def _index(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -60,7 +60,6 @@ class ConvertConfig:
     """Of the order of candidates; each row's order hangs on the seed and its own id only."""
 
     def __post_init__(self) -> None:
-        """Check every value."""
         choices = {"form": tuple(FORMATS), "split": SPLITS, "setting": SETTINGS, "negatives": (*METHODS, NO_NEGATIVES)}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -101,12 +100,8 @@ class Converter:
         for path in corpus:
             for passage in read_passages(path):
                 self.pool.add(passage)
-        self._name_repeated_ids()
-
-    def _name_repeated_ids(self) -> None:
-        """Such questions all become rows: official files repeat ids, and what is learned from hangs on no id."""
         repeated = [name for name, count in self._ids.items() if count > 1]
-        if repeated:
+        if repeated:  # as in official files; what is learned from hangs on no id
             self.counts["ids that come more than once"] = len(repeated)
             more = f" and {len(repeated) - NAMED} more" if len(repeated) > NAMED else ""
             logger.warning(
@@ -149,15 +144,14 @@ class Converter:
     def _found(self, batch: Sequence[Question]) -> list[list[int]]:
         """What the search finds for each question; nothing where its own paragraphs are enough."""
         config = self.config
-        needy = [i for i, question in enumerate(batch) if self._needs_search(question)]
-        found: list[list[int]] = [[] for _ in batch]
-        if needy:
-            if self._search is None:
-                self._search = make_search(config.negatives, self.pool.texts, config.embedding_model, config.store)
-            depth = max(_DEPTH, 5 * config.candidates)
-            for i, numbers in zip(needy, self._search.nearest([batch[i].question for i in needy], depth), strict=True):
-                found[i] = numbers
-        return found
+        needy = [question for question in batch if self._needs_search(question)]
+        if not needy:
+            return [[] for _ in batch]
+        if self._search is None:
+            self._search = make_search(config.negatives, self.pool.texts, config.embedding_model, config.store)
+        depth = max(_DEPTH, 5 * config.candidates)
+        found = iter(self._search.nearest([question.question for question in needy], depth))
+        return [next(found) if self._needs_search(question) else [] for question in batch]
 
     def _needs_search(self, question: Question) -> bool:
         if self.config.negatives == NO_NEGATIVES:
@@ -213,13 +207,11 @@ class Converter:
                 yield chance.randrange(len(self.pool))
 
     def _as_row(self, question: Question, numbers: Sequence[int], positives: list[int]) -> dict[str, Any]:
-        answers: dict[str, Any] = (
-            {"gold_answer": question.answers[0]}
-            if self.config.split == "train"
-            else {"answers": list(question.answers)}
-        )
-        docs = [self.pool.texts[number] for number in numbers]
-        return {"id": question.id, "question": question.question, "docs": docs, **answers, "pos_index": positives}
+        row: dict[str, Any] = {"id": question.id, "question": question.question}
+        row["docs"] = [self.pool.texts[number] for number in numbers]
+        train = self.config.split == "train"
+        row |= {"gold_answer": question.answers[0]} if train else {"answers": list(question.answers)}
+        return row | {"pos_index": positives}
 
 
 def holds_answer(text: str, answers: Sequence[str]) -> bool:

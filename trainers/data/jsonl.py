@@ -1,4 +1,4 @@
-"""JSON lines: decoding one, and writing them, plain or gzipped, so that the file appears whole or not at all."""
+"""JSON lines, plain or gzipped: reading them with their places, and writing a file that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -30,19 +30,37 @@ def decode(line: bytes | str) -> object:
         raise ClaraError("not valid JSON (a whole number has too many digits to be read)") from error
 
 
+def opened(path: Path) -> IO[bytes]:
+    """A file's bytes, unpacked where it is gzipped."""
+    return cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
+
+
 def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The lines of a file, plain or gzipped, that are not blank, with their place (``file:line``).
+    """The lines of a file that are not blank, with their place (``file:line``).
 
     Raises:
         ClaraError: it cannot be read.
     """
     try:
-        with cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+        with opened(path) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield f"{path}:{number}", line
     except (OSError, EOFError, zlib.error) as error:
         raise ClaraError(f"{path} could not be read ({error})") from error
+
+
+def values_of(path: Path) -> Iterator[tuple[str, object]]:
+    """The same lines' JSON values.
+
+    Raises:
+        ClaraError: it cannot be read, or a line is none.
+    """
+    for place, line in lines_of(path):
+        try:
+            yield place, decode(line)
+        except ClaraError as error:
+            raise ClaraError(f"{place}: {error}") from error
 
 
 def check_output(path: Path, *, overwrite: bool = False) -> None:

@@ -28,7 +28,6 @@ class Pool:
     """Different passages, numbered in the order they were added; case and white space do not make a difference."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        """Start with some passages."""
         self.texts: list[str] = []
         self._numbers: dict[bytes, int] = {}
         for text in texts:
@@ -39,15 +38,11 @@ class Pool:
 
     def add(self, text: str) -> int:
         """Add a passage unless it is there; returns its number."""
-        number = self._numbers.setdefault(_key(text), len(self.texts))
+        alike = " ".join(text.casefold().split()).encode("utf-8", "replace")
+        number = self._numbers.setdefault(hashlib.blake2b(alike, digest_size=16).digest(), len(self.texts))
         if number == len(self.texts):
             self.texts.append(text)
         return number
-
-
-def _key(text: str) -> bytes:
-    """The same for texts that differ in case and white space only."""
-    return hashlib.blake2b(" ".join(text.casefold().split()).encode("utf-8", "replace"), digest_size=16).digest()
 
 
 class Search(Protocol):
@@ -141,12 +136,7 @@ class LatentSearch:
     """
 
     def __init__(self, texts: Sequence[str], name: str, store: str | None = None) -> None:
-        """Load the checkpoint and compress the passages.
-
-        Args:
-            texts: the passages.
-            name: of the checkpoint.
-            store: where their latents are kept (default: in a temporary folder, until the process ends).
+        """Load the checkpoint and compress the passages; without a store of the user's into a temporary one.
 
         Raises:
             ClaraError: it cannot rank, or the store cannot be used.
@@ -189,13 +179,8 @@ def _as_kept(text: str) -> str:
 def make_search(
     method: str, texts: Sequence[str], embedding_model: str | None = None, store: str | None = None
 ) -> Search:
-    """A search over some passages.
-
-    Args:
-        method: ``bm25`` or ``embedding``.
-        texts: the passages; at least one.
-        embedding_model: for ``embedding``, a sentence-transformers model, or a CLaRa checkpoint as ``clara:NAME``.
-        store: for ``clara:NAME``, a folder where the passages' latents are kept (default: nowhere).
+    """A search over some passages; an embedding model is sentence-transformers', or a checkpoint as ``clara:NAME``,
+    whose latents may be kept in a store.
 
     Raises:
         ClaraError: an unknown method, no passages, no embedding model, or a package that is not installed.

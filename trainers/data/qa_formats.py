@@ -9,14 +9,13 @@ decompositions, and 2WikiMultiHopQA's separate file of answer aliases.
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from clara_model.errors import ClaraError
-from trainers.data.jsonl import decode
+from trainers.data.jsonl import decode, lines_of, opened, values_of
 
 YES_NO = ("yes", "no", "noanswer")
 
@@ -68,23 +67,20 @@ def read_passages(path: Path) -> Iterator[str]:
         ClaraError: no such file, or a line of another form.
     """
     if path.name.removesuffix(".gz").endswith(".jsonl"):
-        for place, record in _json_lines(path):
+        for place, record in values_of(path):
             values = _object(record, place)
             text = values.get("text", values.get("contents"))
             if not isinstance(text, str):
                 raise ClaraError(f'{place} must have a string "text" or "contents"')
             yield paragraph(str(values.get("title") or ""), text)
         return
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            fields = line.rstrip("\r\n").split("\t")
-            if number == 1 and fields[:2] == ["id", "text"]:
-                continue
-            if len(fields) not in (2, 3):
-                raise ClaraError(
-                    f"{path}:{number} must be 'id, text, title' with tabs between, got {len(fields)} fields"
-                )
-            yield paragraph(_unquoted(fields[2]) if len(fields) == 3 else "", _unquoted(fields[1]))
+    for number, (place, line) in enumerate(lines_of(path)):
+        fields = line.decode(errors="replace").rstrip("\r\n").split("\t")
+        if number == 0 and fields[:2] == ["id", "text"]:
+            continue
+        if len(fields) not in (2, 3):
+            raise ClaraError(f"{place} must be 'id, text, title' with tabs between, got {len(fields)} fields")
+        yield paragraph(_unquoted(fields[2]) if len(fields) == 3 else "", _unquoted(fields[1]))
 
 
 def paragraph(title: str, text: str) -> str:
@@ -97,15 +93,11 @@ def paragraph(title: str, text: str) -> str:
 
 def _hotpotqa(values: Mapping[str, Any], place: str) -> Question:
     titles = {title for title, *_ in values.get("supporting_facts", [])}
-    context = [(title, paragraph(title, "".join(_spaced(sentences)))) for title, sentences in values["context"]]
-    return Question(
-        id=str(values.get("_id", Path(place).name)),
-        question=_string(values["question"]),
-        answers=(_string(values["answer"]),) if values.get("answer") else (),
-        golds=tuple(text for title, text in context if title in titles),
-        others=tuple(text for title, text in context if title not in titles),
-        golds_missing=not titles <= {title for title, _ in context},
-    )
+    given = values["context"]
+    paragraphs = [(title in titles, paragraph(title, "".join(_spaced(sentences)))) for title, sentences in given]
+    missing = not titles <= {title for title, _ in given}
+    answers = [values["answer"]] if values.get("answer") else []
+    return _question(values, "_id", place, answers, paragraphs, golds_missing=missing)
 
 
 def _spaced(sentences: list[str]) -> Iterator[str]:
@@ -115,29 +107,32 @@ def _spaced(sentences: list[str]) -> Iterator[str]:
 
 
 def _musique(values: Mapping[str, Any], place: str) -> Question:
-    paragraphs = [
-        (bool(item.get("is_supporting")), paragraph(item["title"], item["paragraph_text"]))
-        for item in values["paragraphs"]
-    ]
-    main = [_string(values["answer"])] if values.get("answer") else []
-    return Question(
-        id=str(values.get("id", Path(place).name)),
-        question=_string(values["question"]),
-        answers=tuple(dict.fromkeys([*main, *map(_string, values.get("answer_aliases", []))])),
-        golds=tuple(text for gold, text in paragraphs if gold),
-        others=tuple(text for gold, text in paragraphs if not gold),
-        answerable=bool(values.get("answerable", True)),
-    )
+    given = values["paragraphs"]
+    paragraphs = [(bool(one.get("is_supporting")), paragraph(one["title"], one["paragraph_text"])) for one in given]
+    main = [values["answer"]] if values.get("answer") else []
+    answers = [*main, *values.get("answer_aliases", [])]
+    return _question(values, "id", place, answers, paragraphs, answerable=bool(values.get("answerable", True)))
 
 
 def _nq(values: Mapping[str, Any], place: str) -> Question:
     answers = values.get("answer", [])
     if not isinstance(answers, list):
         raise ClaraError('"answer" must be a list of strings in NQ-open')
+    return _question(values, "id", place, answers, [])
+
+
+def _question(
+    values: Mapping[str, Any], key: str, place: str, answers: Sequence[Any], paragraphs: Sequence[tuple[bool, str]],
+    **more: bool,
+) -> Question:  # fmt: skip
+    """Of its accepted answers, the main one first and maybe none, and its paragraphs, each with whether it is gold."""
     return Question(
-        id=str(values.get("id", Path(place).name)),
+        id=str(values.get(key, Path(place).name)),
         question=_string(values["question"]),
-        answers=tuple(dict.fromkeys(map(_string, answers))),
+        answers=tuple(dict.fromkeys(_string(answer) for answer in answers)),
+        golds=tuple(text for gold, text in paragraphs if gold),
+        others=tuple(text for gold, text in paragraphs if not gold),
+        **more,
     )
 
 
@@ -146,35 +141,17 @@ def _nq(values: Mapping[str, Any], place: str) -> Question:
 
 def _json_list(path: Path) -> Iterator[tuple[str, object]]:
     """Items of a file that is one JSON list, named by their number from 1."""
-    with _open(path) as file:
-        try:
+    try:
+        with opened(path) as file:
             values = decode(file.read())
-        except ClaraError as error:
-            raise ClaraError(f"{path} must be one JSON list, but is {error}") from error
+    except OSError as error:
+        raise ClaraError(f"{path} could not be read ({error.strerror or error})") from error
+    except ClaraError as error:
+        raise ClaraError(f"{path} must be one JSON list, but is {error}") from error
     if not isinstance(values, list):
         raise ClaraError(f"{path} must be one JSON list, got {type(values).__name__}")
     for number, value in enumerate(values, start=1):
         yield f"{path}, item {number}", value
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    value = decode(line)
-                except ClaraError as error:
-                    raise ClaraError(f"{path}:{number} is {error}") from error
-                yield f"{path}:{number}", value
-
-
-def _open(path: Path) -> IO[str]:
-    try:
-        if path.suffix == ".gz":
-            return cast(IO[str], gzip.open(path, "rt", encoding="utf-8", newline="\n"))
-        return path.open(encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise ClaraError(f"{path} could not be read ({error.strerror})") from error
 
 
 def _object(value: object, place: str = "") -> Mapping[str, Any]:
@@ -196,12 +173,10 @@ def _unquoted(field: str) -> str:
     return field
 
 
-FORMATS: dict[
-    str,
-    tuple[Callable[[Path], Iterator[tuple[str, object]]], Callable[[Mapping[str, Any], str], Question]],
-] = {
+Reading = Callable[[Path], Iterator[tuple[str, object]]]
+FORMATS: dict[str, tuple[Reading, Callable[[Mapping[str, Any], str], Question]]] = {
     "hotpotqa": (_json_list, _hotpotqa),
     "2wiki": (_json_list, _hotpotqa),
-    "musique": (_json_lines, _musique),
-    "nq": (_json_lines, _nq),
+    "musique": (values_of, _musique),
+    "nq": (values_of, _nq),
 }

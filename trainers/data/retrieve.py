@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from clara_model.errors import ClaraError
 from clara_model.store.cache import durable
 from trainers.data.convert import holds_answer
-from trainers.data.jsonl import decode, lines_of
+from trainers.data.jsonl import values_of
 from trainers.data.negatives import BM25Search
 from trainers.data.row import DOCUMENTS, Row, parse_row
 
@@ -42,7 +42,6 @@ class Retriever:
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        """Check the number."""
         if self.candidates < 1:
             raise ClaraError(f"candidates must be at least 1, got {self.candidates}")
 
@@ -52,9 +51,9 @@ class Retriever:
         Raises:
             ClaraError: a line that is no row, or has no single question, with its place.
         """
-        for place, line in (one for file in files for one in lines_of(file)):
+        for place, values in (one for file in files for one in values_of(file)):
             try:
-                yield self._filled(decode(line))
+                yield self._filled(values)
             except ClaraError as error:
                 raise ClaraError(f"{place}: {error}") from error
 

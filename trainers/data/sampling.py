@@ -190,7 +190,6 @@ class WithoutFillers:
     """
 
     def __init__(self, collate: Callable[[Sequence[TrainingItem]], dict[str, Tensor]]) -> None:
-        """Wrap a collator."""
         self.collate = collate
 
     def __call__(self, items: Sequence[TrainingItem]) -> dict[str, Tensor]:

@@ -53,47 +53,44 @@ def token_counter(name: str | None = None) -> TokenCounter:
     return TokenCounter(count=_load(tokenizer), unit=f"tokens of {name}", doc_max_length=doc_max_length)
 
 
-def _resolve(name: str) -> tuple[str, int]:
-    """Where the tokenizer lies, and the document length: of a CLaRa checkpoint its base model's, else the name."""
-    from clara_model.checkpoint.base_model import resolve_base
+def _config_of(name: str) -> tuple[Path, dict[str, Any]]:
+    """Where a folder's or bundled name's files lie, and its configuration; empty for any other name."""
     from clara_model.checkpoint.config import read_json
 
     local = Path(name).expanduser()
     folder = local if local.is_dir() else _BUNDLED / name
-    if not (folder / _CONFIG).is_file():
-        return str(local) if local.is_dir() else name, DOC_MAX_LENGTH
-    values = read_json(folder / _CONFIG)
+    return folder, read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
+
+
+def _resolve(name: str) -> tuple[str, int]:
+    """Where the tokenizer lies, and the document length: of a CLaRa checkpoint its base model's, else the name."""
+    from clara_model.checkpoint.base_model import resolve_base
+
+    folder, values = _config_of(name)
     base = values.get("base_model") or values.get("decoder_model_name")
     if base is None:
-        return str(folder), DOC_MAX_LENGTH
+        return str(folder) if folder.is_dir() else name, DOC_MAX_LENGTH
     return resolve_base(str(base), folder), int(values.get("doc_max_length", DOC_MAX_LENGTH))
 
 
 def tokens_of(name: str, doc_max_length: int = DOC_MAX_LENGTH) -> Tokens:
     """What a checkpoint, or a new one on a base model at the paper's rate of 32, makes of texts; no weights are read.
 
-    Args:
-        name: as for `token_counter`.
-        doc_max_length: of a new checkpoint.
-
     Raises:
         ClaraError: no tokenizer of that name can be loaded, or it has no chat template.
     """
-    from clara_model.checkpoint.config import ClaraConfig, from_published, read_json
+    from clara_model.checkpoint.config import ClaraConfig, from_published
     from clara_model.checkpoint.prompts import PromptSet
     from clara_model.modeling.tokens import Tokens
 
-    base, _ = _resolve(name)
-    local = Path(name).expanduser()
-    folder = local if local.is_dir() else _BUNDLED / name
-    values = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
+    _, values = _config_of(name)
     if "format" in values:
         config = ClaraConfig.from_dict(values)
     elif "compr_rate" in values:
         config = from_published(values, ("compressor", "generator"), PromptSet())
     else:
         config = ClaraConfig(base_model=name, doc_max_length=doc_max_length, roles=("compressor", "generator"))
-    return Tokens(_tokenizer(base), config)
+    return Tokens(_tokenizer(_resolve(name)[0]), config)
 
 
 def _tokenizer(name: str) -> Any:

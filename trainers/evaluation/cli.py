@@ -212,17 +212,13 @@ def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]
 
 def _show(summaries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     from trainers.evaluation import tables
-    from trainers.evaluation.summary import pairs_terminal
 
     if as_json:
         command.print_json(summaries)
         return
     out = command.output(WIDTH_OF_A_FILE)
     for one in summaries:
-        out.print(tables.terminal(one))
-        between = pairs_terminal(one)
-        if between is not None:
-            out.print(between)
+        out.print(*tables.terminal(one))
 
 
 if __name__ == "__main__":

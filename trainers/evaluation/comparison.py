@@ -7,31 +7,19 @@ figures, ``table.md`` and ``table.csv`` the same for reading. Started again with
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clara_model.errors import ClaraError
 from clara_model.store.cache import durable
 from trainers.evaluation import paraphrase
+from trainers.evaluation import questions as data
 from trainers.evaluation.answerers import Budget
 from trainers.evaluation.measuring import environment
-from trainers.evaluation.questions import (
-    Compressed,
-    Pool,
-    Question,
-    Setting,
-    compress,
-    find_dataset,
-    first_answers,
-    has_documents,
-    kept,
-    read_candidates,
-    read_own,
-    stored_pool,
-)
+from trainers.evaluation.questions import Compressed, Pool, Question, Setting
 from trainers.evaluation.records import Record, file_name
 from trainers.evaluation.runner import Runner
 from trainers.evaluation.summary import Summary, summarize
@@ -41,12 +29,12 @@ from trainers.processes import Processes
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
 
-logger = logging.getLogger(__name__)
-
 STAGES = ("stage1", "stage1_2", "stage2", "paraphrase")
 OF_CHECKPOINT = {"pretrain": "stage1", "instruct": "stage1_2"}
 """What is measured of a checkpoint that cannot rank."""
 RUN, SUMMARY = "run.json", "summary.json"
+Answered = dict[str, list[Record]]
+"""The records of each system."""
 _FREE = ("batch_size", "systems", "docs")
 """Settings that may differ when a run goes on: they do not change an answer."""
 
@@ -84,16 +72,11 @@ class Settings:
     """Finds the names of a paraphrase; by default ``en_core_web_sm`` where that is installed."""
 
     def __post_init__(self) -> None:
-        """Check every value."""
-        for name in ("max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ClaraError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("top_k", "prompt_tokens"):
+        least = dict.fromkeys(("max_new_tokens", "batch_size", "top_k", "prompt_tokens"), 1) | {"max_samples": 0}
+        for name, number in least.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ClaraError(f"{name} must be at least 1, got {value}")
-        if self.max_samples < 0:
-            raise ClaraError(f"max_samples must be at least 0, got {self.max_samples}")
+            if value is not None and value < number:
+                raise ClaraError(f"{name} must be at least {number}, got {value}")
         if self.stage not in (None, *STAGES):
             raise ClaraError(f"stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
         check_names(self.systems)
@@ -123,8 +106,8 @@ class Comparison:
         names = settings.systems or (paraphrase.SYSTEMS if stage == "paraphrase" else self._default(questions))
         budget = Budget(settings.top_k or self.clara.top_k, settings.max_new_tokens, settings.prompt_tokens)
         compressed = self._open(questions, compressed)
-        device = self.clara.model.device
-        runner = Runner(questions, self.folder, device, settings.batch_size, self.processes, self.progress)
+        device, size = self.clara.model.device, settings.batch_size
+        runner = Runner(questions, self.folder, device, size, self.processes, self.progress)
         if stage == "paraphrase":
             ways = {name: paraphrase.answering(name, self.clara, budget, settings.spacy_model) for name in names}
             found = {name: runner.record(name, way) for name, way in ways.items()}
@@ -159,25 +142,25 @@ class Comparison:
     def _questions(self) -> tuple[list[Question], Compressed]:
         """What is asked, and what compressing a corpus for it has taken now."""
         settings, limit = self.settings, self.settings.max_samples
-        files = find_dataset(settings.dataset, settings.setting, settings.data)
+        files = data.find_dataset(settings.dataset, settings.setting, settings.data)
         compressed = Compressed()
-        if settings.docs or not has_documents(files):
+        if settings.docs or not data.has_documents(files):
             if settings.setting == "oracle" or self.stage != RANKING_STAGE:
                 raise ClaraError(
                     "questions to documents of your own want --setting normal and a checkpoint that ranks "
                     f"(--stage stage2), got {settings.setting} and {self.stage}"
                 )
             passages, compressed = self._corpus()
-            questions: list[Question] = read_own(files, passages, limit)
+            questions: list[Question] = data.read_own(files, passages, limit)
         else:
-            questions = read_candidates(files, settings.setting, self.clara.model.tokens.windows, limit)
+            questions = data.read_candidates(files, settings.setting, self.clara.model.tokens.windows, limit)
         if self.stage == "paraphrase":
             questions = paraphrase.texts_of(questions)
             return (questions[:limit] if limit else questions), compressed
         blank = [question.source for question in questions if not question.text]
         if blank:
             raise ClaraError(f"{blank[0]} is a paraphrase row, which has no question; use --stage paraphrase")
-        return (first_answers(questions) if settings.first_answer else questions), compressed
+        return (data.first_answers(questions) if settings.first_answer else questions), compressed
 
     def _corpus(self) -> tuple[Pool, Compressed]:
         """The store's passages, once the documents are in it; one process compresses, the others wait."""
@@ -185,9 +168,9 @@ class Comparison:
             raise ClaraError("questions without docs need --docs or --store: what they are asked about")
         compressed = Compressed()
         if self.settings.docs and self.processes.first:
-            compressed = compress(self.clara, self.settings.docs)
+            compressed = data.compress(self.clara, self.settings.docs)
         self.processes.wait()
-        return stored_pool(self.clara), compressed
+        return data.stored_pool(self.clara), compressed
 
     # -- files -----------------------------------------------------------------------------------------------------
 
@@ -207,15 +190,12 @@ class Comparison:
             compressed = compressed.after(Compressed(**before["compressed"]))
         elif not questions[0].pool.shared:
             passages = [text for question in questions for text in question.pool.passages]
-            compressed = Compressed(kept=kept(self.clara, passages))
+            compressed = Compressed(kept=data.kept(self.clara, passages))
         self.processes.wait()
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            run = {
-                "asked": asked,
-                "compressed": asdict(compressed),
-                "environment": environment(self.clara.model.device),
-            }
+            where = environment(self.clara.model.device)
+            run = {"asked": asked, "compressed": asdict(compressed), "environment": where}
             file.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
         self.processes.wait()
         return compressed
@@ -235,19 +215,14 @@ class Comparison:
             "content": _content(questions),
         }
 
-    def _written(
-        self, records: dict[str, list[Record]], questions: Sequence[Question], compressed: Compressed
-    ) -> Summary:
+    def _written(self, records: Answered, questions: Sequence[Question], compressed: Compressed) -> Summary:
         once = self._once(records, questions, compressed)
         run = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
-        found = summarize(records, once=once, known_only=self.settings.known_only)
-        whole = {**run, **found}
+        whole = {**run, **summarize(records, once=once, known_only=self.settings.known_only)}
         (self.folder / SUMMARY).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return whole
 
-    def _once(
-        self, records: dict[str, list[Record]], questions: Sequence[Question], compressed: Compressed
-    ) -> float | None:
+    def _once(self, records: Answered, questions: Sequence[Question], compressed: Compressed) -> float | None:
         """Seconds of compressing what one question is offered, or the corpus; None where it was in the store before."""
         pool = questions[0].pool
         if pool.shared:  # at the rate of those that were compressed now
@@ -262,8 +237,6 @@ class Comparison:
 
 def _content(questions: Sequence[Question]) -> str:
     """What tells data sets apart that have the same name."""
-    from hashlib import sha256
-
     whole = sha256()
     for one in questions:
         for text in (one.text, *one.references, *(() if one.pool.shared else one.pool.passages)):

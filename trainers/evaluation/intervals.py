@@ -30,12 +30,7 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], clusters: Sequence[str]) -> Interval:
-    """The mean over questions.
-
-    Args:
-        values: one for each question, at least one.
-        clusters: of the questions.
-    """
+    """The mean of one value for each question, at least one; ``clusters`` are theirs."""
     sums_C, counts_C = _by_cluster([values, [1.0] * len(values)], clusters)
     return _interval(lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis), (sums_C, counts_C))
 
@@ -73,12 +68,9 @@ def paired_p(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[
     if np.allclose(a_C, b_C):
         return 1.0
 
-    def difference(a: Array, b: Array, axis: int) -> Array:
-        return (a - b).sum(axis)
-
     found = stats.permutation_test(
         (a_C, b_C),
-        difference,
+        lambda a, b, axis: (a - b).sum(axis),
         permutation_type="samples",
         vectorized=True,
         n_resamples=PERMUTATIONS,

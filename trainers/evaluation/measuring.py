@@ -7,7 +7,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +22,6 @@ class Meter:
     """What the phases of one batch have taken."""
 
     def __init__(self, device: torch.device | None = None) -> None:
-        """Nothing yet; by default of passes on the CPU."""
         self.device = device or torch.device("cpu")
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.peaks: dict[str, int] = {}
@@ -54,10 +53,8 @@ def _reset(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _CLEAR.exists():
-        try:
+        with suppress(OSError):  # not allowed here: then the peak is the process's whole
             _CLEAR.write_text("5")  # Linux: resets the peak of the resident memory
-        except OSError:  # not allowed here: then the peak is the process's whole
-            return
 
 
 def _peak(device: torch.device) -> int | None:
@@ -81,14 +78,10 @@ def environment(device: torch.device) -> dict[str, str]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
-    return facts | {name: found for name in PACKAGES if (found := _version(name))}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            facts[name] = version(name)
+    return facts
 
 
 def _processor() -> str:

@@ -118,37 +118,30 @@ ANSWER_AT = "answer"
 
 
 def ranking_scores(records: Sequence[Record], *, known_only: bool = False) -> list[dict[str, float]]:
-    """The scores of each record by name; nothing where no question has a gold document.
+    """The scores of each answered record by name; nothing where no question has a gold document.
 
-    Args:
-        records: of questions that were answered.
-        known_only: leave out questions without a gold document; the published evaluation gives them 0 (its training
-            log leaves them out).
+    With ``known_only`` questions without a gold document are left out, as in the published training log; the published
+    evaluation gives them 0. Where no question has one: whether a passage that holds an answer is among the first k.
 
     Raises:
         ClaraError: pytrec_eval is not installed.
     """
-    known = [bool(record.positives) for record in records]
-    if not any(known):
-        return [_holding(record) if record.ranking else {} for record in records]
+    if not any(record.positives for record in records):
+        return [
+            {f"{ANSWER_AT}@{k}": float(0 < (one.answer_at or 0) <= k) for k in RECALL_AT} if one.ranking else {}
+            for one in records
+        ]
     measured = _measured([record for record in records if record.positives])
-    zero = dict.fromkeys([*_at_k(records[0]), *NAMES.values()], 0.0)
-    return [
-        {**_at_k(record), **measured[record.number]} if has else {} if known_only else dict(zero)
-        for record, has in zip(records, known, strict=True)
-    ]
+    return [{} if known_only and not one.positives else _at_k(one) | measured.get(one.number, _NONE) for one in records]
+
+
+_NONE = dict.fromkeys(NAMES.values(), 0.0)
 
 
 def _at_k(record: Record) -> dict[str, float]:
     ranking, wanted = record.ranking, record.positives
     recall = {f"recall@{k}": recall_at(ranking, wanted, k) for k in RECALL_AT}
     return recall | {f"precision@{k}": precision_at(ranking, wanted, k) for k in RECALL_AT}
-
-
-def _holding(record: Record) -> dict[str, float]:
-    """Where no gold documents are known: whether a passage that holds an accepted answer is among the first k."""
-    place = record.answer_at or 0
-    return {f"{ANSWER_AT}@{k}": float(0 < place <= k) for k in RECALL_AT}
 
 
 def _measured(records: Sequence[Record]) -> dict[int, dict[str, float]]:
@@ -160,10 +153,7 @@ def _measured(records: Sequence[Record]) -> dict[int, dict[str, float]]:
             "nDCG and MRR need the pytrec-eval-terrier package; install it with: pip install 'clara-integrations[eval]'"
         ) from error
     wanted = {str(one.number): {str(document): 1 for document in one.positives} for one in records}
-    run = {
-        str(one.number): {str(document): 1.0 / place for place, document in enumerate(one.ranking, start=1)}
-        for one in records
-    }
+    run = {str(one.number): {str(doc): 1.0 / place for place, doc in enumerate(one.ranking, 1)} for one in records}
     found = pytrec_eval.RelevanceEvaluator(wanted, {"ndcg_cut.10", "recip_rank"}).evaluate(run)
     return {
         one.number: {name: float(found.get(str(one.number), {}).get(key, 0.0)) for key, name in NAMES.items()}

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SYSTEMS = ("clara", "text")
 SPACY_MODEL = "en_core_web_sm"
+Score = Callable[[str, Sequence[str]], dict[str, float]]
+"""Of a text against what it should say."""
 Names = Callable[[str], set[str]]
 """The names in a text, in lower case."""
 
@@ -62,31 +64,32 @@ def answering(name: str, clara: Clara, budget: Budget, spacy_model: str | None =
 
     def answer(questions: Sequence[Question], meter: Meter) -> list[Record]:
         written = write(clara, budget, [question.text for question in questions], meter)
-        share = meter.share(len(questions))
-        return [
-            Record(
-                number=question.number,
-                question="",
-                references=list(question.references),
-                answer=one.text.strip(),
-                scores=score(one.text.strip(), question.references),
-                shown=[question.text[:SHOWN]],
-                cluster=question.cluster,
-                source=question.source,
-                seconds=share,
-                peak_bytes=meter.peaks,
-                prompt_tokens=one.prompt_tokens,
-                text_tokens=clara.count_tokens(question.text),
-                completion_tokens=one.completion_tokens,
-                finish_reason=one.finish_reason,
-            )
-            for question, one in zip(questions, written, strict=True)
-        ]
+        return [_record(clara, score, *one, meter, len(questions)) for one in zip(questions, written, strict=True)]
 
     return answer
 
 
-def scorer(spacy_model: str | None = None) -> Callable[[str, Sequence[str]], dict[str, float]]:
+def _record(clara: Clara, score: Score, question: Question, one: Written, meter: Meter, count: int) -> Record:
+    text = one.text.strip()
+    return Record(
+        number=question.number,
+        question="",
+        references=list(question.references),
+        answer=text,
+        scores=score(text, question.references),
+        shown=[question.text[:SHOWN]],
+        cluster=question.cluster,
+        source=question.source,
+        seconds=meter.share(count),
+        peak_bytes=meter.peaks,
+        prompt_tokens=one.prompt_tokens,
+        text_tokens=clara.count_tokens(question.text),
+        completion_tokens=one.completion_tokens,
+        finish_reason=one.finish_reason,
+    )
+
+
+def scorer(spacy_model: str | None = None) -> Score:
     """Scores of a text against what it should say, the best over several.
 
     Raises:
@@ -104,9 +107,9 @@ def scorer(spacy_model: str | None = None) -> Callable[[str, Sequence[str]], dic
         found = [rouge.score(reference, said) for reference in references]
         scores = {name: max(one[name].fmeasure for one in found) for name in ("rouge1", "rougeL")}
         if entities is not None:
-            kept = [_kept(entities(reference), entities(said)) for reference in references]
-            shares = [share for share in kept if share is not None]
-            scores |= {"entities": max(shares)} if shares else {}
+            wanted, found_names = [names for one in references if (names := entities(one))], entities(said)
+            kept = [len(names & found_names) / len(names) for names in wanted]  # of those that hold any
+            scores |= {"entities": max(kept)} if kept else {}
         return scores
 
     return score
@@ -132,13 +135,10 @@ def _how(budget: Budget) -> Generation:
 
 
 def names_of(spacy_model: str | None = None) -> Names | None:
-    """What finds the names in a text.
-
-    Args:
-        spacy_model: an installed spaCy model or the folder of one; by default `SPACY_MODEL`, if that is there.
+    """What finds the names in a text: an installed spaCy model or the folder of one.
 
     Returns:
-        None where no model was named and the default one is not installed.
+        None where no model was named and `SPACY_MODEL` is not installed.
 
     Raises:
         ClaraError: the model that is named cannot be loaded, or finds no names.
@@ -151,19 +151,11 @@ def names_of(spacy_model: str | None = None) -> Names | None:
     except ImportError as error:
         raise ClaraError("names in texts need spaCy; install it with: pip install spacy") from error
     except (OSError, ValueError) as error:
+        first = " ".join(str(error).split()).partition(". ")[0]
         raise ClaraError(
-            f"the spaCy model {name!r} cannot be loaded ({_first_sentence(error)}); name an installed one or a folder"
+            f"the spaCy model {name!r} cannot be loaded ({first}); name an installed one or a folder"
         ) from error
     if not {"ner", "entity_ruler", "span_ruler"} & set(found.pipe_names):
         parts = ", ".join(found.pipe_names) or "nothing"
         raise ClaraError(f"the spaCy model {name!r} finds no names; it holds {parts}")
     return lambda text: {one.text.lower().strip() for one in found(text).ents}
-
-
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).partition(". ")[0]
-
-
-def _kept(wanted: set[str], said: set[str]) -> float | None:
-    """Share of names that are said again; None where there are none."""
-    return len(wanted & said) / len(wanted) if wanted else None

@@ -51,6 +51,14 @@ def names_of(summaries: Sequence[Summary]) -> list[str]:
     return list(dict.fromkeys(name for one in summaries for name in one["systems"]))
 
 
+def _framed(shown: Sequence[Summary], height: float) -> tuple[Figure, list[tuple[Axes, Summary]]]:
+    """A panel for each evaluation, with its title."""
+    figure, frames = panels(len(shown), height)
+    for axes, one in zip(frames, shown, strict=True):
+        axes.set_title(f"{_model(one)}: {title(one)}", fontsize=10, loc="left")
+    return figure, list(zip(frames, shown, strict=True))
+
+
 def answers(summaries: Sequence[Summary], path: Path) -> bool:
     """Answer quality of every system, a panel for each evaluation, with 95 % intervals."""
     score = _score(summaries)
@@ -58,20 +66,18 @@ def answers(summaries: Sequence[Summary], path: Path) -> bool:
     if not shown:
         return False
     names = names_of(shown)
-    figure, frames = panels(len(shown), height=0.42 * len(names) + 1.5)
-    for axes, one in zip(frames, shown, strict=True):
+    figure, frames = _framed(shown, 0.42 * len(names) + 1.5)
+    for axes, one in frames:
         systems = [name for name in one["systems"] if score in one["systems"][name]["metrics"]]
         for row, name in enumerate(systems):
             found = one["systems"][name]["metrics"][score]
             axes.barh(row, found["value"], height=0.62, color=colour(name, names), zorder=3)
-            _whisker(axes, found, row)
-            end = found["high"] if found["high"] is not None else found["value"]
+            end = found["value"]
+            if found["low"] is not None:
+                axes.hlines(row, found["low"], end := found["high"], color="#333333", linewidth=1.2, zorder=4)
             axes.text(end + 0.015, row, f"{found['value']:.2f}", va="center", fontsize=8.5, color="#444444")
-        axes.set_yticks(range(len(systems)), [_short(name) for name in systems])
-        axes.set_ylim(len(systems) - 0.5, -0.5)
-        axes.set_xlim(0, 1.12)
-        axes.set_title(f"{_model(one)}: {title(one)}", fontsize=10, loc="left")
-        axes.set_xlabel(f"{LABELS[score]} (bars: 95 %)")
+        axes.set(yticks=range(len(systems)), yticklabels=[_short(name) for name in systems])
+        axes.set(ylim=(len(systems) - 0.5, -0.5), xlim=(0, 1.12), xlabel=f"{LABELS[score]} (bars: 95 %)")
         plain(axes, "x")
     return saved(figure, "Answers", path)
 
@@ -85,23 +91,19 @@ def ranking(summaries: Sequence[Summary], path: Path) -> bool:
     if not shown:
         return False
     names = names_of(shown)
-    figure, frames = panels(len(shown), height=3.2)
-    for axes, one in zip(frames, shown, strict=True):
+    figure, frames = _framed(shown, 3.2)
+    for axes, one in frames:
         figures, lines = _ranked(one) or (RECALLS, [])
+        k = [int(figure_name.partition("@")[2]) for figure_name in figures]
         for name in lines:
             found = [one["systems"][name]["metrics"][figure_name] for figure_name in figures]
-            k = [int(figure_name.partition("@")[2]) for figure_name in figures]
-            label = "as retrieved" if name == "first" else _short(name)
-            values = [value["value"] for value in found]
-            axes.plot(k, values, marker="o", color=colour(name, names), label=label, zorder=3)
+            label, shade = "as retrieved" if name == "first" else _short(name), colour(name, names)
+            axes.plot(k, [value["value"] for value in found], marker="o", color=shade, label=label, zorder=3)
             if found[0]["low"] is not None:
                 low, high = ([value[end] for value in found] for end in ("low", "high"))
-                axes.fill_between(k, low, high, color=colour(name, names), alpha=0.13, linewidth=0)
-        axes.set_xticks([1, 3, 5])
-        axes.set_ylim(0, 1.03)
-        axes.set_xlabel("documents, best first")
-        axes.set_ylabel("recall" if figures is RECALLS else "an accepted answer is in them")
-        axes.set_title(f"{_model(one)}: {title(one)}", fontsize=10, loc="left")
+                axes.fill_between(k, low, high, color=shade, alpha=0.13, linewidth=0)
+        label = "recall" if figures is RECALLS else "an accepted answer is in them"
+        axes.set(xticks=[1, 3, 5], ylim=(0, 1.03), xlabel="documents, best first", ylabel=label)
         _legend(axes)
         plain(axes, "y")
     return saved(figure, "Ranking (bands: 95 %)", path)
@@ -110,11 +112,8 @@ def ranking(summaries: Sequence[Summary], path: Path) -> bool:
 def _ranked(summary: Summary) -> tuple[tuple[str, ...], list[str]] | None:
     """Which figures, and the systems that rank; ``text`` has the ranking of ``clara``."""
     for figures in (RECALLS, HITS):
-        lines = [
-            name
-            for name, system in summary["systems"].items()
-            if name != "text" and all(figure in system["metrics"] for figure in figures)
-        ]
+        systems = summary["systems"].items()
+        lines = [name for name, one in systems if name != "text" and set(figures) <= set(one["metrics"])]
         if lines:
             return figures, lines
     return None
@@ -125,33 +124,30 @@ def costs(summaries: Sequence[Summary], path: Path) -> bool:
     rows = [(one, name) for one in summaries for name in one["systems"] if one["systems"][name]["seconds"]]
     if not rows:
         return False
-    figure, (left, right) = panels(2, height=0.36 * len(rows) + 1.7, columns=2)
-    labels = [f"{_short(name)}  ({_model(one)}: {title(one)})" for one, name in rows]
+    figure, (left, right) = panels(2, height=0.36 * len(rows) + 1.7)
     for row, (one, name) in enumerate(rows):
         system, start = one["systems"][name], 0.0
         for phase, seconds in system["seconds"].items():
             left.barh(row, 1000 * seconds, left=start, height=0.6, color=PHASE_COLOURS[phase], zorder=3)
             start += 1000 * seconds
         left.text(start, row, f" {start:,.0f}", va="center", fontsize=8.5, color="#444444")
+        height = 0.7 / max(1, len(system["peak_bytes"]))
         for place, (phase, value) in enumerate(system["peak_bytes"].items()):
-            height = 0.7 / max(1, len(system["peak_bytes"]))
-            right.barh(
-                row - 0.35 + (place + 0.5) * height, value / 2**20, height=height, color=PHASE_COLOURS[phase], zorder=3
-            )
-    for axes, label in ((left, "milliseconds a question"), (right, "peak memory, MiB")):
-        axes.set_ylim(len(rows) - 0.5, -0.6)
-        axes.set_yticks(range(len(rows)), labels if axes is left else [""] * len(rows))
-        axes.set_xlabel(label)
+            middle = row - 0.35 + (place + 0.5) * height
+            right.barh(middle, value / 2**20, height=height, color=PHASE_COLOURS[phase], zorder=3)
+    labels = [f"{_short(name)}  ({_model(one)}: {title(one)})" for one, name in rows]
+    for axes, label, ticks in (
+        (left, "milliseconds a question", labels),
+        (right, "peak memory, MiB", [""] * len(rows)),
+    ):
+        axes.set(ylim=(len(rows) - 0.5, -0.6), yticks=range(len(rows)), yticklabels=ticks, xlabel=label)
         axes.margins(x=0.12)
         plain(axes, "x")
     right.tick_params(axis="y", length=0)
     from matplotlib.patches import Patch
 
     used = [phase for phase in PHASES if any(phase in one["systems"][name]["seconds"] for one, name in rows)]
-    patches = [Patch(color=PHASE_COLOURS[phase], label=phase) for phase in used]
-    left.legend(
-        handles=patches, frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0
-    )
+    _legend(left, handles=[Patch(color=PHASE_COLOURS[phase], label=phase) for phase in used])
     return saved(figure, "Time and memory", path)
 
 
@@ -167,31 +163,25 @@ def rates(summaries: Sequence[Summary], path: Path) -> bool:
     figure, frames = panels(len(shown), height=3.3)
     for axes, (name, some) in zip(frames, shown.items(), strict=True):
         points = sorted(((_tokens_a_slot(one), one) for one in some), key=lambda point: point[0])
-        found = [one["systems"]["clara"]["metrics"][score] for _, one in points]
-        x = [rate for rate, _ in points]
         for place, (rates_x, values) in enumerate(_curves(points, score)):
             label = "latents" if place == 0 else None
             axes.plot(rates_x, values, marker="o", color=COLOURS["clara"], label=label, zorder=3)
-        for rate, value in zip(x, found, strict=True):
+        for place, (rate, one) in enumerate(points):
+            value = one["systems"]["clara"]["metrics"][score]
             if value["low"] is not None:
                 axes.vlines(rate, value["low"], value["high"], color=COLOURS["clara"], alpha=0.5, zorder=2)
-        for place, ((rate, one), value) in enumerate(zip(points, found, strict=True)):
             beside = (6, -11 if place % 2 else 5)  # below and above in turn, so that neighbours' names do not meet
             axes.annotate(_model(one), (rate, value["value"]), xytext=beside, textcoords="offset points", fontsize=8)
         for system, label in (("text", "the same passages as text"), ("closed", "closed book")):
             lines = {one["systems"][system]["metrics"][score]["value"] for _, one in points if system in one["systems"]}
             for place, value in enumerate(sorted(lines)):
-                axes.axhline(
-                    value, color=COLOURS[system], linestyle="--", label=label if place == 0 else None, zorder=1
-                )
-        axes.set_ylim(0, 1.05)
+                said = label if place == 0 else None
+                axes.axhline(value, color=COLOURS[system], linestyle="--", label=said, zorder=1)
         axes.set_xscale("log", base=2)
-        ends = np.floor(np.log2(min(x) / 2)), np.ceil(np.log2(max(x) * 2))
-        axes.set_xticks([2.0**power for power in range(int(ends[0]), int(ends[1]) + 1)])
-        axes.set_xlim(2.0 ** ends[0], 2.0 ** ends[1])
+        low, high = int(np.floor(np.log2(points[0][0] / 2))), int(np.ceil(np.log2(points[-1][0] * 2)))
+        axes.set(xticks=[2.0**power for power in range(low, high + 1)], xlim=(2.0**low, 2.0**high), ylim=(0, 1.05))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlabel("text tokens of a slot")
-        axes.set_ylabel(LABELS[score])
+        axes.set(xlabel="text tokens of a slot", ylabel=LABELS[score])
         axes.set_title(name, fontsize=10, loc="left")
         _legend(axes)
         plain(axes, "y")
@@ -214,33 +204,24 @@ def places(summaries: Sequence[Summary], path: Path) -> bool:
     if not shown:
         return False
     names = names_of(shown)
-    figure, frames = panels(len(shown), height=3.0)
-    for axes, one in zip(frames, shown, strict=True):
-        systems = [name for name, system in one["systems"].items() if system["by_place"]]
-        order = sorted({place for name in systems for place in one["systems"][name]["by_place"]}, key=_place_key)
+    figure, frames = _framed(shown, 3.0)
+    for axes, one in frames:
+        systems = {name: system["by_place"] for name, system in one["systems"].items() if system["by_place"]}
+        found = {place for by_place in systems.values() for place in by_place}
+        order = sorted(found, key=lambda place: (place == NOT_READ, place if place == NOT_READ else int(place)))
         width = 0.8 / len(systems)
-        for number, name in enumerate(systems):
-            by_place = one["systems"][name]["by_place"]
+        for number, (name, by_place) in enumerate(systems.items()):
             for column, place in enumerate(order):
                 if place in by_place:
-                    x = column - 0.4 + (number + 0.5) * width
-                    axes.bar(x, by_place[place]["em"], width=0.92 * width, color=colour(name, names), zorder=3)
-                    axes.text(
-                        x, by_place[place]["em"] + 0.012, str(by_place[place]["questions"]), ha="center", fontsize=6.5
-                    )
+                    x, em = column - 0.4 + (number + 0.5) * width, by_place[place]["em"]
+                    axes.bar(x, em, width=0.92 * width, color=colour(name, names), zorder=3)
+                    axes.text(x, em + 0.012, str(by_place[place]["questions"]), ha="center", fontsize=6.5)
             axes.bar(0, 0, color=colour(name, names), label=_short(name))
-        axes.set_xticks(range(len(order)), order)
-        axes.set_ylim(0, 1.12)
+        axes.set(xticks=range(len(order)), xticklabels=order, ylim=(0, 1.12), ylabel="EM")
         axes.set_xlabel("place of the first gold document among what was read")
-        axes.set_ylabel("EM")
-        axes.set_title(f"{_model(one)}: {title(one)}", fontsize=10, loc="left")
         _legend(axes)
         plain(axes, "y")
     return saved(figure, "Exact match by place (numbers: questions)", path)
-
-
-def _place_key(place: str) -> tuple[bool, int]:
-    return place == NOT_READ, 0 if place == NOT_READ else int(place)
 
 
 def _tokens_a_slot(summary: Summary) -> float:
@@ -252,9 +233,8 @@ def _tokens_a_slot(summary: Summary) -> float:
 
 def _score(summaries: Sequence[Summary]) -> str:
     """What answers are judged by: F1, or ROUGE-L where all evaluations are of paraphrases."""
-    return (
-        "f1" if any("f1" in system["metrics"] for one in summaries for system in one["systems"].values()) else "rougeL"
-    )
+    systems = [system for one in summaries for system in one["systems"].values()]
+    return "f1" if any("f1" in system["metrics"] for system in systems) else "rougeL"
 
 
 def _model(summary: Summary) -> str:
@@ -279,14 +259,9 @@ def panels(count: int, height: float, columns: int = 2) -> tuple[Figure, list[Ax
     return figure, found[:count]
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, **more: Any) -> None:
     """Beside the panel, where it hides nothing."""
-    axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0)
-
-
-def _whisker(axes: Axes, found: Mapping[str, Any], row: int) -> None:
-    if found["low"] is not None:
-        axes.hlines(row, found["low"], found["high"], color="#333333", linewidth=1.2, zorder=4)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0, **more)
 
 
 def plain(axes: Axes, grid: str) -> None:

@@ -8,11 +8,9 @@ same.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +19,7 @@ from clara_model.documents.corpus import compress_corpus
 from clara_model.errors import ClaraError
 from clara_model.store.cache import durable
 from clara_model.store.protocol import content_key
+from trainers.data.jsonl import values_of
 from trainers.data.row import DOCUMENTS, Row, parse_row
 from trainers.data.rows import find_files, read_rows
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Setting = Literal["normal", "oracle"]
-SETTINGS = ("normal", "oracle")
 SHARED = Path("shared") / "data" / "eval"
 PUBLISHED = {"normal": "no_pos", "oracle": "with_pos"}
 """How the published evaluation names the files of a setting: ``NAME/eval_processed_no_pos.jsonl``."""
@@ -76,7 +74,7 @@ def find_dataset(name: str, setting: Setting, folder: str | Path | None = None) 
     Args:
         name: a file, a folder, or e.g. ``nq``: ``nq/eval_processed_no_pos.jsonl`` (normal) or ``.._with_pos.jsonl``
             (oracle) as published, or ``nq.jsonl``, which serves both settings.
-        setting: ``normal`` or ``oracle``.
+        setting: picks the file.
         folder: where names are looked for; by default ``shared/data/eval`` beside or above the working folder.
 
     Raises:
@@ -97,8 +95,7 @@ def find_dataset(name: str, setting: Setting, folder: str | Path | None = None) 
 
 def has_documents(files: Sequence[Path]) -> bool:
     """Whether the rows of some files bring their documents along; their first row tells."""
-    row = _lines(files[0])
-    first = next((values for _, values in row), None)
+    _, first = next(values_of(files[0]), ("", None))
     return isinstance(first, dict) and any(isinstance(first.get(name), list) for name in DOCUMENTS)
 
 
@@ -109,7 +106,7 @@ def read_candidates(files: Sequence[Path], setting: Setting, split: Split, limit
         files: as `find_dataset` gives them.
         setting: ``oracle`` wants a gold document among the candidates of every question.
         split: of long documents.
-        limit: questions that are read at most; 0 for all.
+        limit: questions at most; 0 for all.
 
     Raises:
         ClaraError: bad lines, several questions in a row, or no gold document in the oracle setting.
@@ -126,42 +123,25 @@ def read_own(files: Sequence[Path], pool: Pool, limit: int = 0) -> list[Question
         ClaraError: bad lines, each named by file and number.
     """
     found: list[Question] = []
-    for file in files:
-        for number, values in _lines(file):
-            if limit and len(found) == limit:
-                return found
-            try:
-                row = parse_row(_own_row(values), prefer_gold=True)
-            except ClaraError as error:
-                raise ClaraError(f"{file}:{number}: {error}") from error
-            row = _single(replace(row, source=f"{file}:{number}"))
-            text, references = row.questions[0], row.references or row.answers
-            cluster = _key([text])
-            found.append(
-                Question(
-                    number=len(found),
-                    text=text,
-                    references=references,
-                    pool=pool,
-                    source=row.source,
-                    cluster=cluster,
-                )
-            )
+    for place, values in (line for file in files for line in values_of(file)):
+        if limit and len(found) == limit:
+            break
+        if isinstance(values, dict):
+            values = {**values, "docs": [""]}
+            if isinstance(values.get("answer"), list):  # all that count
+                values["answers"] = values.pop("answer")
+        try:
+            row = parse_row(values, place, prefer_gold=True)
+        except ClaraError as error:
+            raise ClaraError(f"{place}: {error}") from error
+        text, references = _asked(row)
+        number, cluster = len(found), _key([text])
+        found.append(
+            Question(number=number, text=text, references=references, pool=pool, source=place, cluster=cluster)
+        )
     if not found:
         raise ClaraError(f"{', '.join(map(str, files))} holds no questions")
     return found
-
-
-def _own_row(values: object) -> object:
-    """A line of a user's own as a row: without documents, and ``answer`` may also be a list of all that count."""
-    if not isinstance(values, dict):
-        return values
-    answer = {"answers": values["answer"]} if isinstance(values.get("answer"), list) else {}
-    return {
-        **{name: value for name, value in values.items() if not (answer and name == "answer")},
-        **answer,
-        "docs": [""],
-    }
 
 
 def passages_of(documents: Sequence[str], split: Split) -> Pool:
@@ -177,11 +157,7 @@ def first_answers(questions: Sequence[Question]) -> list[Question]:
 
 def question_of(number: int, row: Row, split: Split, setting: Setting = "normal") -> Question:
     """A row as a question; arguments and errors as for `read_candidates`."""
-    if row.kind == "paraphrase":
-        text, references = "", row.answers
-    else:
-        row = _single(row)
-        text, references = row.questions[0], row.references or row.answers
+    text, references = ("", row.answers) if row.kind == "paraphrase" else _asked(row)
     if setting == "oracle" and not row.positives and text:
         raise ClaraError(f'{row.source} has no "pos_index", which --setting oracle needs; use --setting normal')
     gold = [row.documents[place] for place in row.positives]
@@ -196,25 +172,13 @@ def question_of(number: int, row: Row, split: Split, setting: Setting = "normal"
     )
 
 
-def _single(row: Row) -> Row:
+def _asked(row: Row) -> tuple[str, tuple[str, ...]]:
+    """A row's one question and its accepted answers."""
     if len(row.questions) != 1 or not row.questions[0].strip():
         what = "a blank question" if row.questions else "no question"
         what = f"{len(row.questions)} questions" if len(row.questions) > 1 else what
         raise ClaraError(f"{row.source} has {what}; evaluation wants one in each row")
-    return row
-
-
-def _lines(file: Path) -> Iterable[tuple[int, object]]:
-    """Number and value of each line that is not blank."""
-    try:
-        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, json.loads(line)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClaraError(f"{file} could not be read ({error})") from error
-    except json.JSONDecodeError as error:
-        raise ClaraError(f"{file}:{number}: not valid JSON ({error})") from error
+    return row.questions[0], row.references or row.answers
 
 
 def _key(texts: Sequence[str]) -> str:

@@ -68,12 +68,10 @@ class Record:
 
 
 class Records:
-    """The records of one system in a folder."""
+    """The records of one system in a folder; process ``process`` appends to a part of its own."""
 
     def __init__(self, folder: Path, system: str, process: int = 0) -> None:
-        """``process`` is this one's number; each appends to its own part."""
-        self._stem = file_name(system)
-        self._folder = folder
+        self._stem, self._folder = file_name(system), folder
         self._part = folder / f"{self._stem}.part{process}.jsonl"
 
     @property
@@ -81,18 +79,30 @@ class Records:
         """The whole, once it is made."""
         return self._folder / f"{self._stem}.jsonl"
 
+    def _parts(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{self._stem}.part*.jsonl"))
+
+    def _all(self) -> dict[int, Record]:
+        """All that is written so far, by number; an answer wins over a failure."""
+        found: dict[int, Record] = {}
+        for file in [self.path, *self._parts()]:
+            for one in read_records(file) if file.exists() else ():
+                if one.number not in found or found[one.number].failed:
+                    found[one.number] = one
+        return found
+
     def read(self) -> dict[int, Record]:
         """All that is written so far, by number, failures left out: they are tried again."""
-        files = [self.path, *sorted(self._folder.glob(f"{self._stem}.part*.jsonl"))]
-        found = {one.number: one for file in files if file.exists() for one in read_records(file)}
-        return {number: one for number, one in found.items() if not one.failed}
+        return {number: one for number, one in self._all().items() if not one.failed}
 
     def append(self, records: Iterable[Record]) -> None:
-        """Write some down; they are on the disk when it returns."""
+        """Write some down; they are on the disk when it returns. A last line that was not whole is cut off."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        _mend(self._part)
+        data = self._part.read_bytes() if self._part.exists() else b""
+        if data and not data.endswith(b"\n"):
+            self._part.write_bytes(data[: data.rfind(b"\n") + 1])
         with self._part.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in records)
+            file.writelines(map(_line, records))
 
     def merge(self, count: int) -> list[Record]:
         """All parts as one file in the order of the questions; called by one process when all are done.
@@ -100,12 +110,7 @@ class Records:
         Raises:
             ClaraError: questions that no process has written.
         """
-        parts = sorted(self._folder.glob(f"{self._stem}.part*.jsonl"))
-        found: dict[int, Record] = {}
-        for file in [self.path, *parts]:
-            for one in read_records(file) if file.exists() else ():
-                if one.number not in found or found[one.number].failed:
-                    found[one.number] = one
+        parts, found = self._parts(), self._all()
         missing = [number for number in range(count) if number not in found]
         if missing:
             raise ClaraError(
@@ -113,11 +118,15 @@ class Records:
             )
         whole = [found[number] for number in range(count)]
         new = self.path.with_suffix(".new")
-        new.write_text("".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in whole), encoding="utf-8")
+        new.write_text("".join(map(_line, whole)), encoding="utf-8")
         new.replace(self.path)
         for file in parts:
             file.unlink()
         return whole
+
+
+def _line(record: Record) -> str:
+    return json.dumps(asdict(record), ensure_ascii=False) + "\n"
 
 
 def read_records(file: Path) -> Iterator[Record]:
@@ -137,12 +146,3 @@ def read_records(file: Path) -> Iterator[Record]:
 def file_name(name: str) -> str:
     """A name that any file system takes."""
     return "".join(one if one.isalnum() or one in "-_." else "-" for one in name).strip("-") or "unnamed"
-
-
-def _mend(part: Path) -> None:
-    """Cut off a last line that was not written whole."""
-    if not part.exists():
-        return
-    data = part.read_bytes()
-    if data and not data.endswith(b"\n"):
-        part.write_bytes(data[: data.rfind(b"\n") + 1])

@@ -17,7 +17,7 @@ from clara_model.errors import ClaraError
 from trainers.evaluation import pictures, tables
 from trainers.evaluation.comparison import SUMMARY
 from trainers.evaluation.records import Record, Records, read_records
-from trainers.evaluation.summary import OURS, TEXT, pairs_header, pairs_rows
+from trainers.evaluation.summary import OURS, TEXT
 
 Summary = Mapping[str, Any]
 PAGE = "report.html"
@@ -63,12 +63,20 @@ def write(folder: Path) -> list[Path]:
 
     check_pictures()
     found = summaries_in(folder)
-    drawn = [
-        folder / f"{name}.png" for name, draw in PICTURES.items() if draw(list(found.values()), folder / f"{name}.png")
+    some = list(found.values())
+    drawn = [folder / f"{name}.png" for name, draw in PICTURES.items() if draw(some, folder / f"{name}.png")]
+    shown = [base64.b64encode(file.read_bytes()).decode("ascii") for file in drawn]
+    parts = [
+        f'<p><img alt="{file.stem}" src="data:image/png;base64,{data}"></p>'
+        for file, data in zip(drawn, shown, strict=True)
     ]
-    parts = [_pictures(drawn), *(_evaluation(place, one) for place, one in found.items())]
+    body = "\n".join([*parts, *(_evaluation(place, one) for place, one in found.items())])
     page = folder / PAGE
-    page.write_text(_page("\n".join(parts)), encoding="utf-8")
+    page.write_text(
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>clara-eval</title>'
+        f"<style>{STYLE}</style></head>\n<body><h1>What was measured</h1>\n{body}\n</body></html>\n",
+        encoding="utf-8",
+    )
     return [page, *drawn]
 
 
@@ -91,20 +99,13 @@ def worst(records: Mapping[str, Sequence[Record]], count: int = WORST) -> list[t
     return [(lost, one, other) for lost, _, one, other in found[:count]]
 
 
-def _pictures(files: Sequence[Path]) -> str:
-    shown = []
-    for file in files:
-        data = base64.b64encode(file.read_bytes()).decode("ascii")
-        shown.append(f'<p><img alt="{file.stem}" src="data:image/png;base64,{data}"></p>')
-    return "\n".join(shown)
-
-
 def _evaluation(place: Path, summary: Summary) -> str:
     records = {}
     for name in summary["systems"]:
         file = Records(place, name).path
         if file.exists():
             records[name] = list(read_records(file))
+    pairs = tables.pairs_grid(summary)
     facts = ", ".join(f"{name} {value}" for name, value in summary["environment"].items())
     failures = [
         f'<p class="bad">{escape(name)}: {escape(one.source or str(one.number))}: {escape(one.error or "")}</p>'
@@ -115,27 +116,22 @@ def _evaluation(place: Path, summary: Summary) -> str:
     return "\n".join(
         [
             f"<h2>{escape(tables.caption(summary))}</h2>",
-            _table(tables.header(summary), tables.rows(summary)),
+            _table(tables.grid(summary)),
             "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in tables.notes(summary)) + "</ul>",
             *failures,
             f"<p>{escape(facts)}</p>",
-            _pairs(summary),
+            f"<h3>Any two systems, paired by question</h3>{_table(pairs)}" if pairs else "",
             _worst(records),
         ]
     )
 
 
-def _pairs(summary: Summary) -> str:
-    titles = pairs_header(summary)
-    return f"<h3>Any two systems, paired by question</h3>{_table(titles, pairs_rows(summary))}" if titles else ""
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(found: tables.Grid) -> str:
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    body = "".join(row(cells, "td") for cells in rows)
-    return f'<div class="wide"><table>{row(titles, "th")}{body}</table></div>'
+    body = row(found[0], "th") + "".join(row(cells, "td") for cells in found[1:])
+    return f'<div class="wide"><table>{body}</table></div>'
 
 
 def _worst(records: Mapping[str, Sequence[Record]]) -> str:
@@ -161,10 +157,3 @@ def _question(lost: float, ours: Record, text: Record | None) -> str:
     listed = f"<li>read, best first:<ul>{''.join(read)}</ul></li>" if read else ""
     head = f"{escape(asked[:300])} (lost {lost:.2f}; {escape(ours.source)})"
     return f"<details><summary>{head}</summary><ul>{''.join(lines)}{listed}</ul></details>"
-
-
-def _page(body: str) -> str:
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>clara-eval</title>'
-        f"<style>{STYLE}</style></head>\n<body><h1>What was measured</h1>\n{body}\n</body></html>\n"
-    )

@@ -80,7 +80,7 @@ class Systems:
             clara: the checkpoint.
             questions: all of the evaluation, whichever process answers them.
             budget: of every prompt.
-            stage: ``stage1``, ``stage1_2`` (documents are read as retrieved) or ``stage2`` (the checkpoint ranks).
+            stage: in ``stage2`` the checkpoint ranks; before, documents are read as retrieved.
             gold_first: the oracle setting: gold documents are among those that are read as retrieved.
             reader: a text reader's checkpoint, which reads text in the base model's place.
 
@@ -114,9 +114,6 @@ class Systems:
         if kind == "bi":
             return ByVectors(model)
         if self._bm25 is None:
-            passages = [text for pool in self._pools() for text in pool]
-            self._bm25 = ByBM25(passages, len(self._questions))
+            pools = {id(question.pool): question.pool.passages for question in self._questions}
+            self._bm25 = ByBM25([text for pool in pools.values() for text in pool], len(self._questions))
         return self._bm25 if kind == "bm25" else ByCrossEncoder(model, self._bm25)
-
-    def _pools(self) -> list[Sequence[str]]:
-        return list({id(question.pool): question.pool.passages for question in self._questions}.values())

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from trainers.evaluation.summary import COMPARED, pairs_header, pairs_rows, pairs_shown
+from trainers.evaluation.summary import COMPARED, TOKENS
 
 Summary = Mapping[str, Any]
+Grid = list[list[str]]
+"""Titles, then rows."""
 
 WITH_INTERVAL = ("em", "f1", "rouge1", "rougeL")
 TITLES = {
@@ -82,15 +84,21 @@ def _break_even(summary: Summary) -> Iterator[str]:
         )
 
 
-def header(summary: Summary) -> list[str]:
-    """The titles of the columns."""
-    return [title for title, _ in _columns(summary)]
-
-
-def rows(summary: Summary) -> list[list[str]]:
-    """One row for each system."""
+def grid(summary: Summary) -> Grid:
+    """A row for each system."""
     columns = _columns(summary)
-    return [[cell(name, system) for _, cell in columns] for name, system in summary["systems"].items()]
+    rows = [[cell(name, system) for _, cell in columns] for name, system in summary["systems"].items()]
+    return [[title for title, _ in columns], *rows]
+
+
+def pairs_grid(summary: Summary) -> Grid:
+    """A row for each system but the last, against those after it; nothing to show of fewer than three."""
+    pairs, names = summary.get("pairs") or [], list(summary["systems"])
+    if len(names) < 3 or not pairs:
+        return []
+    cells = {(pair["system"], pair["other"]): _difference(pair) for pair in pairs}
+    rows = [[one, *(cells.get((one, other), "") for other in names[1:])] for one in names[:-1]]
+    return [[f"{TITLES[pairs[0]['score']]}, row - column (p)", *names[1:]], *rows]
 
 
 def _columns(summary: Summary) -> list[tuple[str, Any]]:
@@ -126,52 +134,57 @@ def _figure(found: Mapping[str, Any] | None, with_interval: bool) -> str:
 
 
 def _against(found: Mapping[str, Any] | None, name: str) -> str:
-    if not found or name not in found:
-        return ABSENT
-    return pairs_shown(found[name]["value"], found[name]["p"])
+    return _difference(found[name]) if found and name in found else ABSENT
+
+
+def _difference(found: Mapping[str, Any]) -> str:
+    """With its p-value."""
+    value, p = found["value"], found["p"]
+    return f"{value:+.3f} ({'<0.001' if p < 0.001 else f'{p:.3f}'})"
 
 
 def _seconds(value: float, unit: bool = True) -> str:
     return f"{value:.3f}" + (" s" if unit else "")
 
 
-def terminal(summary: Summary) -> Table:
-    """For a terminal."""
-    table = Table(
-        title=caption(summary), title_justify="left", caption="\n".join(notes(summary)), caption_justify="left"
-    )
-    for number, title in enumerate(header(summary)):
-        table.add_column(title, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows(summary):
-        table.add_row(*map(Text, row))
-    return table
+def terminal(summary: Summary) -> list[Table]:
+    """For a terminal: the table, and that of any two systems if it adds something."""
+    found = [(caption(summary), "\n".join(notes(summary)), grid(summary))]
+    if pairs := pairs_grid(summary):
+        found.append(("any two systems, paired by question", "", pairs))
+    tables = []
+    for title, below, (titles, *rows) in found:
+        table = Table(title=title, title_justify="left", caption=below or None, caption_justify="left")
+        for number, name in enumerate(titles):
+            table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        tables.append(table)
+    return tables
 
 
 def markdown(summary: Summary) -> str:
     """As Markdown, with its caption and notes."""
-    titles = header(summary)
-    lines = [f"**{caption(summary)}**", "", _line(titles), _line(["---"] * len(titles)), *map(_line, rows(summary)), ""]
-    lines += [f"* {note}" for note in notes(summary)]
     facts = summary["environment"]
     where = ", ".join(f"{name} {value}" if name not in _PLAIN else value for name, value in facts.items())
-    return (
-        "\n".join([*lines, f"* 95 % intervals by bootstrap over {summary['clusters']} groups of documents. {where}."])
-        + "\n"
-    )
+    intervals = f"95 % intervals by bootstrap over {summary['clusters']} groups of documents. {where}."
+    listed = "".join(f"* {note}\n" for note in [*notes(summary), intervals])
+    return f"**{caption(summary)}**\n\n{_lines(grid(summary))}\n{listed}"
 
 
 def pairs_markdown(summary: Summary) -> str:
     """Any two systems as Markdown; nothing where there is nothing to add to `markdown`."""
-    titles = pairs_header(summary)
-    lines = [_line(titles), _line(["---"] * len(titles)), *map(_line, pairs_rows(summary))]
-    return "\n".join(["", *lines, ""]) if titles else ""
+    pairs = pairs_grid(summary)
+    return f"\n{_lines(pairs)}" if pairs else ""
 
 
 _PLAIN = ("date", "processor", "device", "system")
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _lines(found: Grid) -> str:
+    titles, *rows = found
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def as_csv(summary: Summary) -> str:
@@ -202,6 +215,6 @@ def _figures(system: Summary) -> Iterator[tuple[str, list[Any]]]:
     for kind in ("seconds", "peak_bytes"):
         for phase, value in system[kind].items():
             yield f"{kind} {phase}", [value, None, None]
-    for name in ("prompt_tokens", "text_tokens", "completion_tokens", "left_out", "cut_short", "answered"):
+    for name in (*TOKENS, "left_out", "cut_short", "answered"):
         yield name, [system[name], None, None]
     yield "failed", [len(system["failed"]), None, None]

@@ -183,7 +183,7 @@ def test_an_answer_is_held_word_for_word(text, answers, holds):
         ("hotpotqa", "nope", r"x\.json must be one JSON list, but is not valid JSON"),
         ("hotpotqa", '[{"question": "q"}]', r"x\.json, item 1 does not have the official form of hotpotqa \('context'"),
         ("musique", '{"question": "q"}\n\n{', r"x\.json:1 does not have the official form of musique \('paragraphs'"),
-        ("nq", '{"question": "q", "answer": ["a"]}\n{', r"x\.json:2 is not valid JSON"),
+        ("nq", '{"question": "q", "answer": ["a"]}\n{', r"x\.json:2: not valid JSON"),
         ("nq", '{"question": "q", "answer": "a"}', r'x\.json:1: "answer" must be a list of strings'),
         ("nq", '{"question": 3, "answer": []}', r"official form of nq \(a string is needed, got int\)"),
     ],

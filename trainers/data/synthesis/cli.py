@@ -9,20 +9,23 @@ import argparse
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rich.console import Group
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from clara_model.console.command import at_least_one, output, print_json, progress, show_error
+from clara_model.console.tables import visible
 from clara_model.documents import passages
 from clara_model.errors import ClaraError
 from trainers.data.jsonl import check_output, write_rows
 from trainers.data.report import facts_table
-from trainers.data.synthesis import report
 from trainers.data.synthesis.client import NO_KEY, Endpoint, EndpointConfig
 from trainers.data.synthesis.journal import Journal, Outcome, Spent
 from trainers.data.synthesis.run import (
@@ -40,6 +43,8 @@ from trainers.data.token_counts import TokenCounter, token_counter
 WORDS_PER_PASSAGE = 180
 """Where no tokenizer is given: English words that stay below 256 tokens of most tokenizers."""
 BAD_DATA = 1
+FIRST_WORDS = 60
+"""Characters of a passage that it is named by."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,14 +122,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    config = SynthesisConfig(
-        kinds=tuple(args.kinds),
-        rounds=args.rounds,
-        attempts=args.attempts,
-        temperature=args.temperature,
-        max_tokens=args.max_tokens,
-        verdict_tokens=args.verdict_tokens,
-    )
+    args.kinds = tuple(args.kinds)
+    config = SynthesisConfig(**{one.name: getattr(args, one.name) for one in fields(SynthesisConfig)})
     if args.dry_run:
         _dry_run(args, config)
         return 0
@@ -132,16 +131,8 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in missing)
         raise ClaraError(f"{flags} must be given; --dry-run shows the prompts without")
-    endpoint = EndpointConfig(
-        base_url=args.base_url,
-        model=args.model,
-        api_key=_api_key(args.base_url, args.api_key_env),
-        concurrency=args.concurrency,
-        requests_per_minute=args.requests_per_minute,
-        retries=args.retries,
-        timeout=args.timeout,
-        extra_body=args.extra_body,
-    )
+    args.api_key = _api_key(args.base_url, args.api_key_env)
+    endpoint = EndpointConfig(**{one.name: getattr(args, one.name) for one in fields(EndpointConfig)})
     journal_path = args.journal or args.out.with_name(f"{args.out.name}.journal")
     check_output(args.out, overwrite=journal_path.exists())
     texts = _passages(args, token_counter(args.tokenizer))
@@ -168,8 +159,8 @@ def _run_synthesis(
         rows = write_rows(args.out, finished_rows(texts, journal))
         outcomes = (journal.outcome(key) for key in map(passage_key, texts) if journal.is_finished(key))
         prices = args.price_in, args.price_out
-        facts = report.synthesis_facts(len(texts), outcomes, spent, journal.spent, *prices)
-        facts |= report.unfinished_facts(unfinished, journal.unanswered)
+        facts = synthesis_facts(len(texts), outcomes, spent, journal.spent, *prices)
+        facts |= _unfinished_facts(unfinished, journal.unanswered)
         if journal.spent.requests:
             print_json({"out": str(args.out), **facts}) if args.json else output().print(facts_table(facts))
     if unfinished.failed:
@@ -194,17 +185,57 @@ def _dry_run(args: argparse.Namespace, config: SynthesisConfig) -> None:
     counter = token_counter(args.tokenizer)
     texts = _passages(args, counter)
     guess = estimate(texts, config, counter.count)
-    spent = Spent(requests=guess.requests, prompt_tokens=guess.prompt_tokens, completion_tokens=guess.completion_tokens)
-    price = report.cost(spent, args.price_in, args.price_out)
-    output().print(report.prompts_report(sample_requests(texts[0], config)))
-    output().print(
-        Text(
-            f"\n{guess.passages:,} passages would take about {guess.requests:,} requests, {guess.prompt_tokens:,} "
-            f"{counter.unit} in and {guess.completion_tokens:,} out"
-            + (f", at a cost of {price:,.2f}" if price else "")
-            + ". Nothing was asked."
-        )
-    )
+    for what, messages in sample_requests(texts[0], config):
+        output().print(Text(f"\n=== {what} ===", style="bold"))
+        for message in messages:
+            output().print(Group(Text(f"[{message['role']}]", style="cyan"), Text(visible(message["content"]))))
+    price = _cost(guess, args.price_in, args.price_out)
+    said = f"\n{len(set(texts)):,} passages would take about {guess.requests:,} requests, {guess.prompt_tokens:,} "
+    said += f"{counter.unit} in and {guess.completion_tokens:,} out"
+    output().print(Text(said + (f", at a cost of {price:,.2f}" if price else "") + ". Nothing was asked."))
+
+
+def _cost(spent: Spent, price_in: float, price_out: float) -> float:
+    """In the currency of the prices per million tokens."""
+    return (spent.prompt_tokens * price_in + spent.completion_tokens * price_out) / 1e6
+
+
+def synthesis_facts(
+    passages: int, outcomes: Iterable[Outcome], run: Spent, all_runs: Spent, price_in: float, price_out: float
+) -> dict[str, object]:
+    """What a run made and spent, as plain values."""
+    rows, dropped, counts, finished = Counter[str](), Counter[str](), Counter[str](), 0
+    for outcome in outcomes:
+        finished += 1
+        rows.update(row["data_type"] for row in outcome.rows)
+        dropped.update(f"{what}: {reason}" for what, reason in outcome.dropped.items())
+        counts.update(outcome.counts)
+
+    def tokens(spent: Spent) -> dict[str, object]:
+        values: dict[str, object] = {name.replace("_", " "): value for name, value in asdict(spent).items()}
+        priced = price_in or price_out
+        return values | ({"cost": round(_cost(spent, price_in, price_out), 4)} if priced else {})
+
+    return {
+        "passages": passages,
+        "finished": finished,
+        "rows": dict(rows),
+        "dropped": dict(dropped.most_common()),
+        "counts": dict(counts),
+        "this run": tokens(run),
+        "all runs": tokens(all_runs),
+    }
+
+
+def _unfinished_facts(unfinished: Unfinished, unanswered: int) -> dict[str, object]:
+    """Passages without an outcome, by their first words, with the reason; requests whose reply never came."""
+    found: dict[str, object] = {}
+    for name, texts in (("failed", unfinished.failed), ("skipped for good", unfinished.skipped)):
+        if texts:
+            found[name] = {" ".join(text.split())[:FIRST_WORDS]: why for text, why in texts.items()}
+    if unanswered:
+        found["requests without a reply, which may cost too"] = unanswered
+    return found
 
 
 def _api_key(base_url: str, variable: str | None) -> str:
@@ -235,7 +266,7 @@ class _Progress:
     def passage(self, _: Outcome) -> None:
         """One more passage."""
         spent = self._endpoint.spent
-        price = report.cost(spent, self._args.price_in, self._args.price_out)
+        price = _cost(spent, self._args.price_in, self._args.price_out)
         words = f"{spent.requests:,} requests, {spent.prompt_tokens + spent.completion_tokens:,} tokens"
         self._bar.update(self._task, advance=1, spent=words + (f", {price:.2f}" if price else ""))
 

@@ -67,25 +67,22 @@ class EndpointConfig:
     """Fields added to every request; a null takes a field out, e.g. ``{"temperature": null}``."""
 
     def __post_init__(self) -> None:
-        """Check every value."""
         if not self.base_url.startswith(("http://", "https://")):
             raise ClaraError(f"base_url must start with http:// or https://, got {self.base_url!r}")
         if not self.model:
             raise ClaraError("the model's name is empty; give the name the endpoint knows it by")
-        for name in ("concurrency", "timeout"):
-            if getattr(self, name) <= 0:
-                raise ClaraError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
-            raise ClaraError(f"requests_per_minute must be above 0, got {self.requests_per_minute}")
+        for name in ("concurrency", "timeout", "requests_per_minute"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ClaraError(f"{name} must be above 0, got {value}")
         if self.retries < 0:
             raise ClaraError(f"retries must be at least 0, got {self.retries}")
 
 
 class Pace:
-    """Lets requests start at most so often: evenly spread, no burst after a pause."""
+    """Lets requests start at most so often: evenly spread, no burst after a pause. No limit where None."""
 
     def __init__(self, requests_per_minute: float | None) -> None:
-        """No limit where None."""
         self._gap = 60 / requests_per_minute if requests_per_minute else 0.0
         self._next = 0.0
 
@@ -140,14 +137,9 @@ class Endpoint:
     async def ask(
         self, passage: str, messages: Messages, *, temperature: float, max_tokens: int, attempt: int = 1
     ) -> Reply:
-        """The reply to a request, from the journal or from the endpoint.
+        """The reply to a request about a passage (its key), from the journal or from the endpoint.
 
-        Args:
-            passage: the passage's key in the journal.
-            messages: the chat.
-            temperature: of sampling.
-            max_tokens: the most tokens of the reply.
-            attempt: counts requests with the same words whose reply was of no use, from 1.
+        ``attempt`` counts requests with the same words whose reply was of no use, from 1.
 
         Raises:
             PassageFailedError: the endpoint has answered requests, but does not answer this one.
@@ -199,12 +191,8 @@ class Endpoint:
         except self._openai.APIStatusError as error:
             raise self._explained(error) from error
         except self._openai.APITimeoutError as error:
-            raise self._of_this_passage(
-                ClaraError(
-                    f"{self.config.base_url} did not reply within {self.config.timeout:g} s; give a longer --timeout, "
-                    "then run again to go on"
-                )
-            ) from error
+            said = f"{self.config.base_url} did not reply within {self.config.timeout:g} s; give a longer --timeout, "
+            raise self._of_this_passage(ClaraError(f"{said}then run again to go on")) from error
         except self._openai.APIConnectionError as error:
             cause = error.__cause__ or error
             raise ClaraError(
@@ -220,11 +208,9 @@ class Endpoint:
         said = re.sub(r"^Error code: \d+ - ", "", " ".join(str(error.message).split()))[:300]
         if error.status_code in (400, 413, 422) and self.journal.spent.requests:
             return RequestRefusedError(f"refused by the endpoint ({error.status_code})")
-        hint = {
-            401: "check the key",
-            403: "check the key",
-            404: "check --base-url (it often ends in /v1) and --model",
-        }.get(error.status_code, "run again to go on" if error.status_code >= 429 else "see --extra-body")
+        hints = {code: "check the key" for code in (401, 403)}
+        hints[404] = "check --base-url (it often ends in /v1) and --model"
+        hint = hints.get(error.status_code, "run again to go on" if error.status_code >= 429 else "see --extra-body")
         failure = ClaraError(f"{self.config.base_url} answered with {error.status_code}: {said}; {hint}")
         return self._of_this_passage(failure) if error.status_code >= 500 else failure
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -138,9 +138,7 @@ class Journal:
 
     def finish(self, passage: str, outcome: Outcome) -> None:
         """Keep a passage's outcome for good."""
-        values = {"rows": outcome.rows, "dropped": outcome.dropped, "counts": outcome.counts}
-        start = self._append({"finished": passage, "settings": self.settings, **values})
-        self._finished[passage] = start
+        self._finished[passage] = self._append({"finished": passage, "settings": self.settings, **asdict(outcome)})
         self._replies.pop(passage, None)
 
     def outcome(self, passage: str) -> Outcome:
@@ -210,12 +208,9 @@ class Journal:
         elif "asked" in values:
             self._unanswered.add(values["asked"])
         else:
-            prompt_tokens, completion_tokens = values["tokens"]
+            read, written = values["tokens"]
             reply = Reply(
-                text=values["reply"],
-                cut_off=values["cut_off"],
-                prompt_tokens=prompt_tokens,
-                completion_tokens=completion_tokens,
+                text=values["reply"], cut_off=values["cut_off"], prompt_tokens=read, completion_tokens=written
             )
             self.spent.add(reply)
             self._unanswered.discard(values["key"])

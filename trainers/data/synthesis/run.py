@@ -17,11 +17,12 @@ from typing import Any
 from clara_model.errors import ClaraError
 from trainers.data.synthesis import prompts
 from trainers.data.synthesis.client import Endpoint, PassageFailedError, RequestRefusedError
-from trainers.data.synthesis.journal import Journal, Outcome, Reply
+from trainers.data.synthesis.journal import Journal, Outcome, Reply, Spent
 from trainers.data.synthesis.parsing import Pair
 from trainers.data.synthesis.prompts import Messages
 from trainers.data.synthesis.writer import PassageWriter, SynthesisConfig
 
+OnPassage = Callable[[Outcome], None]
 GIVE_UP = 8
 """Passages that fail one after the other, with no reply between, before the endpoint is taken to be gone."""
 PAIRS_PER_PASSAGE = {"simple": 7.8, "complex": 4.6}
@@ -59,7 +60,7 @@ async def synthesize(
     documents: Sequence[str],
     endpoint: Endpoint,
     config: SynthesisConfig,
-    on_passage: Callable[[Outcome], None] = lambda outcome: None,
+    on_passage: OnPassage = lambda outcome: None,
     *,
     failures: int = 3,
 ) -> Unfinished:
@@ -95,9 +96,7 @@ async def synthesize(
 class _Run:
     """Passages one after the other, by several workers; failures are counted."""
 
-    def __init__(
-        self, endpoint: Endpoint, config: SynthesisConfig, on_passage: Callable[[Outcome], None], failures: int
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, config: SynthesisConfig, on_passage: OnPassage, failures: int) -> None:
         self.endpoint, self.config, self.on_passage, self.failures = endpoint, config, on_passage, failures
         self.unfinished = Unfinished()
         self._in_a_row, self._answered = 0, endpoint.spent.requests
@@ -156,39 +155,21 @@ def finished_rows(documents: Sequence[str], journal: Journal) -> Iterator[dict[s
 def sample_requests(document: str, config: SynthesisConfig) -> list[tuple[str, Messages]]:
     """Every kind of request that one passage leads to, with stand-ins for what the model would have written."""
     pair = Pair("(a question that was written)", "(its answer)")
-    requests: list[tuple[str, Messages]] = []
-    if "simple" in config.kinds:
-        requests.append(("simple questions", prompts.simple_questions(document)))
-        requests.append(("supplementary questions", prompts.supplementary_questions(document, [pair], [])))
-    if "complex" in config.kinds:
-        requests.append(("complex questions", prompts.complex_questions(document)))
-    if {"simple", "complex"} & set(config.kinds):
-        requests.append(("check of a pair", prompts.judge_pair(document, pair)))
-    if "paraphrase" in config.kinds:
-        requests.append(("paraphrase", prompts.paraphrase(document)))
-        requests.append(("check of a paraphrase", prompts.judge_paraphrase(document, "(the paraphrase)")))
-    return requests
+    requests = [
+        ("simple", "simple questions", prompts.simple_questions(document)),
+        ("simple", "supplementary questions", prompts.supplementary_questions(document, [pair], [])),
+        ("complex", "complex questions", prompts.complex_questions(document)),
+        ("simple complex", "check of a pair", prompts.judge_pair(document, pair)),
+        ("paraphrase", "paraphrase", prompts.paraphrase(document)),
+        ("paraphrase", "check of a paraphrase", prompts.judge_paraphrase(document, "(the paraphrase)")),
+    ]
+    return [(name, messages) for kinds, name, messages in requests if set(kinds.split()) & set(config.kinds)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What a run will roughly ask and spend."""
+def estimate(documents: Sequence[str], config: SynthesisConfig, count: Callable[[Sequence[str]], list[int]]) -> Spent:
+    """Roughly what a run will ask and spend: as many pairs per passage as published, one supplementary round.
 
-    passages: int
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
-
-
-def estimate(
-    documents: Sequence[str], config: SynthesisConfig, count: Callable[[Sequence[str]], list[int]]
-) -> Estimate:
-    """A rough guess, with as many pairs per passage as published and one supplementary round.
-
-    Args:
-        documents: the passages.
-        config: what is asked for.
-        count: tokens of texts.
+    ``count`` gives the tokens of texts.
     """
     documents = list(dict.fromkeys(documents))
     pairs = sum(PAIRS_PER_PASSAGE[kind] for kind in config.kinds if kind in PAIRS_PER_PASSAGE)
@@ -201,9 +182,6 @@ def estimate(
     tokens_of_a_pair, tokens_of_a_verdict = 30, 2
     rewritten = text_tokens if "paraphrase" in config.kinds else 0
     completion_tokens = rewritten + tokens_of_a_pair * pairs * len(documents) + tokens_of_a_verdict * requests
-    return Estimate(
-        passages=len(documents),
-        requests=round(requests),
-        prompt_tokens=round(prompt_tokens),
-        completion_tokens=round(completion_tokens),
+    return Spent(
+        requests=round(requests), prompt_tokens=round(prompt_tokens), completion_tokens=round(completion_tokens)
     )

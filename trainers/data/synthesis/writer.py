@@ -41,7 +41,6 @@ class SynthesisConfig:
     """The most tokens of a verdict; a model that reasons first needs many more."""
 
     def __post_init__(self) -> None:
-        """Check every value."""
         if not self.kinds or not set(self.kinds) <= set(KINDS):
             raise ClaraError(f"kinds must be some of {', '.join(KINDS)}, got {list(self.kinds)}")
         for name, least in (("rounds", 0), ("attempts", 1), ("max_tokens", 1), ("verdict_tokens", 1)):
@@ -68,17 +67,12 @@ class PassageWriter:
     """Writes and checks everything about one passage."""
 
     def __init__(self, document: str, ask: Ask, config: SynthesisConfig) -> None:
-        """Nothing is asked yet."""
         self.document, self.config, self.outcome = document, config, Outcome()
         self._ask = ask
 
     async def write(self) -> Outcome:
         """Ask for all kinds, one after the other; what fails is left out with its reason."""
-        steps: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
-            "simple": self._simple,
-            "complex": self._complex,
-            "paraphrase": self._paraphrase,
-        }
+        steps = {"simple": self._simple, "complex": self._complex, "paraphrase": self._paraphrase}
         for kind in (kind for kind in KINDS if kind in self.config.kinds):
             try:
                 self.outcome.rows.append(await steps[kind]())
@@ -90,24 +84,26 @@ class PassageWriter:
 
     async def _simple(self) -> dict[str, Any]:
         """Pairs that cover the passage."""
-        kept, refused = await self._checked(await self._pairs(prompts.simple_questions(self.document)), [], [])
+        kept, refused = await self._checked(
+            await self._read(prompts.simple_questions(self.document), read_pairs), [], []
+        )
         for number in range(self.config.rounds + 1):
             request = prompts.supplementary_questions(self.document, kept, refused)
-            found = await self._pairs(request, attempt=number * self.config.attempts + 1)
+            found = await self._read(request, read_pairs, attempt=number * self.config.attempts + 1)
             if _without(found, kept) == []:
                 if not kept:
                     raise DroppedError("no question passed the check")
-                return _row("qa", self.document, kept)
+                return self._row(kept)
             if number < self.config.rounds:
                 self.outcome.count("rounds")
                 kept, refused = await self._checked(found, kept, refused)
         raise DroppedError(f"not covered after {self.config.rounds} rounds")
 
     async def _complex(self) -> dict[str, Any]:
-        kept, _ = await self._checked(await self._pairs(prompts.complex_questions(self.document)), [], [])
+        kept, _ = await self._checked(await self._read(prompts.complex_questions(self.document), read_pairs), [], [])
         if not kept:
             raise DroppedError("no question passed the check")
-        return _row("qa", self.document, kept)
+        return self._row(kept)
 
     async def _paraphrase(self) -> dict[str, Any]:
         for number in range(self.config.attempts):
@@ -122,6 +118,10 @@ class PassageWriter:
             self.outcome.count("paraphrases refused")
         raise DroppedError("no paraphrase passed the check")
 
+    def _row(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        questions, answers = [pair.question for pair in pairs], [pair.answer for pair in pairs]
+        return {"data_type": "qa", "question": questions, "answers": answers, "docs": [self.document]}
+
     async def _checked(
         self, found: Sequence[Pair], kept: Sequence[Pair], refused: Sequence[Pair]
     ) -> tuple[list[Pair], list[Pair]]:
@@ -134,9 +134,6 @@ class PassageWriter:
         bad = [pair for pair, verdict in zip(new, verdicts, strict=True) if not verdict]
         self.outcome.count("pairs refused", len(bad))
         return [*kept, *good], [*refused, *bad]
-
-    async def _pairs(self, messages: Messages, attempt: int = 1) -> list[Pair]:
-        return await self._read(messages, read_pairs, attempt=attempt)
 
     async def _approved(self, messages: Messages) -> bool:
         """The judge's verdict; one that cannot be read is a no."""
@@ -198,12 +195,3 @@ def _without(pairs: Sequence[Pair], others: Sequence[Pair]) -> list[Pair]:
 
 def _wording(question: str) -> str:
     return "".join(char for char in question.casefold() if char.isalnum())
-
-
-def _row(data_type: str, document: str, pairs: Sequence[Pair]) -> dict[str, Any]:
-    return {
-        "data_type": data_type,
-        "question": [pair.question for pair in pairs],
-        "answers": [pair.answer for pair in pairs],
-        "docs": [document],
-    }

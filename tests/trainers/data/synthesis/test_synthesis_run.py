@@ -468,7 +468,6 @@ def test_the_settings_digest_hangs_on_what_is_asked():
 
 def test_the_estimate_is_near_a_run_of_the_published_size():
     guess = estimate([DOCUMENT, OTHER, OTHER], SynthesisConfig(), lambda texts: [len(text.split()) for text in texts])
-    assert guess.passages == 2
     assert guess.requests == round(2 * (1 + 2 + 1 + 12.4 + 1 + 1))
     assert guess.prompt_tokens > guess.requests * 50
 
