@@ -26,7 +26,13 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-FRAMEWORKS = {"haystack": "haystack", "components": "haystack", "common": "haystack", "llama_index": "llama-index"}
+FRAMEWORKS = {
+    "haystack": "haystack",
+    "components": "haystack",
+    "common": "haystack",
+    "llama_index": "llama-index",
+    "server": "server",
+}
 
 
 def declared(requirements: list[str]) -> set[str]:

@@ -136,8 +136,26 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--push", metavar="REPOSITORY", help="send it to this hub repository too")
     export.add_argument("--json", action="store_true", help="one JSON object instead of text")
     export.set_defaults(run=serving.export)
+    _add_serve(commands, model, quiet)
     _add_store_commands(commands, model, quiet)
     return parser
+
+
+def _add_serve(commands: Any, model: Parser, quiet: Parser) -> None:
+    """`serve`; its defaults are those of `clara_integrations.server.Settings`."""
+    serve = commands.add_parser("serve", parents=[model, quiet], help="an HTTP server that existing clients know")
+    serve.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
+    serve.add_argument("--store", metavar="FOLDER", help="documents that are kept, searched and answered from")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    serve.add_argument("--port", type=int, default=8080, help="port to listen at (default: 8080)")
+    serve.add_argument("--api-key", metavar="KEY", help="that requests must bring (default: $CLARA_API_KEY)")
+    serve.add_argument("--queue", type=at_least_one, metavar="N", help="requests under way at most (256)")
+    serve.add_argument("--timeout", type=float, metavar="SECONDS", help="of one request (120)")
+    serve.add_argument("--max-body", type=at_least_one, metavar="BYTES", help="of one request (8388608)")
+    serve.add_argument("--max-documents", type=at_least_one, metavar="N", help="of one request (1000)")
+    serve.add_argument("--max-top-k", type=at_least_one, metavar="K", help="documents to answer from (64)")
+    serve.add_argument("--max-new-tokens", type=at_least_one, metavar="N", help="longest answer (1024)")
+    serve.set_defaults(run=serving.serve)
 
 
 def _add_where(command: argparse.ArgumentParser) -> None:

@@ -1,8 +1,9 @@
-"""`clara export`: the generator for a serving engine."""
+"""Commands for more than one process: `clara export`, `clara serve`."""
 
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 
 from clara_model.console.command import load, output, print_json, working
 
@@ -25,3 +26,8 @@ def export(args: argparse.Namespace) -> None:
     out = output()
     out.print(f"{args.folder} holds the generator {name}." + (f" Pushed: {address}" if address else ""), markup=False)
     out.print(f"Serve it with vLLM, in an environment of its own:\n  {command}", markup=False)
+
+
+def serve(args: argparse.Namespace) -> None:
+    """`clara serve`: the server is an adapter and stands above this package, so it is named and not imported."""
+    import_module("clara_integrations.server.command").serve(args)

@@ -215,14 +215,14 @@ def _new(documents: Iterable[Document], known: dict[str, str], seen: set[str], r
         seen.add(name)
         report.documents += 1
         report.nbytes += len(document.text.encode("utf-8", "replace"))
-        digest = _digest(document)
+        digest = digest_of(document)
         if known.get(name) == digest:
             report.unchanged += 1
         else:
             yield name, digest, document
 
 
-def _digest(document: Document) -> str:
+def digest_of(document: Document) -> str:
     """Of what is kept: changed metadata are recorded anew, which compresses nothing."""
     more = f"\0{json.dumps(dict(document.metadata), sort_keys=True)}" if document.metadata else ""
     return content_key(document.text + more)

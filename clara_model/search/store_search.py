@@ -16,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clara_model.errors import ClaraError, shown
+from clara_model.latents import Latents
 from clara_model.modeling.ranking import SCORES
 from clara_model.search.index import CoarseIndex
 from clara_model.search.scan import likest, nearest
 from clara_model.search.sketch import Array, rotation
 from clara_model.store.protocol import DurableStore, Row, Where
+from clara_model.windows import Window
 
 CANDIDATES = 200
 """Blocks that are scored exactly, at least; four times as many as are asked for, where that is more."""
@@ -85,6 +88,23 @@ class StoreSearch:
             if self._index is not None:
                 self._index.close()
                 self._index = None
+
+
+def document_latents(store: DurableStore, fingerprint: str, document: str) -> tuple[Latents, list[str]]:
+    """The latents of a document in a store, window by window, and the windows' texts (empty where none are kept).
+
+    Raises:
+        ClaraError: there is no such document, or a part of it has been lost.
+    """
+    places = store.find(document)
+    blocks = [block for block in store.get(fingerprint, [place.key for place in places]) if block is not None]
+    if not places or len(blocks) < len(places):
+        what = "holds no document" if not places else "has lost a part of document"
+        raise ClaraError(f"the store {what} {shown(document)}; add it, or give its text")
+    windows = tuple(Window(document=0, number=one.number, start=one.start, end=one.end) for one in places)
+    vectors = torch.stack([block.vector for block in blocks])
+    lengths = tuple(block.length for block in blocks)
+    return Latents(vectors, lengths, fingerprint, windows), [block.text or "" for block in blocks]
 
 
 def index_folder(store: DurableStore) -> Path:
