@@ -67,7 +67,7 @@ class VllmEngine:
         Args:
             url: ``http://HOST:PORT``, with or without ``/v1``.
             model: whose generator it must be.
-            api_key: what the server was started with (``--api-key``).
+            api_key: what the server was started with (``--api-key``); by default ``$CLARA_ENGINE_API_KEY``.
             timeout: seconds that an answer may take, or of a stream its next piece; `TIMEOUT` by default.
 
         Raises:
@@ -82,7 +82,8 @@ class VllmEngine:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.name = generator_name(model.base)
         self._timeout = timeout or TIMEOUT
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        key = api_key or os.environ.get("CLARA_ENGINE_API_KEY")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client: httpx.AsyncClient | None = None
         self._process = os.getpid()
         self._ask(self._check_name())
@@ -98,13 +99,16 @@ class VllmEngine:
         """As `engines.protocol.Engine.write`; all prompts are asked for at once."""
         asked = self._sampling(how)
         model.check_positions(prompts)
-        bodies = [asked | _prompt(model, ids, latents) for ids, latents in zip(prompts, blocks, strict=True)]
-        if reader is None:
-            rows = self._ask(self._answers(bodies))
-        else:
-            assert len(bodies) == 1, "a stream is of one prompt"
-            pieces: _Pieces = queue.SimpleQueue()
-            rows = [self._ask(self._stream(bodies[0], pieces), reader, pieces)]
+        items = list(zip(prompts, blocks, strict=True))
+        rows: list[list[int]] = []
+        for start in range(0, len(items), AT_ONCE):  # a prompt's embeddings are megabytes
+            bodies = [asked | _prompt(model, *item) for item in items[start : start + AT_ONCE]]
+            if reader is None:
+                rows += self._ask(self._answers(bodies))
+            else:
+                assert len(items) == 1, "a stream is of one prompt"
+                pieces: _Pieces = queue.SimpleQueue()
+                rows.append(self._ask(self._stream(bodies[0], pieces), reader, pieces))
         width = max(map(len, rows))
         tokenizer = model.tokens.tokenizer
         padded = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
