@@ -16,9 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("clara_model", "trainers", "clara_integrations", "haystack_integrations")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {
-    "bs4": "beautifulsoup4",
+    "chardetng_py": "chardetng-py",
     "lance": "pylance",
-    "docx": "python-docx",
     "faiss": "faiss-cpu",
     "haystack": "haystack-ai",
     "llama_index": "llama-index-core",

@@ -1,21 +1,15 @@
-"""What reading a file gives: documents, and the rules that rows of any format share. Leaves out the formats."""
+"""What reading a file gives: documents and what could not be read. Leaves out the formats."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, time
-from decimal import Decimal
-from typing import Any, TypeVar
 
 from clara_model.errors import ClaraError
 
-T = TypeVar("T")
 Metadata = Mapping[str, str | int | float | bool]
-TEXT_KEYS = ("text", "contents", "docs")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -48,10 +42,6 @@ class Unread:
     """The rows that were left out, counted from 1; None where this is not known."""
 
 
-class _BadRow(Exception):
-    """Why a row is left out, without its place."""
-
-
 def until_error(documents: Iterable[Document | Unread], name: str) -> Iterator[Document | Unread]:
     """What can be read of a file or data set; an error that ends it is the last item."""
     try:
@@ -59,7 +49,7 @@ def until_error(documents: Iterable[Document | Unread], name: str) -> Iterator[D
     except ClaraError as error:
         yield Unread(file=name, reason=str(error))
     except OSError as error:
-        yield Unread(file=name, reason=f"{name}: {error.strerror or error}")
+        yield Unread(file=name, reason=f"{name}: {error.strerror or one_line(error)}")
 
 
 def decoded(data: bytes, name: str) -> str:
@@ -72,131 +62,40 @@ def decoded(data: bytes, name: str) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + data[: error.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n")
-        raise Unreadable(f"{name}:{line}: {_not_utf8(error)}; convert the file to UTF-8 first.") from None
+        raise Unreadable(f"{name}:{line}: {not_utf8(error)}; convert the file to UTF-8 first.") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _not_utf8(error: UnicodeDecodeError) -> str:
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """What is wrong, in words."""
     return f"not UTF-8 text (byte 0x{error.object[error.start]:02x})"
 
 
-def of_json_lines(
-    lines: Iterable[bytes], name: str, key: str | None = None, keep: Sequence[str] = ()
-) -> Iterator[Document | Unread]:
-    """The documents of JSON lines: `{"text"|"contents"|"docs": a string or a list of strings}`, or under ``key``.
-
-    A line ends in a newline, a carriage return or both. Blank ones are counted and no more.
-    """
-    split = (part for line in lines for part in line.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"))
-    return _of_rows(split, lambda line: _of_json(line, key, keep), name)
-
-
-def of_rows(
-    rows: Iterable[Mapping[str, Any]], column: str, name: str, keep: Sequence[str] = ()
-) -> Iterator[Document | Unread]:
-    """The documents of a table's rows."""
-    return _of_rows(rows, lambda row: _of_row(row, column, keep), name)
-
-
-def _of_rows(
-    rows: Iterable[T], read: Callable[[T], tuple[list[str], Metadata]], name: str
-) -> Iterator[Document | Unread]:
-    """What is read of each row; neighbours that are left out for one reason are named together."""
-    reason, first, number = "", 1, 0
-    broken: ClaraError | OSError | None = None
-    try:
-        for number, row in enumerate(rows, start=1):
-            bad = ""
-            try:
-                texts, metadata = read(row)
-            except _BadRow as error:
-                texts, metadata, bad = [], {}, str(error)
-            if bad != reason:
-                if reason:
-                    yield _left_out(name, reason, range(first, number))
-                reason, first = bad, number
-            for text in texts:
-                yield Document(text=text, file=name, line=number, metadata=metadata)
-    except (ClaraError, OSError) as error:
-        broken = error
-    if reason:
-        yield _left_out(name, reason, range(first, number + 1))
-    if broken is not None:
-        raise broken
-
-
-def _left_out(name: str, reason: str, lines: range) -> Unread:
-    more = f" to {lines[-1]}" if len(lines) > 1 else ""
-    return Unread(file=name, reason=f"{name}:{lines[0]}{more}: {reason}.", lines=lines)
-
-
-def _of_json(line: bytes, key: str | None, keep: Sequence[str]) -> tuple[list[str], Metadata]:
-    try:
-        text = line.decode("utf-8-sig")
-        if not text.strip():
-            return [], {}
-        row = json.loads(text)
-    except UnicodeDecodeError as error:
-        raise _BadRow(_not_utf8(error)) from None
-    except (ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        raise _BadRow(f"not valid JSON: {'nested too deeply' if deep else getattr(error, 'msg', error)}") from None
-    column = key_of(row, key) if isinstance(row, dict) else None
-    if column is None:
-        raise _BadRow(f"must be a JSON object with {_wanted(key)}")
-    return _of_row(row, column, keep)
-
-
-def _of_row(row: Mapping[str, Any], column: str, keep: Sequence[str]) -> tuple[list[str], Metadata]:
-    """Its texts without lone surrogates, and its metadata."""
-    texts = row[column] if isinstance(row[column], list) else [row[column]]
-    if not all(isinstance(text, str) for text in texts):
-        raise _BadRow(f'"{column}" must be a string or a list of strings')
-    found = {name: _metadata(row[name], name) for name in keep if name in row}
-    metadata = {name: value for name, value in found.items() if value is not None}
-    return [without_surrogates(text) for text in texts], metadata
-
-
-def _metadata(value: Any, key: str) -> str | int | float | bool | None:
-    """A value that a search can compare: days and times in ISO 8601, decimals as numbers; None where there is none."""
-    if isinstance(value, date | time):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        value = float(value) if value.as_tuple().exponent else int(value)
-    if value is None or value != value:  # how tables write that nothing is there
-        return None
-    if not isinstance(value, (str, int, float, bool)) or value in (float("inf"), -float("inf")):
-        raise _BadRow(f'"{key}" must be a string, a number, true or false to be kept as metadata')
-    return without_surrogates(value) if isinstance(value, str) else value
-
-
-def key_of(names: Iterable[str], key: str | None) -> str | None:
-    """The name that texts stand under, if it is there."""
-    return next((one for one in ((key,) if key else TEXT_KEYS) if one in names), None)
-
-
-def column_of(names: Iterable[str], key: str | None, place: str) -> str:
-    """The column that texts stand in.
-
-    Raises:
-        Unreadable: it is not there; says which columns are.
-    """
-    names = list(names)
-    found = key_of(names, key)
-    if found is None:
-        raise Unreadable(
-            f"{place} has the columns {', '.join(names)} and must have {_wanted(key)}; name it: --text-key"
-        )
-    return found
-
-
-def _wanted(key: str | None) -> str:
-    return f'the key "{key}"' if key else "one of the keys " + ", ".join(f'"{one}"' for one in TEXT_KEYS)
+def lines_of(text: str) -> str:
+    """Lines without blanks at their ends, at most one empty line between two."""
+    lines = "\n".join(line.rstrip() for line in without_surrogates(text).replace("\0", "").splitlines())
+    return re.sub(r"\n{3,}", "\n\n", lines).strip("\n")
 
 
 def without_surrogates(text: str) -> str:
     """Halves of characters as U+FFFD."""
     return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+@contextmanager
+def reading(name: str, kind: str) -> Iterator[None]:
+    """Whatever a package says about a file that it cannot read, in one sentence."""
+    try:
+        yield
+    except (ClaraError, OSError, MemoryError):
+        raise
+    except Exception as error:  # packages raise errors of their own, and whatever a broken file leads them to
+        raise Unreadable(f"{name} cannot be read as {kind}: {one_line(error)}.") from error
+
+
+def one_line(error: Exception) -> str:
+    """What an error says; its name where it says nothing."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 @contextmanager

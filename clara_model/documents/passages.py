@@ -2,7 +2,7 @@
 
 A *passage* is what one set of memory tokens stands for: an exact stretch of its document that fits the model's
 document length. It knows its file and its number, so an answer can be cited. Left out: what each file type is
-(`documents.formats`) and overlapping windows (a sentence is never in two passages).
+(`html`, `docx`, `pdf`, `rows`, `hub`) and overlapping windows (a sentence is never in two passages).
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from clara_model.documents import formats
-from clara_model.documents.document import Document, Unread, Unreadable, decoded, of_json_lines, until_error
+from clara_model.documents.document import Document, Unread, Unreadable, decoded, until_error
+from clara_model.documents.docx import docx
+from clara_model.documents.html import html
 from clara_model.documents.hub import is_hub_name, read_data_set
+from clara_model.documents.pdf import pdf
+from clara_model.documents.rows import of_json_lines, parquet
 from clara_model.errors import ClaraError
 from clara_model.windows import split_text
 
@@ -33,14 +36,13 @@ STDIN = "-"
 TEXTS: dict[str, Callable[[bytes, str], str]] = {
     ".txt": decoded,
     ".md": decoded,
-    ".html": formats.html,
-    ".htm": formats.html,
-    ".pdf": formats.pdf,
-    ".docx": formats.docx,
+    ".html": html,
+    ".htm": html,
+    ".docx": docx,
 }
-"""Files that are one document each."""
-JSON_LINES, ZIPPED, PARQUET = ".jsonl", ".jsonl.gz", ".parquet"
-SUFFIXES = (*TEXTS, JSON_LINES, ZIPPED, PARQUET)
+"""Files that are a text each."""
+PDF, JSON_LINES, ZIPPED, PARQUET = ".pdf", ".jsonl", ".jsonl.gz", ".parquet"
+SUFFIXES = (*TEXTS, PDF, JSON_LINES, ZIPPED, PARQUET)
 _LOCK = "~$"
 """Begins the name of the file that Word keeps beside a document that is open."""
 _ODD_BYTE = re.compile("[\ud800-\udfff]")
@@ -271,7 +273,9 @@ def _documents(file: Path, text_key: str | None, keep: Sequence[str] = ()) -> It
     """What a file holds, blank texts included."""
     name, suffix = str(file), _suffix(file)
     if suffix == PARQUET:
-        yield from formats.parquet(file, text_key, keep)
+        yield from parquet(file, text_key, keep)
+    elif suffix == PDF:
+        yield from pdf(file.read_bytes(), name)
     elif suffix in (JSON_LINES, ZIPPED):
         yield from of_json_lines(_lines(file, zipped=suffix == ZIPPED), name, text_key, keep)
     else:

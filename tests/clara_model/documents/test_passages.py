@@ -15,6 +15,7 @@ from clara_model.documents.passages import (
     Passage,
     read_documents,
     read_source,
+    sources_of,
     split_documents,
     split_text,
 )
@@ -285,3 +286,10 @@ def test_a_pipe_with_a_name_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(ClaraError, match=r"pipe.txt is no regular file; read a pipe as -"):
         read_documents([str(tmp_path / "pipe.txt")])
+
+
+def test_sources_keep_their_order_and_come_once(tmp_path):
+    for name in ("b.txt", "a.html"):
+        (tmp_path / name).write_text("x")
+    names = [str(tmp_path / "b.txt"), "hf://datasets/a/b", str(tmp_path), "hf://datasets/a/b"]
+    assert sources_of(names) == ([tmp_path / "b.txt", "hf://datasets/a/b", tmp_path / "a.html"], [])
