@@ -89,7 +89,7 @@ def _decoded(data: bytes, name: str) -> str:
         return data.decode("utf-8", "replace")
     if declared in (None, "windows-1252", "x-user-defined"):  # also what editors and servers declare everywhere
         text = data.decode("utf-8", "replace")
-        if 10 * text.count("\ufffd") <= sum(sign > "\x7f" for sign in text):
+        if 10 * text.count("\ufffd") <= len(text) - len(text.encode("ascii", "ignore")):
             return text
         if declared is None:
             return data.decode(chardetng_py.detect(data), "replace")

@@ -4,45 +4,11 @@ import io
 import zipfile
 
 import pytest
+from written_files import OPEN, W, package
 
 from clara_model.documents import docx as reader
 from clara_model.documents.document import Unreadable
 from clara_model.documents.docx import docx
-
-OPEN = "http://schemas.openxmlformats.org"
-W = f"{OPEN}/wordprocessingml/2006/main"
-NAMES = " ".join(
-    f'xmlns:{short}="{name}"'
-    for short, name in {
-        "w": W,
-        "r": f"{OPEN}/officeDocument/2006/relationships",
-        "m": f"{OPEN}/officeDocument/2006/math",
-        "mc": f"{OPEN}/markup-compatibility/2006",
-        "v": "urn:schemas-microsoft-com:vml",
-        "wps": "http://schemas.microsoft.com/office/word/2010/wordprocessingShape",
-    }.items()
-)
-
-
-def package(body: str, *, before: str = "", **parts: str) -> bytes:
-    """A document of Word with these parts, such as ``footnotes``, ``header1`` and ``settings``."""
-
-    def related(**targets: str) -> str:
-        kind = f"{OPEN}/officeDocument/2006/relationships"
-        more = (
-            f'<Relationship Id="{name}" Type="{kind}/{name.rstrip("123")}" Target="{target}"/>'
-            for name, target in targets.items()
-        )
-        return f'<Relationships xmlns="{OPEN}/package/2006/relationships">{"".join(more)}</Relationships>'
-
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("_rels/.rels", related(officeDocument="/word/document.xml"))
-        file.writestr("word/_rels/document.xml.rels", related(**{name: f"{name}.xml" for name in parts}))
-        file.writestr("word/document.xml", f"{before}<w:document {NAMES}><w:body>{body}</w:body></w:document>")
-        for name, content in parts.items():
-            file.writestr(f"word/{name}.xml", f"<w:{name} {NAMES}>{content}</w:{name}>")
-    return data.getvalue()
 
 
 def run(text: str) -> str:

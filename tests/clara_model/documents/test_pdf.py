@@ -6,7 +6,7 @@ import sys
 import zlib
 
 import pytest
-from pdf_files import stream, write_pdf
+from written_files import stream, write_pdf
 
 from clara_model.documents.document import Document, Unread, Unreadable
 from clara_model.documents.pdf import pdf

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from pdf_files import write_pdf
+from written_files import package, stream, write_pdf
 
 from clara_model.documents.document import Document, Unread
 from clara_model.documents.passages import SUFFIXES, read_source
@@ -123,3 +123,63 @@ def test_a_good_file_is_read(folder: Path, suffix: str):
     assert all(
         "The mill was rebuilt in 1962." in one.text for one in read_source(written(folder, suffix, good(suffix)))
     )
+
+
+PAGES = [
+    *("<", ">", "</", "&", "&amp", "<!", "<![", "<!--", "-->", "<?", '="', " ", "\n", "\r", "\0", "x", "\xff", "<p>"),
+    *(
+        "<td>",
+        "<tr>",
+        "<table>",
+        "<b class=N>",
+        "</b>",
+        "<a href=N>",
+        "<div>",
+        "</div>",
+        "<p hidden>",
+        "<svg>",
+        "<pre>",
+    ),
+    *("<title>", "<template>", "</template>", "<script>", "</script>", "<select>", "<option>", "<font size=N>", "</i>"),
+]
+WORDS = [
+    *("<w:p/>", "<w:r><w:t>x</w:t></w:r>", "<w:tbl><w:tr><w:tc><w:p/></w:tc></w:tr></w:tbl>", "<w:sectPr/>", "<w:tr/>"),
+    *(
+        "<w:p><w:pPr><w:rPr><w:del/></w:rPr></w:pPr><w:r><w:t>x</w:t></w:r></w:p>",
+        "<w:sdt/>",
+        "<m:oMath><m:d/></m:oMath>",
+    ),
+    *("<w:p><w:r><w:footnoteReference w:id='N'/></w:r></w:p>", "<mc:AlternateContent/>", "x", "<w:t>x</w:t>"),
+]
+SIGNS = [
+    *("BT ", "ET ", "q ", "Q ", "(x) Tj ", "/F1 9 Tf ", "1 0 0 1 7 N Tm ", "0 -9 Td ", "T* ", "<< ", "[ "),
+    "[(x) -900 (y)] TJ ",
+]
+LINES = ['{"text": "x"}', '{"text": null}', "{", "[", "]", '"', "\\", "\n", "\r", "\0", "\xff", "9", " ", "x. "]
+PARTS = {".html": PAGES, ".docx": WORDS, ".pdf": SIGNS, ".jsonl": LINES, ".jsonl.gz": LINES, ".txt": LINES}
+
+
+def seconds(folder: Path, suffix: str, parts: list[str], count: int) -> float:
+    """To read a file in which they are repeated."""
+    text = "".join("".join(parts).replace("N", str(number)) for number in range(count))
+    data = text.encode("latin-1", "replace")
+    if suffix == ".docx":
+        data = package(text)
+    elif suffix == ".pdf":
+        data = write_pdf(stream(data))
+    elif suffix == ".jsonl.gz":
+        data = gzip.compress(data)
+    file = written(folder, suffix, data)
+    start = time.process_time()
+    for _ in read_source(file):
+        pass
+    return time.process_time() - start
+
+
+@pytest.mark.parametrize("suffix", PARTS)
+@settings(max_examples=10)
+@given(data=st.data())
+def test_time_grows_with_the_file_not_its_square(folder: Path, suffix: str, data: st.DataObject):
+    parts = data.draw(st.lists(st.sampled_from(PARTS[suffix]), min_size=1, max_size=4))
+    few = max(seconds(folder, suffix, parts, 300), 0.01)
+    assert min(seconds(folder, suffix, parts, 2_400) for _ in range(2)) < 24 * few

@@ -1,6 +1,9 @@
-"""PDFs written by hand, object by object."""
+"""PDFs written by hand, object by object, and documents of Word, part by part."""
 
 from __future__ import annotations
+
+import io
+import zipfile
 
 
 def stream(data: bytes, more: bytes = b"") -> bytes:
@@ -38,3 +41,39 @@ def write_pdf(*pages: str | bytes, notes: bytes = b"", more: tuple[bytes, ...] =
     size = len(places) + 1
     end = b"trailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % (size, len(data))
     return data + b"xref\n0 %d\n0000000000 65535 f \n" % size + table + end
+
+
+OPEN = "http://schemas.openxmlformats.org"
+W = f"{OPEN}/wordprocessingml/2006/main"
+NAMES = " ".join(
+    f'xmlns:{short}="{name}"'
+    for short, name in {
+        "w": W,
+        "r": f"{OPEN}/officeDocument/2006/relationships",
+        "m": f"{OPEN}/officeDocument/2006/math",
+        "mc": f"{OPEN}/markup-compatibility/2006",
+        "v": "urn:schemas-microsoft-com:vml",
+        "wps": "http://schemas.microsoft.com/office/word/2010/wordprocessingShape",
+    }.items()
+)
+
+
+def package(body: str, *, before: str = "", **parts: str) -> bytes:
+    """A document of Word with these parts, such as ``footnotes``, ``header1`` and ``settings``."""
+
+    def related(**targets: str) -> str:
+        kind = f"{OPEN}/officeDocument/2006/relationships"
+        more = (
+            f'<Relationship Id="{name}" Type="{kind}/{name.rstrip("123")}" Target="{target}"/>'
+            for name, target in targets.items()
+        )
+        return f'<Relationships xmlns="{OPEN}/package/2006/relationships">{"".join(more)}</Relationships>'
+
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("_rels/.rels", related(officeDocument="/word/document.xml"))
+        file.writestr("word/_rels/document.xml.rels", related(**{name: f"{name}.xml" for name in parts}))
+        file.writestr("word/document.xml", f"{before}<w:document {NAMES}><w:body>{body}</w:body></w:document>")
+        for name, content in parts.items():
+            file.writestr(f"word/{name}.xml", f"<w:{name} {NAMES}>{content}</w:{name}>")
+    return data.getvalue()
