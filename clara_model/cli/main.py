@@ -211,11 +211,18 @@ def _add_store_commands(commands: Any, model: Parser, quiet: Parser) -> None:
     search.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     search.set_defaults(run=stores.search)
 
-    store = commands.add_parser("store", parents=[quiet], help="look after a store, or after the user's cache")
+    store = commands.add_parser(
+        "store",
+        parents=[quiet],
+        help="look after a store, or after the user's cache; verify exits with 3 where it finds damage",
+    )
     store.add_argument("action", choices=("stats", "compact", "verify", "copy", "clear"))
     store.add_argument("store", nargs="?", metavar="FOLDER", help="default: the stores in the user's cache folder")
     store.add_argument("--to", metavar="FOLDER", help="copy: the other store, in whatever place or element type")
     store.add_argument("--encoding", choices=_ENCODINGS, help="copy: element type of the other store, if it is new")
+    store.add_argument(
+        "--mend", action="store_true", help="verify: drop what is damaged, so that compress makes it anew"
+    )
     store.add_argument("--json", action="store_true", help="JSON instead of a table")
     store.set_defaults(run=stores.manage)
 

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
-import shutil
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 2 << 30
 """Of one checkpoint's latents in the user's cache folder; those put longest ago go first."""
+FOUND_DAMAGE = 3
+"""Exit code of `verify`."""
 logger = logging.getLogger(__name__)
 
 
@@ -114,18 +118,24 @@ def ask(args: argparse.Namespace) -> None:
     out.print(Text(f"{_times(results)}, generate {tables.seconds(answer.timings.generate)}", style="dim"))
 
 
-def manage(args: argparse.Namespace) -> None:
-    """`clara store`."""
+def manage(args: argparse.Namespace) -> int:
+    """`clara store`; `FOUND_DAMAGE` where `verify` found some."""
     if args.action == "copy":
         if not args.store or not args.to:
             raise ValueError("store copy takes two stores: clara store copy FOLDER --to OTHER_FOLDER")
         _show([_copy(args.store, args.to, args.encoding)], args)
-        return
+        return 0
     if args.to or args.encoding:
         raise ValueError(f"--to and --encoding say where a store is copied; store {args.action} takes neither")
-    kept = (str(path) for path in sorted(cache().glob("*")) if path.is_dir())
-    records = [_ACTIONS[args.action](folder) for folder in ([args.store] if args.store else kept)]
+    if args.mend and args.action != "verify":
+        raise ValueError(f"--mend drops the damage that verify finds; store {args.action} does not take it")
+    folders = [args.store] if args.store else [str(path) for path in sorted(cache().glob("*")) if path.is_dir()]
+    if args.action == "verify":
+        records = [_verify(folder, args.mend) for folder in folders]
+    else:
+        records = [_ACTIONS[args.action](folder) for folder in folders]
     _show(records, args)
+    return FOUND_DAMAGE if any(record.get("damaged") for record in records) else 0
 
 
 def _show(records: list[dict[str, Any]], args: argparse.Namespace) -> None:
@@ -146,7 +156,7 @@ def _existing(name: str) -> str:
 
 
 def conditions(words: Sequence[str]) -> Mapping[str, Any] | None:
-    """``name=value`` words as a filter; values that are whole numbers fit both spellings.
+    """``name=value`` words as a filter; a value that reads as a number, ``true`` or ``false`` fits that too.
 
     Raises:
         ValueError: a word without ``=``.
@@ -156,9 +166,12 @@ def conditions(words: Sequence[str]) -> Mapping[str, Any] | None:
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise ValueError(f"--where takes NAME=VALUE, got {word!r}")
-        where.setdefault(name, []).append(value)
-        if value.lstrip("-").isdigit():
-            where[name].append(int(value))
+        values = where.setdefault(name, [])
+        values.append(value)
+        with suppress(ValueError):
+            read = json.loads(value)
+            if isinstance(read, (bool, int)) or (isinstance(read, float) and math.isfinite(read)):
+                values.append(read)
     return where or None
 
 
@@ -202,28 +215,23 @@ def _copy(folder: str, target: str, encoding: str | None) -> dict[str, Any]:
         return {"url": folder, "copied": copy_store(source, other), "to": target, "nbytes": other.stats().nbytes}
 
 
-def _verify(folder: str) -> dict[str, Any]:
+def _verify(folder: str, mend: bool) -> dict[str, Any]:
     from clara_model.store import open_store
 
     with open_store(_existing(folder)) as store:
-        damages = store.verify()
+        damages = store.verify(mend=mend)
     return {"url": folder, "damaged": len(damages), **{one.where: one.what for one in damages}}
 
 
 def _clear(folder: str) -> dict[str, Any]:
-    name = _existing(folder)
-    if "://" in name.removeprefix("file://"):
-        raise ClaraError(f"{name} is on object storage; remove its blocks.lance and documents.lance there")
-    place = Path(name.removeprefix("file://")).expanduser()
-    freed = _stats(folder)["nbytes"]
-    shutil.rmtree(place / "search", ignore_errors=True)
-    for file in (*place.glob("latents.sqlite*"), *place.glob("data-*.bin")):  # nothing that is not the store's
-        file.unlink(missing_ok=True)  # SQLite's own go with the last connection
-    for name in ("blocks.lance", "documents.lance"):
-        shutil.rmtree(place / name, ignore_errors=True)
-    if not any(place.iterdir()):
-        place.rmdir()
-    return {"url": folder, "nbytes_freed": freed}
+    from clara_model.search.store_search import StoreSearch
+    from clara_model.store import open_store
+
+    with open_store(_existing(folder)) as store:
+        before = store.stats().nbytes
+        store.clear()
+        StoreSearch(store).clear()
+        return {"url": folder, "nbytes_freed": max(0, before - store.stats().nbytes)}
 
 
-_ACTIONS = {"stats": _stats, "compact": _compact, "verify": _verify, "clear": _clear}
+_ACTIONS = {"stats": _stats, "compact": _compact, "clear": _clear}

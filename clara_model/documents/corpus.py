@@ -22,7 +22,7 @@ from clara_model.documents.ahead import ahead
 from clara_model.documents.document import Document, Unread
 from clara_model.documents.hub import is_hub_name
 from clara_model.documents.passages import plain_name, read_source, sources_of
-from clara_model.store.protocol import DurableStore, StoredDocument, Window, content_key
+from clara_model.store.protocol import DurableStore, MissingBlocks, StoredDocument, Window, content_key
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 CHARACTERS_AT_ONCE = 64_000
 """Of the documents that are compressed between two steps of the progress, by one process."""
+CHECKED_AT_ONCE = 256
+"""Documents that have not changed, whose latents are looked at together."""
 WINDOWS_AT_ONCE = 256
 """Windows that are compressed together; a long document has many."""
 _PLACE = re.compile(r"^(.*?)(:\d+)?(#\d+)?$", re.DOTALL)
 """A document's id: its file, its line and, of several texts of one line, which."""
 _DATA_SET = re.compile(r"^(hf://datasets/[^/@]+/[^/@]+).*$", re.DOTALL)
 _SLASHES = ("/", "\\")
+_TURNS = 5
+"""Times that a batch is begun again."""
 New = tuple[str, str, Document]
 """Id, digest and document of one that is not in the store as it is."""
 
@@ -102,7 +106,7 @@ def compress_corpus(
         names: files, folders and data sets of the hub (``hf://datasets/..``).
         text_key: key or column that holds the text of a row (default: text, contents or docs).
         metadata: keys or columns of a row that are kept as its documents' metadata, for `Clara.search(.., where=..)`;
-            ``file`` and ``line`` always are.
+            ``file`` and ``line`` always are, of the document where the row has none.
         sync: delete the store's documents that are not among them, if they are known to be gone: what stands below a
             folder or in a file that cannot be read stays, and what stood below a folder that is empty now (as where a
             share is not mounted). Rows that a file no longer holds are deleted in any case.
@@ -122,7 +126,9 @@ def compress_corpus(
     known = store.digests()
     seen: set[str] = set()
     read: set[str] = set()
-    batches = _batches(_new(_documents(sources, sizes, text_key, metadata, report, unread, read), known, seen, report))
+    batches = _batches(
+        _new(_documents(sources, sizes, text_key, metadata, report, unread, read), store, known, seen, report)
+    )
     with _making(clara, store, batches) as made:
         for done in made:
             report.windows += done.windows
@@ -204,8 +210,11 @@ def _unmounted(file: str) -> str | None:
     return f"{folder} is empty, as where nothing is mounted; delete it too if its documents are gone."
 
 
-def _new(documents: Iterable[Document], known: dict[str, str], seen: set[str], report: CorpusReport) -> Iterator[New]:
-    """Those that are not in the store as they are."""
+def _new(
+    documents: Iterable[Document], store: DurableStore, known: dict[str, str], seen: set[str], report: CorpusReport
+) -> Iterator[New]:
+    """Those that are not in the store as they are, or whose latents are damaged or missing there."""
+    same: list[New] = []
     for document in documents:
         place = document.file if document.line is None else f"{document.file}:{document.line}"
         name, number = place, 1
@@ -218,13 +227,29 @@ def _new(documents: Iterable[Document], known: dict[str, str], seen: set[str], r
         digest = digest_of(document)
         if known.get(name) == digest:
             report.unchanged += 1
+            same.append((name, digest, document))
+            if len(same) == CHECKED_AT_ONCE:
+                yield from _broken(store, same, report)
+                same = []
         else:
             yield name, digest, document
+    yield from _broken(store, same, report)
+
+
+def _broken(store: DurableStore, same: Sequence[New], report: CorpusReport) -> Iterator[New]:
+    """Documents that have not changed, but whose latents must be made anew."""
+    damages = {one.where for one in store.verify([name for name, *_ in same], mend=True)} if same else set()
+    broken = [new for new in same if new[0] in damages]
+    if broken:
+        report.unchanged -= len(broken)
+        logger.warning("%s: %d documents are made anew: their latents were damaged or missing", store.url, len(broken))
+    yield from broken
 
 
 def digest_of(document: Document) -> str:
     """Of what is kept: changed metadata are recorded anew, which compresses nothing."""
     more = f"\0{json.dumps(dict(document.metadata), sort_keys=True)}" if document.metadata else ""
+    more += "\0" * (document.metadata.keys() & {"file", "line"} != set())  # an older version did not keep these
     return content_key(document.text + more)
 
 
@@ -277,21 +302,27 @@ def _split(clara: Clara, batch: Sequence[New]) -> list[_Split]:
 
 def _kept(clara: Clara, store: DurableStore, splits: Sequence[_Split]) -> Done:
     texts = list(dict.fromkeys(text for split in splits for text in split.texts))
-    there = store.numbers([content_key(text) for text in texts])
-    missing = [text for text in texts if content_key(text) not in there]
-    tokens = 0
-    for start in range(0, len(missing), WINDOWS_AT_ONCE):
-        part = missing[start : start + WINDOWS_AT_ONCE]
-        tokens += sum(clara.engine.call().compress(part).lengths)  # split already
-    store.record([_stored(split) for split in splits])
-    return Done(sum(len(split.places) for split in splits), len(missing), tokens)
+    tokens = compressed = 0
+    for turn in range(_TURNS):
+        there = store.numbers([content_key(text) for text in texts])
+        missing = [text for text in texts if content_key(text) not in there]
+        for start in range(0, len(missing), WINDOWS_AT_ONCE):
+            part = missing[start : start + WINDOWS_AT_ONCE]
+            tokens += sum(clara.engine.call().compress(part).lengths)  # split already
+        compressed += len(missing)
+        try:
+            store.record([_stored(split) for split in splits])
+            break
+        except MissingBlocks:  # another run has changed the last document that had them
+            if turn == _TURNS - 1:
+                raise
+    return Done(sum(len(split.places) for split in splits), compressed, tokens)
 
 
 def _stored(split: _Split) -> StoredDocument:
     windows = tuple(
         Window(content_key(text), start, end) for text, (start, end) in zip(split.texts, split.places, strict=True)
     )
-    metadata: dict[str, str | int | float | bool] = {**split.document.metadata, "file": split.document.file}
-    if split.document.line is not None:
-        metadata["line"] = split.document.line
-    return StoredDocument(split.id, windows, split.digest, metadata)
+    place = {"file": split.document.file, "line": split.document.line}
+    own = {name: value for name, value in place.items() if value is not None}
+    return StoredDocument(split.id, windows, split.digest, {**own, **split.document.metadata})

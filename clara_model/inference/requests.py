@@ -213,23 +213,17 @@ def search(engine: Engine, searched: StoreSearch, question: str, top_k: int, whe
     question_MD = call.queries([question]).vectors[0]
     start = time.perf_counter()
     best = searched.best(question_MD, top_k, where)
-    places = _first_places(searched, best, where)
+    places: dict[str, Placed] = {}
+    for place in searched.store.places([one.row.key for one in best], where):
+        places.setdefault(place.key, place)
+    if where is not None:  # what was damaged meanwhile stands nowhere any more
+        best = [one for one in best if one.row.key in places]
     found = tuple(_found(one, places.get(one.row.key)) for one in best)
     latents = None
     if best:
         vectors_NMD = torch.stack([one.row.block.vector for one in best])
         latents = Latents(vectors_NMD, tuple(one.row.block.length for one in best), engine.model.fingerprint)
     return SearchResults(found, latents, Timings(query=call.timings().query, rank=time.perf_counter() - start))
-
-
-def _first_places(searched: StoreSearch, best: list[Scored], where: Where | None) -> dict[str, Placed]:
-    """The first place of each block; with a filter, the first in a document that fits."""
-    allowed = None if where is None else {(one.document, one.number) for one in searched.store.find(where=where)}
-    places: dict[str, Placed] = {}
-    for place in searched.store.places([one.row.key for one in best]):
-        if allowed is None or (place.document, place.number) in allowed:
-            places.setdefault(place.key, place)
-    return places
 
 
 def _found(one: Scored, place: Placed | None) -> Found:

@@ -1,13 +1,14 @@
 """The coarse index of a store: every block's short vector in memory-mapped files, brought up to date from the store.
 
-Derived from the store, in a folder of its own, and built anew where it is lost, mostly of blocks that are gone, or
-learned from too few. An SQLite file says how far it reaches and lets one process write at a time; what it counts as
-written is never changed. For late interaction it holds the signs of every slot instead.
+Derived from the store, in a folder of its own, and built anew where it is lost, another store's, mostly of blocks that
+are gone, or learned from too few. An SQLite file says how far it reaches and lets one process write at a time; what it
+counts as written is never changed. For late interaction it holds the signs of every slot instead.
 Shapes: ``N`` blocks, ``S`` directions, ``G`` bytes of signs, ``M`` slots.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -32,6 +33,14 @@ _ROTATED_AT_ONCE = 1 << 21
 """Numbers of latents that are rotated together: few enough to stay in a CPU's cache."""
 _LEARN_AGAIN = 4
 """Where the directions were learned from fewer, they are learned anew when there are so many times as many."""
+
+
+_TAIL = 16
+"""Of the last blocks that it has seen, number and key are kept."""
+
+
+class Moved(Exception):
+    """The index was built anew by another process in between."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class CoarseIndex:
         self._connections = Connections(folder / FILE)
         with self._connections.writing() as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
-            query = "SELECT name, value FROM about WHERE name != 'directions'"
+            query = "SELECT name, value FROM about WHERE name NOT IN ('directions', 'tail')"
             about = dict(connection.execute(query).fetchall())
             if about.get("identity") != identity or about.get("format") != FORMAT or about.get("size") != SIZE:
                 generation = int(about.get("generation", 0)) + 1
@@ -79,6 +88,9 @@ class CoarseIndex:
         self._maps: dict[tuple[int, str], Array] = {}
         self._learned: tuple[int, Directions] | None = None
         self._checked = False
+        self._there: tuple[int, int, Array] | None = None
+        """The store's generation, the highest number that it had given, and the numbers that it had."""
+        self._places: tuple[Reach, Array | None] | None = None
 
     def reach(self) -> Reach:
         """How far it goes now."""
@@ -88,26 +100,69 @@ class CoarseIndex:
     def update(self, store: DurableStore) -> Reach:
         """Take in the blocks that the store has got since; a few thousand at a time, each kept when it is done.
 
-        Whether it should be built anew is asked when it is first brought up to date and when something has come: the
-        store counts its blocks for that, which a question should not wait for.
+        It is built anew where it is another history's (of a folder that was copied while it was written), mostly of
+        blocks that are gone, or learned from too few.
         """
         reach = self.reach()
-        if self._checked and next(store.iterate(reach.last), None) is None:
-            return reach
+        if not self._checked and reach.last and self._is_foreign(store, reach):
+            reach = self._start_again()
         self._checked = True
-        blocks = store.stats().blocks
-        if reach.count > 2 * blocks + _AT_ONCE or (
-            0 < reach.learned < _AT_ONCE and blocks >= _LEARN_AGAIN * reach.learned
-        ):
-            with self._connections.writing() as connection:
-                generation = _reach(connection).generation + 1
-                _start(connection, generation)
-            self._delete_others(generation)
-        rows = store.iterate(self.reach().last)
+        rows = store.iterate(reach.last)
         while part := list(islice(rows, _AT_ONCE)):
-            if not self._append(part):  # another process is at it: go on behind what it has done
-                rows = store.iterate(self.reach().last)
+            if 0 < reach.learned < _AT_ONCE and reach.count + len(part) >= _LEARN_AGAIN * reach.learned:
+                reach = self._start_again()
+            elif self._append(part):
+                reach = self.reach()
+                continue
+            reach = self.reach()  # another process may be at it: go on behind what it has done
+            rows = store.iterate(reach.last)
+        places = self.places(store, reach)
+        if places is not None and reach.count > 2 * len(places) + _AT_ONCE:
+            self._start_again()
+            return self.update(store)
+        return reach
+
+    def places(self, store: DurableStore, reach: Reach) -> Array | None:
+        """The rows whose blocks are still there, rising; None for all. The store is asked when blocks have gone."""
+        if not reach.count:
+            return None
+        generation = store.generation
+        if self._there is None or self._there[0] != generation:
+            last = store.last_number  # what comes now has a higher number
+            self._there = generation, last, np.array(store.all_numbers(), dtype=np.int64)
+            self._places = None
+        if self._places is None or self._places[0] != reach:
+            _, last, there = self._there
+            numbers = self.numbers(reach)
+            alive = (numbers > last) | np.isin(numbers, there, assume_unique=True)
+            self._places = reach, None if alive.all() else np.flatnonzero(alive)
+        return self._places[1]
+
+    def _is_foreign(self, store: DurableStore, reach: Reach) -> bool:
+        """Whether the last blocks that it has seen are not the store's; one that is still there tells."""
+        with self._connections.reading() as connection:
+            found = connection.execute("SELECT value FROM about WHERE name = 'tail'").fetchone()
+        if found is None or reach.last > store.last_number:  # an older version kept no tail
+            return reach.last > store.last_number
+        tail = json.loads(found[0])
+        there = {row.number: row.key for row in store.rows([number for number, _ in tail])}
+        known = [there[number] == key for number, key in tail if number in there]
+        return not known or not known[-1]
+
+    def _start_again(self) -> Reach:
+        """Build it anew, under other names: another process may be reading the files."""
+        with self._connections.writing() as connection:
+            generation = _reach(connection).generation + 1
+            _start(connection, generation)
+        for path in self.folder.glob("*-*.bin"):
+            number = path.name.partition("-")[0]
+            if number.isdigit() and int(number) < generation:  # not those of a process that was quicker
+                path.unlink(missing_ok=True)
         return self.reach()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._start_again()
 
     def _append(self, rows: list[Row]) -> bool:
         sketch = slot_signs if self.ranking == "late" else rotation
@@ -119,7 +174,8 @@ class CoarseIndex:
             put = self._slots if self.ranking == "late" else self._projections
             numbers = np.array([row.number for row in rows], dtype=np.int64)
             _write(self.folder, reach, {"numbers": numbers, **put(connection, reach, sketches)})
-            _set(connection, count=reach.count + len(rows), last=rows[-1].number)
+            tail = json.dumps([(row.number, row.key) for row in rows[-_TAIL:]])
+            _set(connection, count=reach.count + len(rows), last=rows[-1].number, tail=tail)
         return True
 
     def _projections(self, connection: sqlite3.Connection, reach: Reach, rotations_NR: Array) -> dict[str, Array]:
@@ -142,11 +198,6 @@ class CoarseIndex:
             with self._connections.reading() as connection:
                 self._learned = reach.generation, Directions.frombytes(_get(connection, "directions"))
         return self._learned[1]
-
-    def _delete_others(self, generation: int) -> None:
-        for path in self.folder.glob("*-*.bin"):
-            if not path.name.startswith(f"{generation}-"):
-                path.unlink(missing_ok=True)
 
     def numbers(self, reach: Reach) -> Array:
         """``[N]`` block numbers, rising."""
@@ -173,9 +224,14 @@ class CoarseIndex:
         found = self._maps.get(key)
         if found is None or len(found) < reach.count:
             path = _path(self.folder, reach.generation, name)
+            if self.reach().generation != reach.generation:
+                raise Moved
             if not path.exists() or path.stat().st_size < reach.count * width * np.dtype(dtype).itemsize:
                 raise ClaraError(f"{self.folder} is damaged ({path.name} is too short); delete it, it is built anew")
-            mapped = np.asarray(np.memmap(path, dtype=dtype, mode="r"))  # slices of a memmap object are slow to make
+            try:
+                mapped = np.asarray(np.memmap(path, dtype=dtype, mode="r"))  # a memmap object is slow to slice
+            except FileNotFoundError:
+                raise Moved from None
             self._maps[key] = found = mapped.reshape(-1, width)
         return found
 

@@ -35,7 +35,7 @@ _SCORED_AT_ONCE = 1024
 _SLOTS_AT_ONCE = 65_536
 
 
-def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, allowed: Array | None = None) -> Array:
+def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, places: Array | None = None) -> Array:
     """The numbers of the blocks whose short vectors are nearest to a question's, best first.
 
     Args:
@@ -43,14 +43,13 @@ def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, all
         reach: of the index.
         rotation_R: the question's.
         count: how many.
-        allowed: block numbers, rising, that alone may be returned; all by default.
+        places: rows of the index, rising, that alone may be returned; all by default.
     """
     if not reach.count:
         return np.empty(0, dtype=np.int64)
     numbers = index.numbers(reach)
     directions = index.directions(reach)
     question = directions.question(rotation_R)
-    places = _places(numbers, allowed)
     total = reach.count if places is None else len(places)
     first = max(FIRST, PER_CANDIDATE * count)
     whole_NS, scales_N = index.bytes(reach)
@@ -58,9 +57,9 @@ def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, all
     with ThreadPoolExecutor(cores, initializer=_alone) as pool:  # starts no thread before it is given something to do
         side_by_side = map if cores == 1 else pool.map
         if total > first:
-            signs_NG = index.signs(reach) if places is None else index.signs(reach)[places]
-            near = _nearest_by_signs(signs_NG, directions.question_signs(question), first, cores, side_by_side)
-            places = near if places is None else places[near]
+            signs_NG = index.signs(reach)
+            asked = directions.question_signs(question)
+            places = _nearest_by_signs(signs_NG, asked, first, places, cores, side_by_side)
         elif places is None:
             places = np.arange(total)
         shares = np.array_split(places, cores)
@@ -68,7 +67,9 @@ def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, all
     return np.asarray(numbers[places[_largest(scores, count)]])
 
 
-def likest(index: CoarseIndex, reach: Reach, question_MD: Tensor, count: int, allowed: Array | None = None) -> Array:
+def nearest_by_slots(
+    index: CoarseIndex, reach: Reach, question_MD: Tensor, count: int, places: Array | None = None
+) -> Array:
     """The numbers of the blocks with the highest late interaction as their slots' signs tell it, best first.
 
     Args:
@@ -76,13 +77,13 @@ def likest(index: CoarseIndex, reach: Reach, question_MD: Tensor, count: int, al
         reach: of the index.
         question_MD: the question's latents.
         count: how many.
-        allowed: block numbers, rising, that alone may be returned; all by default.
+        places: rows of the index, rising, that alone may be returned; all by default.
     """
     if not reach.count:
         return np.empty(0, dtype=np.int64)
     numbers = index.numbers(reach)
-    places = _places(numbers, allowed)
-    signs_NMG = index.slots(reach) if places is None else index.slots(reach)[places]
+    few = places is not None and 2 * len(places) < reach.count  # of many, all are compared: a copy takes longer
+    signs_NMG = index.slots(reach)[places] if few else index.slots(reach)
     asked = question_MD[question_MD.any(dim=-1)]
     asked_QG, weights_Q = slot_signs(asked[:, None])[:, 0], asked.float().norm(dim=-1).numpy()
     bits = slot_bits(question_MD.shape[1])
@@ -91,6 +92,8 @@ def likest(index: CoarseIndex, reach: Reach, question_MD: Tensor, count: int, al
     with ThreadPoolExecutor(cores, initializer=_alone) as pool:
         shares = np.array_split(signs_NMG, cores)
         scores = np.concatenate(list(pool.map(lambda share: _late(share, asked_QG, weights_Q, worths), shares)))
+    if places is not None and not few:
+        scores = scores[places]
     best = _largest(scores, count)
     return np.asarray(numbers[best if places is None else places[best]])
 
@@ -109,20 +112,25 @@ def _late(signs_NMG: Array, asked_QG: Array, weights_Q: Array, worths: Array) ->
     return out
 
 
-def _places(numbers: Array, allowed: Array | None) -> Array | None:
-    """Where the allowed numbers stand; None for all."""
-    return None if allowed is None else np.flatnonzero(np.isin(numbers, allowed, assume_unique=True))
-
-
 def _nearest_by_signs(
-    signs_NG: Array, question_1G: Array, count: int, cores: int, side_by_side: Callable[..., Iterable[Any]]
+    signs_NG: Array,
+    question_1G: Array,
+    count: int,
+    places: Array | None,
+    cores: int,
+    side_by_side: Callable[..., Iterable[Any]],
 ) -> Array:
-    """The rows, rising, that share most signs with the question: ``count`` or a few more."""
+    """The rows among ``places``, rising, that share most signs with the question: ``count`` or a few more."""
+    few = places is not None and 2 * len(places) < len(signs_NG)
+    if few:
+        signs_NG = signs_NG[places]
     differing = np.empty(len(signs_NG), dtype=np.int32)
     bounds = np.linspace(0, len(signs_NG), cores + 1).astype(int)
     shares = [slice(*pair) for pair in pairwise(bounds)]
     list(side_by_side(lambda share: distances(signs_NG[share], question_1G, differing[share]), shares))
-    return _smallest(differing, count)
+    if places is None:
+        return _smallest(differing, count)
+    return places[_smallest(differing if few else differing[places], count)]
 
 
 def distances(signs_NG: Array, question_1G: Array, out_N: Array) -> None:

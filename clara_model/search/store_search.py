@@ -7,7 +7,9 @@ The score is the checkpoint's, the same number that ranking gives. Leaves out en
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -19,17 +21,23 @@ from torch import Tensor
 from clara_model.errors import ClaraError, shown
 from clara_model.latents import Latents
 from clara_model.modeling.ranking import SCORES
-from clara_model.search.index import CoarseIndex
-from clara_model.search.scan import likest, nearest
+from clara_model.search.index import CoarseIndex, Moved, Reach
+from clara_model.search.scan import nearest, nearest_by_slots
 from clara_model.search.sketch import Array, rotation
 from clara_model.store.protocol import DurableStore, Row, Where
 from clara_model.windows import Window
+
+logger = logging.getLogger(__name__)
 
 CANDIDATES = 200
 """Blocks that are scored exactly, at least; four times as many as are asked for, where that is more."""
 PER_RESULT = 4
 LATE = 2
 """Times as many for late interaction, which signs tell less exactly (docs/results.md)."""
+_WIDER = 4
+"""Times as many are looked at where too few could be scored."""
+_TURNS = 5
+"""Times that a search starts anew because the store or its index has changed under it."""
 _AT_ONCE = 64
 """Whole blocks in memory at a time."""
 
@@ -59,28 +67,70 @@ class StoreSearch:
             top_k: how many.
             where: metadata of the documents that may be found; all blocks by default.
         """
-        with self._lock:
-            if self._index is None:
-                self._index = CoarseIndex(index_folder(self.store), self.store.identity, self.ranking)
-            reach = self._index.update(self.store)
-        allowed = None if where is None else self._allowed(where)
-        count = max(CANDIDATES, PER_RESULT * top_k)
-        if self.ranking == "late":
-            numbers = likest(self._index, reach, question_MD, LATE * count, allowed)
-        else:
-            numbers = nearest(self._index, reach, rotation(question_MD[None])[0], count, allowed)
-        scored: list[Scored] = []
-        for start in range(0, len(numbers), _AT_ONCE):
-            rows = self.store.rows(numbers[start : start + _AT_ONCE].tolist())
-            if rows:
-                vectors_KMD = torch.stack([row.block.vector for row in rows])
-                scores_K = SCORES[self.ranking](question_MD[None], vectors_KMD)[0].tolist()
-                scored += map(Scored, rows, scores_K)
-        return sorted(scored, key=lambda one: (-one.score, one.row.number))[:top_k]
+        for turn in range(_TURNS):
+            generation = self.store.generation
+            try:
+                found = self._best(question_MD, top_k, where)
+            except Moved:
+                if turn == _TURNS - 1:
+                    raise ClaraError(f"the search index of {self.store.url} is built anew all the time") from None
+                continue
+            if len(found) == top_k or generation == self.store.generation:
+                break  # else blocks have gone, or got other numbers, in between
+        return found
 
-    def _allowed(self, where: Where) -> Array:
-        keys = list(dict.fromkeys(place.key for place in self.store.find(where=where)))
-        return np.sort(np.array(list(self.store.numbers(keys).values()), dtype=np.int64))
+    def _best(self, question_MD: Tensor, top_k: int, where: Where | None) -> list[Scored]:
+        index, reach, places = self._ready()
+        if where is not None:
+            numbers = np.array(self.store.matching(where), dtype=np.int64)
+            places = np.flatnonzero(np.isin(index.numbers(reach), numbers, assume_unique=True)) if reach.count else None
+        count = max(CANDIDATES, PER_RESULT * top_k)
+        scored: list[Scored] = []
+        seen: Array = np.empty(0, dtype=np.int64)
+        while True:
+            if self.ranking == "late":
+                numbers = nearest_by_slots(index, reach, question_MD, LATE * count, places)
+            else:
+                numbers = nearest(index, reach, rotation(question_MD[None])[0], count, places)
+            fresh = numbers[~np.isin(numbers, seen)] if len(seen) else numbers
+            for start in range(0, len(fresh), _AT_ONCE):
+                rows = self.store.rows(fresh[start : start + _AT_ONCE].tolist())
+                if rows:
+                    vectors_KMD = torch.stack([row.block.vector for row in rows])
+                    scores_K = SCORES[self.ranking](question_MD[None], vectors_KMD)[0].tolist()
+                    scored += map(Scored, rows, scores_K)
+            if len(scored) >= top_k or len(fresh) == 0 or len(numbers) < count:
+                return sorted(scored, key=lambda one: (-one.score, one.row.number))[:top_k]
+            count, seen = _WIDER * count, numbers  # damaged ones, or gone this moment: look further
+
+    def _ready(self) -> tuple[CoarseIndex, Reach, Array | None]:
+        """The index, brought up to date, and which of its rows count; in the cache folder where there is no room."""
+        with self._lock:
+            if self.store.fingerprint is None and self._index is not None and self._index.reach().last:
+                raise ClaraError(
+                    f"{self.store.url} was emptied after it was opened here, and holds nothing to search; "
+                    f"fill it again: clara compress FILE_OR_FOLDER --store {self.store.url}"
+                )
+            folders = [index_folder(self.store), _cached_folder(self.store)]
+            for folder in folders if self._index is None else [self._index.folder, folders[1]]:
+                try:
+                    if self._index is None or self._index.folder != folder:
+                        self._index = CoarseIndex(folder, self.store.identity, self.ranking)
+                    reach = self._index.update(self.store)
+                    return self._index, reach, self._index.places(self.store, reach)
+                except ClaraError as error:
+                    self._index = None
+                    if folder == folders[1]:
+                        raise
+                    logger.warning("%s; the search index is kept in %s", error, folders[1])
+        raise AssertionError("one of the folders is the last")
+
+    def clear(self) -> None:
+        """Forget the index: the store has been emptied."""
+        folder = index_folder(self.store)
+        if folder.exists():
+            with closing(CoarseIndex(folder, self.store.identity, self.ranking)) as index:
+                index.clear()
 
     def close(self) -> None:
         """Let go of the index's files; the store stays open."""
@@ -112,8 +162,11 @@ def index_folder(store: DurableStore) -> Path:
     folder = Path(store.url)
     if folder.is_dir() and os.access(folder, os.W_OK):
         return folder / "search"
-    name = hashlib.sha256(store.identity.encode()).hexdigest()[:16]
-    return cache_folder() / "search" / name
+    return _cached_folder(store)
+
+
+def _cached_folder(store: DurableStore) -> Path:
+    return cache_folder() / "search" / hashlib.sha256(store.identity.encode()).hexdigest()[:16]
 
 
 def cache_folder() -> Path:

@@ -1,6 +1,6 @@
 """The bounded in-memory store of latents that is on by default, alone or in front of one that lasts.
 
-Leaves out keeping latents on the disk (`store.sqlite.blocks`). Shapes: ``M`` memory tokens, ``D`` hidden size.
+Leaves out keeping latents on the disk (`store.sqlite.store`). Shapes: ``M`` memory tokens, ``D`` hidden size.
 """
 
 from __future__ import annotations
@@ -113,18 +113,33 @@ class LayeredStore:
         """Put ``cache`` in front of ``durable``."""
         self.cache = cache
         self.durable = durable
+        self._before: int | None = None
+        self._generation = durable.generation
 
     def get(self, fingerprint: str, keys: Sequence[str]) -> list[Block | None]:
-        """The blocks of these keys, ``None`` where neither has one; what was deleted from the store is put back."""
-        found = dict(zip(keys, self.cache.get(self._apart(fingerprint), keys), strict=True))
-        cached = {key: block for key, block in found.items() if block is not None}
-        there = self.durable.numbers(list(cached)) if cached else {}
-        self.durable.put(fingerprint, {key: block for key, block in cached.items() if key not in there})
-        missing = [key for key in found if key not in cached]
+        """The blocks of these keys, ``None`` where neither has one.
+
+        What is cached counts as stored until the store's generation moves. Then the store is looked at again, and what
+        was deleted from it and is asked for is put back.
+        """
+        now = self.durable.generation
+        if now != self._generation:
+            self._before, self._generation = self._generation, now
+        before = self._before
+        found = dict(zip(keys, self.cache.get(self._apart(fingerprint, now), keys), strict=True))
+        missing = [key for key, block in found.items() if block is None]
+        if missing and before is not None:
+            old = zip(missing, self.cache.get(self._apart(fingerprint, before), missing), strict=True)
+            cached = {key: block for key, block in old if block is not None}
+            there = self.durable.numbers(list(cached)) if cached else {}
+            self.durable.put(fingerprint, {key: block for key, block in cached.items() if key not in there})
+            self.cache.put(self._apart(fingerprint, now), cached)
+            found |= cached
+            missing = [key for key in missing if key not in cached]
         if missing:
             stored = zip(missing, self.durable.get(fingerprint, missing), strict=True)
             read = {key: block for key, block in stored if block is not None}
-            self.cache.put(self._apart(fingerprint), read)
+            self.cache.put(self._apart(fingerprint, now), read)
             found |= read
         return [found[key] for key in keys]
 
@@ -134,12 +149,13 @@ class LayeredStore:
         Raises:
             ClaraError: the store cannot be written; the cache has not taken them either.
         """
+        now = self.durable.generation
         self.durable.put(fingerprint, blocks)
-        self.cache.put(self._apart(fingerprint), blocks)
+        self.cache.put(self._apart(fingerprint, now), blocks)
 
-    def _apart(self, fingerprint: str) -> str:
-        """What the cache knows this store's blocks of a checkpoint by."""
-        return f"{fingerprint} in {self.durable.identity}"
+    def _apart(self, fingerprint: str, generation: int) -> str:
+        """What the cache knows this store's blocks of a checkpoint by, as of one state of the store."""
+        return f"{fingerprint} in {self.durable.identity} at {generation}"
 
 
 def layered(store: str | Path | LatentStore | None, cache: LatentStore, fingerprint: str) -> LatentStore:

@@ -8,10 +8,11 @@ Shapes: ``M`` memory tokens, ``D`` hidden size.
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import xxhash
@@ -174,6 +175,39 @@ _READERS: dict[str, Callable[[Encoded], Tensor]] = {
 
 def checksum(data: bytes | memoryview, *about: object) -> bytes:
     """8 bytes that depend on the data and on everything that is said about it (by its ``repr``)."""
+    return _checksum(data, repr(about))
+
+
+def _checksum(data: bytes | memoryview, about: str) -> bytes:
     digest = xxhash.xxh3_64(data)
-    digest.update(repr(about).encode("utf-8", "backslashreplace"))
+    digest.update(about.encode("utf-8", "backslashreplace"))
     return digest.digest()
+
+
+class _Window(Protocol):
+    @property
+    def key(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+def document_checksum(one: str, digest: str, metadata: str, windows: Iterable[_Window]) -> bytes:
+    """8 bytes that depend on all that is kept of a document, spelled out here: stores outlast types and their names."""
+    places = "".join(f", Window(key={w.key!r}, start={w.start}, end={w.end})" for w in windows)
+    return _checksum(b"", f"({one!r}, {digest!r}, {metadata!r}{places})")
+
+
+def dump_metadata(metadata: Mapping[str, Any]) -> str:
+    """Metadata as JSON, in the spelling that `store.filters` looks for.
+
+    Raises:
+        TypeError: a name that is not a string, or a value that JSON cannot hold.
+    """
+    if not all(isinstance(name, str) for name in metadata):
+        raise TypeError(f"metadata names must be strings, got {list(metadata)!r}")
+    try:
+        return json.dumps(dict(metadata), allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"metadata must be values that JSON can hold: {error}") from None

@@ -2,19 +2,28 @@
 
 All entries of a filter must hold: ``name: value`` (equal; None where there is nothing), ``name: [values]`` (one of
 them), ``name: {operator: value}`` with `OPERATORS`, ``"$and"`` or ``"$or"`` with a list of filters, ``"$not"`` with
-one. What is compared has one type: a number is neither above nor below a text.
+one. What is compared has one type: a number is neither above nor below a text. A `datetime` is compared with texts that
+are dates (ISO 8601). The name `DOCUMENT` is the document's id.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 SQL = tuple[str, list[Any]]
-"""A test on the JSON of the column ``d.metadata``, and its values."""
-
+"""A test on the columns ``d.id`` and ``d.metadata`` (JSON), never NULL, and its values."""
+DOCUMENT = "$document"
 _ORDERS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-_VALUE = "json_extract(d.metadata, ?)"
+_DEEPEST, _JOINED = 30, 500
+"""Tests in one another, and side by side without brackets, that SQLite takes."""
+_LARGEST = 2**63 - 1
+_TEXTS = "('text')"
+_NUMBERS = "('integer', 'real')"
 
 
 def condition(where: Mapping[str, Any]) -> SQL:
@@ -23,6 +32,21 @@ def condition(where: Mapping[str, Any]) -> SQL:
     Raises:
         TypeError: a name, an operator or a value that makes no sense.
     """
+    try:
+        test, values = _all(where)
+        depth = deepest = 0
+        for sign in test:
+            depth += (sign == "(") - (sign == ")")
+            deepest = max(deepest, depth)
+    except RecursionError:
+        deepest = 1000
+    if deepest > _DEEPEST:
+        raise TypeError(f"where is nested too deeply ({deepest} levels of at most {_DEEPEST}); say it in fewer")
+    # what is damaged fits nothing, and does not end the search
+    return (f"CASE WHEN json_valid(d.metadata) THEN {test} ELSE 0 END", values) if where else ("1", [])
+
+
+def _all(where: Mapping[str, Any]) -> SQL:
     if not isinstance(where, Mapping):
         raise TypeError(f"where must map names to values, got {where!r}")
     return _joined("AND", [_entry(name, wanted) for name, wanted in where.items()], "1")
@@ -32,13 +56,15 @@ def _entry(name: Any, wanted: Any) -> SQL:
     if name in ("$and", "$or"):
         if not isinstance(wanted, (list, tuple)):
             raise TypeError(f"where[{name!r}] must be a list of filters, got {wanted!r}")
-        tests = [condition(one) for one in wanted]
+        tests = [_all(one) for one in wanted]
         return _joined("AND", tests, "1") if name == "$and" else _joined("OR", tests, "0")
     if name == "$not":
-        test, values = condition(wanted)
-        return f"NOT {test}", values
+        return _negated(_all(wanted))
     if not isinstance(name, str) or '"' in name:
         raise TypeError(f"where takes names that are strings without quotation marks, got {name!r}")
+    filters = isinstance(wanted, (list, tuple)) and all(isinstance(one, Mapping) for one in wanted)
+    if name.startswith("$") and (name in OPERATORS or filters):
+        raise TypeError(f"where has no operator {name!r} here; it takes $and, $or, $not and names, got {wanted!r}")
     if not isinstance(wanted, Mapping):
         return _in(name, wanted if _is_many(wanted) else [wanted])
     if not wanted or not set(wanted) <= set(OPERATORS):
@@ -46,57 +72,161 @@ def _entry(name: Any, wanted: Any) -> SQL:
     return _joined("AND", [OPERATORS[one](name, value) for one, value in wanted.items()], "1")
 
 
+def needed(where: Mapping[str, Any]) -> list[list[str]]:
+    """Pieces of JSON: metadata that fit hold one of each list. For stores that look through texts faster than JSON."""
+    pieces: list[list[str]] = []
+    for name, wanted in where.items():
+        if name == "$and":
+            pieces += [one for entry in wanted for one in needed(entry)]
+        if isinstance(wanted, Mapping) and len(wanted) == 1:
+            wanted = wanted.get("$eq", wanted.get("$in", wanted))
+        values = wanted if _is_many(wanted) else [wanted]
+        if not name.startswith("$") and values and all(map(_spelled_alike, values)):
+            pieces.append([f"{json.dumps(name)}: {json.dumps(value)}" for value in values])
+    return pieces
+
+
+def _spelled_alike(value: Any) -> bool:
+    """Whether all that equals a value begins like it in JSON: 1962 and 1962.0, but not 1 and true."""
+    return isinstance(value, str) or (type(value) is int and 1 < abs(value) < 10**15)
+
+
 def _is_many(wanted: Any) -> bool:
     return isinstance(wanted, (list, tuple, set, frozenset))
 
 
 def _joined(word: str, tests: Sequence[SQL], empty: str) -> SQL:
-    text = f" {word} ".join(test for test, _ in tests) or empty
-    return f"({text})", [value for _, values in tests for value in values]
+    if len(tests) == 1:
+        return tests[0]
+    while len(tests) > _JOINED:
+        tests = [_joined(word, tests[start : start + _JOINED], empty) for start in range(0, len(tests), _JOINED)]
+    text = f" {word} ".join(test for test, _ in tests)
+    return (f"({text})" if tests else empty), [value for _, values in tests for value in values]
+
+
+def _negated(test: SQL) -> SQL:
+    text, values = test
+    return (text[len("NOT ") :] if text.startswith("NOT ") else f"NOT {text}"), values
 
 
 def _path(name: str) -> str:
-    return f'$."{name}"'
+    """Of a name as `dump_metadata` spells it: SQLite compares the spellings."""
+    return f"$.{json.dumps(name)}"
 
 
-def _plain(name: str, value: Any) -> Any:
-    if value is not None and not isinstance(value, (str, int, float, bool)):
-        raise TypeError(f"where[{name!r}] must be a string, a number, a list of them or None, got {value!r}")
+def _value(name: str) -> SQL:
+    return ("d.id", []) if name == DOCUMENT else ("json_extract(d.metadata, ?)", [_path(name)])
+
+
+def _type(name: str) -> SQL:
+    return ("'text'", []) if name == DOCUMENT else ("coalesce(json_type(d.metadata, ?), '')", [_path(name)])
+
+
+def _plain(name: str, value: Any, kinds: tuple[type, ...] = (str, int, float, bool, datetime, type(None))) -> Any:
+    if not isinstance(value, kinds) or (isinstance(value, float) and math.isnan(value)):
+        *others, last = [_KINDS[kind] for kind in kinds if kind in _KINDS]
+        raise TypeError(f"where[{name!r}] must be {', '.join(others)} or {last}, got {value!r}")
     return value
 
 
+_KINDS = {str: "a string", int: "a number", datetime: "a date", type(None): "None"}
+
+
 def _is(name: str, value: Any) -> SQL:
-    return f"{_VALUE} IS ?", [_path(name), _plain(name, value)]
+    if isinstance(_plain(name, value), datetime):
+        return _dated(name, "=", value)
+    (found, path), (kind, typed) = _value(name), _type(name)
+    if _spelled(value) and name != DOCUMENT:  # what SQLite cannot hold is compared as JSON
+        return "coalesce(d.metadata -> ? = ?, 0)", [*path, json.dumps(value)]
+    if isinstance(value, str) and value[:1] in ("[", "{"):  # a list is no text
+        return f"({kind} = 'text' AND {found} IS ?)", [*typed, *path, value]
+    return f"({found} IS ?)", [*path, value]
+
+
+def _spelled(value: Any) -> bool:
+    """Whether SQLite would take it for another value."""
+    if isinstance(value, str):
+        return "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value)
+    return isinstance(value, int) and not -_LARGEST <= value <= _LARGEST
 
 
 def _in(name: str, values: Any) -> SQL:
     if not _is_many(values):
         raise TypeError(f"where[{name!r}] needs a list here, got {values!r}")
-    return _joined("OR", [_is(name, value) for value in values], "0")
+    many, tests = [], []
+    for value in values:
+        plain = isinstance(value, (str, int)) and not _spelled(value) and str(value)[:1] not in ("[", "{")
+        many.append(value) if plain else tests.append(_is(name, value))
+    if len(many) < 3:
+        tests += [_is(name, value) for value in many]
+    else:
+        found, path = _value(name)
+        among = f"coalesce({found} IN (SELECT value FROM json_each(?)), 0)"
+        tests.append((among, [*path, json.dumps(many)]))
+    return _joined("OR", tests, "0")
 
 
 def _not(test: Callable[[str, Any], SQL]) -> Callable[[str, Any], SQL]:
-    def negated(name: str, value: Any) -> SQL:
-        text, values = test(name, value)
-        return f"NOT ({text})", values
-
-    return negated
+    return lambda name, value: _negated(test(name, value))
 
 
 def _order(sign: str) -> Callable[[str, Any], SQL]:
     def ordered(name: str, value: Any) -> SQL:
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise TypeError(f"where[{name!r}] compares with a number or a string, got {value!r}")
-        types = "('text')" if isinstance(value, str) else "('integer', 'real')"
-        test = f"(coalesce(json_type(d.metadata, ?), '') IN {types} AND {_VALUE} {sign} ?)"
-        return test, [_path(name), _path(name), value]
+        if isinstance(value, bool):
+            raise TypeError(f"where[{name!r}] compares with a number, a string or a date, got {value!r}")
+        if isinstance(_plain(name, value, (str, int, float, datetime)), datetime):
+            return _dated(name, sign, value)
+        (found, path), (kind, typed) = _value(name), _type(name)
+        types = _TEXTS if isinstance(value, str) else _NUMBERS
+        if isinstance(value, str):
+            value = value.encode("utf-8", "replace").decode()
+        elif _spelled(value):
+            value = math.copysign(math.inf, value) if abs(value) > 10**308 else float(value)
+        return f"({kind} IN {types} AND {found} {sign} ?)", [*typed, *path, value]
 
     return ordered
 
 
+def _dated(name: str, sign: str, value: datetime) -> SQL:
+    (found, path), (kind, typed) = _value(name), _type(name)
+    test = f"({kind} = 'text' AND coalesce(date_order({found}, ?) {sign} 0, 0))"
+    return test, [*typed, *path, value.isoformat()]
+
+
+def date_order(text: Any, other: str) -> int | None:
+    """Whether a date lies before another (-1), with it or behind it; None where it is no text of a date (ISO 8601).
+
+    One without a zone counts as in the other's.
+    """
+    try:
+        one, two = datetime.fromisoformat(text), datetime.fromisoformat(other)
+    except (ValueError, TypeError):
+        return None
+    if (one.tzinfo is None) != (two.tzinfo is None):
+        one, two = one.replace(tzinfo=None), two.replace(tzinfo=None)
+    return (one > two) - (one < two)
+
+
+def add_functions(connection: sqlite3.Connection) -> None:
+    """What the tests call beside SQLite's own functions."""
+    connection.create_function("date_order", 2, date_order, deterministic=True)
+
+
 def _contains(name: str, value: Any) -> SQL:
-    test = "EXISTS (SELECT 1 FROM json_each(d.metadata, ?) WHERE json_type(d.metadata, ?) = 'array' AND value IS ?)"
-    return test, [_path(name), _path(name), _plain(name, value)]
+    if isinstance(_plain(name, value), datetime):
+        value = value.isoformat()
+    (kind, typed), (found, path) = _type(name), _value(name)
+    if _spelled(value):
+        member, sought = "d.metadata -> fullkey = ?", json.dumps(value)
+    else:
+        member, sought = "atom IS ? AND type NOT IN ('array', 'object')", value
+    if name == DOCUMENT:
+        return "(instr(d.id, ?) > 0)", [value]
+    test = f"EXISTS (SELECT 1 FROM json_each(d.metadata, ?) WHERE {member})"
+    listed = f"({kind} = 'array' AND {test})", [*typed, *path, sought]
+    if not isinstance(value, str) or _spelled(value):
+        return listed
+    return _joined("OR", [listed, (f"({kind} = 'text' AND instr({found}, ?) > 0)", [*typed, *path, value])], "0")
 
 
 OPERATORS: dict[str, Callable[[str, Any], SQL]] = {
@@ -107,4 +237,4 @@ OPERATORS: dict[str, Callable[[str, Any], SQL]] = {
     "$nin": _not(_in),
     "$contains": _contains,
 }
-"""``$contains`` is for metadata that are lists; the others are what they say."""
+"""``$contains``: a list has the value, or a text holds it; the others are what they say."""

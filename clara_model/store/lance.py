@@ -10,21 +10,34 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import sqlite3
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import timedelta
+from operator import methodcaller
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
 from clara_model.errors import ClaraError
-from clara_model.store.encodings import EXACT, Encoded, check_encoding, checksum, decode, encode
-from clara_model.store.filters import condition
+from clara_model.store.encodings import (
+    EXACT,
+    Encoded,
+    check_encoding,
+    checksum,
+    decode,
+    document_checksum,
+    dump_metadata,
+    encode,
+)
+from clara_model.store.filters import add_functions, condition, needed
 from clara_model.store.protocol import (
     Block,
     Damage,
+    MissingBlocks,
     Placed,
     Row,
     StoredDocument,
@@ -32,8 +45,8 @@ from clara_model.store.protocol import (
     Where,
     Window,
     check_fingerprint,
+    placed,
 )
-from clara_model.store.sqlite.documents import dump_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +72,8 @@ class LanceStore:
             check_encoding(encoding)
         self._url = str(url).rstrip("/")
         self._closed = False
+        self._fingerprint: str | None = None
+        self._version = self._generation = 0
         self._writing = Lock()  # threads of one process would only make each other try again
         with self._named():
             if not exists(self._url):
@@ -69,7 +84,6 @@ class LanceStore:
             own = self._about.get("format", "none")
             raise ClaraError(f"{self._url} has the format {own} and this version reads {FORMAT}; use a newer version")
         self._encoding, self._keeps_text = self._about["encoding"], self._about["keep_text"] == "True"
-        self._fingerprint: str | None = None
         for name, asked, kept in (
             ("encoding", encoding, self._encoding),
             ("keep_text", keep_text, self._keeps_text),
@@ -98,8 +112,13 @@ class LanceStore:
         """Of the checkpoint whose latents it holds; None before the first `put`."""
         if self._fingerprint is None:
             with self._named():
-                self._fingerprint = self._table("blocks").config().get("fingerprint")
+                self._table("blocks")
         return self._fingerprint
+
+    @property
+    def generation(self) -> int:
+        """Moves whenever blocks may have gone or got other numbers, as far as this object has seen."""
+        return self._generation
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -116,19 +135,23 @@ class LanceStore:
         """The newest state of a data set."""
         if self._closed:
             raise ClaraError(f"the store {self._url} is closed; open it again")
-        return _package().dataset(f"{self._url}/{name}.lance")
+        table = _package().dataset(f"{self._url}/{name}.lance")
+        if name == "blocks":
+            self._fingerprint = table.config().get("fingerprint")
+            if table.version > self._version:
+                self._version, self._generation = table.version, self._generation + 1
+        return table
 
     # -- blocks ------------------------------------------------------------------------------------------------
 
     def get(self, fingerprint: str, keys: Sequence[str]) -> list[Block | None]:
         """The blocks of these keys, ``None`` where there is none or it is damaged (which is logged)."""
-        own = self.fingerprint
-        if own is None:
+        if self.fingerprint is None:
             return [None] * len(keys)
-        check_fingerprint(self._url, own, fingerprint)
         found: dict[str, Block] = {}
         for part in _parts(list(dict.fromkeys(keys))):
             found.update((row.key, row.block) for row in self._rows(_in("key", part)))
+        check_fingerprint(self._url, self._fingerprint, fingerprint)
         return [found.get(key) for key in keys]
 
     def put(self, fingerprint: str, blocks: Mapping[str, Block]) -> None:
@@ -139,28 +162,34 @@ class LanceStore:
         self._claim(fingerprint)
         rows = [self._values(key, block, encoded[key]) for key, block in blocks.items()]
         self._merge("blocks", "key", dict(zip(_BLOCK, zip(*rows, strict=True), strict=True)))
+        self._claim(fingerprint)  # it may have been cleared in between
 
     def _claim(self, fingerprint: str) -> None:
         """Make the store this checkpoint's if it is nobody's."""
         for turn in range(_RETRIES):
-            if self.fingerprint is not None:
-                break
             with self._named():
+                table = self._table("blocks")
+                if self._fingerprint is not None:
+                    break
                 try:
-                    self._table("blocks").update_config({"fingerprint": fingerprint})
+                    table.update_config({"fingerprint": fingerprint})
                 except OSError:  # another one was quicker: whose the store is now is read again
                     if turn == _RETRIES - 1:
                         raise
-        check_fingerprint(self._url, self.fingerprint, fingerprint)
+        check_fingerprint(self._url, self._fingerprint, fingerprint)
 
     def _merge(self, name: str, on: str, columns: Mapping[str, Sequence[Any]]) -> None:
         import pyarrow
 
         with self._named(), self._writing:
             table = self._table(name)
+            before = table.version
             new = pyarrow.table({column: list(values) for column, values in columns.items()}, schema=table.schema)
             merge = table.merge_insert(on).when_matched_update_all().when_not_matched_insert_all()
-            merge.conflict_retries(_RETRIES).retry_timeout(_PATIENCE).execute(new)
+            done = merge.conflict_retries(_RETRIES).retry_timeout(_PATIENCE).execute(new)
+            added = name == "blocks" and not done["num_updated_rows"]
+            if added and (before, table.version) == (self._version, before + 1):
+                self._version = table.version  # nothing has gone
 
     def delete(self, keys: Sequence[str]) -> int:
         """Forget blocks; how many there were."""
@@ -195,9 +224,22 @@ class LanceStore:
                 found.update(zip(rows["key"], (row + 1 for row in rows["_rowid"]), strict=True))
         return found
 
-    def _raw(self, test: str) -> Iterator[dict[str, Any]]:
+    def all_numbers(self) -> list[int]:
+        """The numbers of all blocks, rising."""
         with self._named():
-            scan = self._table("blocks").scanner(filter=test, with_row_id=True, batch_size=_AT_ONCE)
+            found = self._table("blocks").to_table(columns=[], with_row_id=True)["_rowid"]
+        return sorted(row + 1 for row in found.to_pylist())
+
+    @property
+    def last_number(self) -> int:
+        """No block has had a higher number: those of a fragment share its number's place."""
+        with self._named():
+            parts = self._table("blocks").get_fragments()
+        return (max((part.fragment_id for part in parts), default=-1) + 1) << 32
+
+    def _raw(self, test: str, table: Any = None) -> Iterator[dict[str, Any]]:
+        with self._named():
+            scan = (table or self._table("blocks")).scanner(filter=test, with_row_id=True, batch_size=_AT_ONCE)
             for batch in scan.to_batches():
                 yield from batch.to_pylist()
 
@@ -230,33 +272,60 @@ class LanceStore:
     # -- documents ---------------------------------------------------------------------------------------------
 
     def record(self, documents: Sequence[StoredDocument]) -> None:
-        """Keep documents, in place of what is there under their ids; blocks that only the old form had are deleted."""
+        """Keep documents, in place of what is there under their ids; blocks that only the old form had are deleted.
+
+        Raises:
+            MissingBlocks: a window's block is not in the store. Where another process has deleted it meanwhile, the
+                documents are recorded all the same, for no commit covers both data sets; put it and call again.
+        """
         if not documents:
             return
         ready = {one.id: (one, dump_metadata(one.metadata)) for one in documents}
-        before = {key for row in self._read(_in_parts("id", list(ready))) for key in row["keys"]}
+        wanted = {window.key: one.id for one, _ in ready.values() for window in one.windows}
+        self._check_there(wanted)
+        before = {key for row in self._read(_in_parts("id", list(ready)), ["keys"]) for key in row["keys"]}
         columns: dict[str, list[Any]] = {name: [] for name in ("id", "digest", "metadata", "checksum")}
         columns |= {"keys": [], "starts": [], "ends": []}
         for one, metadata in ready.values():
-            values = (one.id, one.digest, metadata, _document_checksum(one.id, one.digest, metadata, one.windows))
+            values = (one.id, one.digest, metadata, document_checksum(one.id, one.digest, metadata, one.windows))
             windows = ([getattr(window, name) for window in one.windows] for name in ("key", "start", "end"))
             for name, value in zip(columns, (*values, *windows), strict=True):
                 columns[name].append(value)
         self._merge("documents", "id", columns)
-        self._drop_unused(before)
+        self._drop_unused(before - wanted.keys())
+        self._check_there(wanted)
+
+    def _check_there(self, wanted: Mapping[str, str]) -> None:
+        there = self.numbers(list(wanted))
+        if len(there) < len(wanted):
+            raise MissingBlocks({key: one for key, one in wanted.items() if key not in there})
 
     def forget(self, ids: Sequence[str]) -> int:
         """Delete documents, and the blocks that no other document has; how many documents there were."""
-        there = list(self._read(_in_parts("id", list(dict.fromkeys(ids)))))
+        there = list(self._read(_in_parts("id", list(dict.fromkeys(ids))), ["id", "keys"]))
         for part in _parts([row["id"] for row in there]):
             self._delete("documents", _in("id", part))
         self._drop_unused({key for row in there for key in row["keys"]})
         return len(there)
 
     def _drop_unused(self, keys: set[str]) -> None:
-        if keys:
-            used = {key for row in self._read([None]) for key in row["keys"] if key in keys}
-            self.delete(sorted(keys - used))
+        """Delete those blocks that no document has any more.
+
+        What a document has got that was recorded in between is put back from the state before. Who records looks for
+        its blocks when it is done, so that one of the two sees what the other has done.
+        """
+        unused = keys - self._used(keys)
+        if unused:
+            with self._named():
+                before = self._table("blocks")
+            self.delete(sorted(unused))
+            for part in _parts(sorted(self._used(unused))):
+                rows = list(self._raw(_in("key", part), before))
+                self._merge("blocks", "key", {name: [row[name] for row in rows] for name in _BLOCK})
+
+    def _used(self, keys: set[str]) -> set[str]:
+        """Those that a document has."""
+        return {key for row in self._read(_with_keys(sorted(keys)), ["keys"]) for key in row["keys"]} & keys
 
     def digests(self) -> dict[str, str]:
         """The digest of every document by id."""
@@ -267,38 +336,62 @@ class LanceStore:
     def documents(self) -> Iterator[StoredDocument]:
         """All documents, in the order of their ids; damaged ones are named in a warning and left out."""
         for part in _parts(sorted(self.digests())):
-            rows = {row["id"]: row for row in self._read([_in("id", part)])}
-            for one in part:
-                try:
-                    yield _document(rows[one])
-                except (ValueError, KeyError) as error:
-                    logger.warning("%s: document %s is left out: %s", self._url, one, error)
+            yield from self._documents([_in("id", part)])
+
+    def _documents(self, tests: Sequence[str | None], damaged: list[Damage] | None = None) -> list[StoredDocument]:
+        """Those that are as they were written, by id; the others go into ``damaged``, or are named in a warning."""
+        found = {}
+        for row in self._read(tests):
+            try:
+                found[row["id"]] = _document(row)
+            except (ValueError, TypeError) as error:
+                if damaged is None:
+                    logger.warning("%s: document %s is left out: %s", self._url, row["id"], error)
+                else:
+                    damaged.append(Damage(row["id"], str(error)))
+        return [found[one] for one in sorted(found)]
 
     def find(self, document: str | None = None, where: Where | None = None) -> list[Placed]:
-        """The windows of one document, or of those whose metadata fit, in order (`clara_model.store.filters`)."""
-        test, values = condition(where or {})
-        rows = list(self._read([None if document is None else _in("id", [document])]))
-        with sqlite3.connect(":memory:") as scratch:  # the one meaning that a filter has
+        """The windows of one document, or of those whose metadata fit (`clara_model.store.filters`), in order."""
+        test = None if document is None else _in("id", [document])
+        tests = [test] if not where else _in_parts("id", self._fitting(where, test))
+        return [place for one in self._documents(tests) for place in placed(one)]
+
+    def places(self, keys: Sequence[str], where: Where | None = None) -> list[Placed]:
+        """Every place where these blocks stand, in documents whose metadata fit, in the order of the keys."""
+        tests: list[str | None] = list(_with_keys(list(dict.fromkeys(keys))))
+        if where:
+            tests = list(_in_parts("id", [one for test in tests for one in self._fitting(where, test)]))
+        found: dict[str, list[Placed]] = {key: [] for key in keys}
+        for one in self._documents(tests):
+            for place in placed(one):
+                if place.key in found:
+                    found[place.key].append(place)
+        return [one for key in keys for one in found[key]]
+
+    def matching(self, where: Where) -> list[int]:
+        """The numbers of the blocks that stand in a document whose metadata fit, rising."""
+        ids = self._fitting(where)
+        keys = {key for row in self._read(_in_parts("id", ids), ["keys"]) for key in row["keys"]}
+        return sorted(self.numbers(list(keys)).values())
+
+    def _fitting(self, where: Where, test: str | None = None) -> list[str]:
+        """The ids of the documents whose metadata fit: Lance looks for the texts, SQLite for the one meaning."""
+        sql, values = condition(where)
+        holding = [" OR ".join(f"contains(metadata, {_quoted(one)})" for one in some) for some in needed(where)]
+        tests = " AND ".join(f"({one})" for one in [*([test] if test else []), *holding])
+        with closing(sqlite3.connect(":memory:")) as scratch:
+            add_functions(scratch)
             scratch.execute("CREATE TABLE d (id TEXT, metadata TEXT)")
-            scratch.executemany("INSERT INTO d VALUES (?, ?)", [(row["id"], row["metadata"]) for row in rows])
-            fitting = {one for (one,) in scratch.execute(f"SELECT id FROM d WHERE {test}", values)}
-        scratch.close()
-        return [place for row in sorted(rows, key=_id) if row["id"] in fitting for place in _placed(row)]
+            rows = ((row["id"], row["metadata"]) for row in self._read([tests or None], ["id", "metadata"]))
+            scratch.executemany("INSERT INTO d VALUES (?, ?)", rows)
+            return [one for (one,) in scratch.execute(f"SELECT id FROM d WHERE {sql}", values)]
 
-    def places(self, keys: Sequence[str]) -> list[Placed]:
-        """Every place where these blocks stand, in the order of the keys."""
-        if not keys:
-            return []
-        wanted = ", ".join(map(_quoted, keys))
-        rows = sorted(self._read([f"array_has_any(keys, make_array({wanted}))"]), key=_id)
-        found = [place for row in rows for place in _placed(row)]
-        return [place for key in keys for place in found if place.key == key]
-
-    def _read(self, tests: Sequence[str | None]) -> Iterator[dict[str, Any]]:
+    def _read(self, tests: Sequence[str | None], columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         with self._named():
             table = self._table("documents")
             for test in tests:
-                for batch in table.scanner(filter=test, batch_size=_AT_ONCE).to_batches():
+                for batch in table.scanner(columns=columns, filter=test, batch_size=_AT_ONCE).to_batches():
                     yield from batch.to_pylist()
 
     # -- the whole ---------------------------------------------------------------------------------------------
@@ -316,33 +409,70 @@ class LanceStore:
         return StoreStats(self._url, self.fingerprint, self._encoding, self._keeps_text, *counts, nbytes, FORMAT)
 
     def compact(self) -> None:
-        """Few large files in place of many small ones, an index of the keys, and no older versions; numbers change."""
-        with self._named():
-            for name, key in (("blocks", "key"), ("documents", "id")):
-                table = self._table(name)
-                table.optimize.compact_files()
-                table = self._table(name)
-                table.create_scalar_index(key, "BTREE", replace=True)
-                self._table(name).cleanup_old_versions(older_than=timedelta(0))
+        """Few large files in place of many small ones, indexes, and no older versions; numbers change."""
+        indexes = (("blocks", "key", "BTREE"), ("documents", "id", "BTREE"), ("documents", "keys", "LABEL_LIST"))
+        for name in ("blocks", "documents"):
+            self._again(name, lambda table: table.optimize.compact_files())
+        for name, column, kind in indexes:
+            self._again(name, methodcaller("create_scalar_index", column, kind, replace=True))
+        self._forget_versions()
 
-    def verify(self) -> list[Damage]:
-        """Read everything; what is damaged or missing."""
+    def _again(self, name: str, change: Callable[[Any], object]) -> None:
+        """Change a data set; once more where another process has committed in between."""
+        with self._named():
+            for turn in range(_RETRIES):
+                try:
+                    change(self._table(name))
+                    return
+                except OSError as error:
+                    if "conflict" not in str(error).lower() or turn == _RETRIES - 1:
+                        raise
+                    time.sleep(random.uniform(0, 0.05 * (turn + 1)))
+
+    def _forget_versions(self) -> None:
+        for name in ("blocks", "documents"):
+            self._again(name, methodcaller("cleanup_old_versions", older_than=timedelta(0)))
+
+    def clear(self) -> None:
+        """Delete everything; another checkpoint may fill it. Who has it open goes on in the empty store."""
+        for name in ("documents", "blocks"):
+            self._delete(name, "true")
+        self._again("blocks", methodcaller("delete_config_keys", ["fingerprint"]))
+        self._forget_versions()
+
+    def verify(self, documents: Sequence[str] | None = None, *, mend: bool = False) -> list[Damage]:
+        """Read everything, or these documents with their blocks; what is damaged or missing.
+
+        Args:
+            documents: their ids.
+            mend: drop what is damaged, so that the next `clara compress` makes it anew.
+        """
         damages: list[Damage] = []
+        lost: list[Damage] = []
+        tests: list[str | None] = [None] if documents is None else list(_in_parts("id", documents))
         try:
+            named = {key for row in self._read(tests, ["keys"]) for key in row["keys"]}
+            of_blocks = ["_rowid >= 0"] if documents is None else _in_parts("key", sorted(named))
             there = set()
-            for values in self._raw("_rowid >= 0"):
-                there.add(values["key"])
+            for values in (one for test in of_blocks for one in self._raw(test)):
                 try:
                     self._row(values)
+                    there.add(values["key"])
                 except (ValueError, TypeError) as error:
                     damages.append(Damage(values["key"], str(error)))
-            for row in self._read([None]):
-                try:
-                    _document(row)
-                except ValueError as error:
-                    damages.append(Damage(row["id"], str(error)))
-                missing = [number for number, key in enumerate(row["keys"]) if key not in there]
-                damages += [Damage(row["id"], f"the latents of its window {one} are not there") for one in missing]
+            bad = {one.where for one in damages}
+            if mend:
+                self.delete(sorted(bad))
+            whole = self._documents(tests, lost)
+            if mend:
+                self.forget([one.where for one in lost])
+            missing = [
+                Damage(one.id, f"the latents of its window {number} are not there")
+                for one in whole
+                for number, window in enumerate(one.windows)
+                if window.key not in there and (mend or window.key not in bad)
+            ]
+            damages += lost + missing
         except ClaraError as error:
             damages.append(Damage(self._url, str(error)))
         return damages
@@ -422,26 +552,12 @@ def _in_parts(column: str, values: Sequence[str]) -> list[str]:
     return [_in(column, part) for part in _parts(values)]
 
 
-def _id(row: Mapping[str, Any]) -> str:
-    return str(row["id"])
-
-
-def _windows(row: Mapping[str, Any]) -> tuple[Window, ...]:
-    return tuple(map(Window, row["keys"], row["starts"], row["ends"]))
+def _with_keys(keys: Sequence[str]) -> list[str]:
+    return [f"array_has_any(keys, make_array({', '.join(map(_quoted, part))}))" for part in _parts(keys)]
 
 
 def _document(row: Mapping[str, Any]) -> StoredDocument:
-    windows = _windows(row)
-    if row["checksum"] != _document_checksum(row["id"], row["digest"], row["metadata"], windows):
+    windows = tuple(map(Window, row["keys"], row["starts"], row["ends"]))
+    if row["checksum"] != document_checksum(row["id"], row["digest"], row["metadata"], windows):
         raise ValueError("it has changed since it was written")
     return StoredDocument(row["id"], windows, row["digest"], json.loads(row["metadata"]))
-
-
-def _placed(row: Mapping[str, Any]) -> Iterator[Placed]:
-    metadata = json.loads(row["metadata"])
-    for number, window in enumerate(_windows(row)):
-        yield Placed(window.key, row["id"], number, window.start, window.end, metadata)
-
-
-def _document_checksum(one: str, digest: str, metadata: str, windows: Sequence[Window]) -> bytes:
-    return checksum(b"", one, digest, metadata, *windows)

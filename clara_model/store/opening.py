@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,7 +13,9 @@ from clara_model.errors import ClaraError
 from clara_model.store import lance
 from clara_model.store.lance import LanceStore
 from clara_model.store.protocol import DurableStore
-from clara_model.store.sqlite.blocks import FILE, SQLiteStore
+from clara_model.store.sqlite.store import FILE, SQLiteStore
+
+logger = logging.getLogger(__name__)
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _OBJECTS = ("s3", "gs", "az", "abfss")
@@ -99,7 +102,16 @@ def copy_store(source: DurableStore, target: DurableStore) -> int:
         target.put(fingerprint, {row.key: row.block for row in rows})
         copied += len(rows)
     for documents in _batches(source.documents()):
-        target.record(documents)
+        there = target.numbers([window.key for one in documents for window in one.windows])
+        whole = [one for one in documents if all(window.key in there for window in one.windows)]
+        if len(whole) < len(documents):
+            left = next(one.id for one in documents if one not in whole)
+            logger.warning(
+                "%s: %d documents whose latents are damaged or missing are not copied (the first is %s); compress them "
+                "again into %s",
+                *(source.url, len(documents) - len(whole), left, target.url),
+            )
+        target.record(whole)
     return copied
 
 

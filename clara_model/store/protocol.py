@@ -90,6 +90,12 @@ class Placed:
     metadata: Mapping[str, Any]
 
 
+def placed(one: StoredDocument) -> Iterator[Placed]:
+    """A document's windows with what is said about it."""
+    for number, window in enumerate(one.windows):
+        yield Placed(window.key, one.id, number, window.start, window.end, one.metadata)
+
+
 @dataclass(frozen=True)
 class StoreStats:
     """What a store holds."""
@@ -113,6 +119,17 @@ class Damage:
     where: str
     """The key of a block, the id of a document, or the file."""
     what: str
+
+
+class MissingBlocks(ClaraError):
+    """Documents were to be recorded whose blocks are not in the store (any more)."""
+
+    def __init__(self, missing: Mapping[str, str]) -> None:
+        """``missing``: the id of a document by the key of each block that is not there."""
+        self.keys = frozenset(missing)
+        key, document = next(iter(missing.items()))
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        super().__init__(f"document {document!r} has the block {key}{more}, which is not in the store; put it first")
 
 
 def check_fingerprint(store: str, own: str | None, fingerprint: str) -> None:
@@ -161,6 +178,13 @@ class DurableStore(LatentStore, Protocol):
     def identity(self) -> str:
         """A name that no other store has, for what is derived from this one."""
 
+    @property
+    def generation(self) -> int:
+        """Moves whenever a block that was there has gone, or stands under another number.
+
+        A store that is far away says what it has seen when it was last read.
+        """
+
     def delete(self, keys: Sequence[str]) -> int:
         """Forget blocks; how many there were."""
 
@@ -173,8 +197,20 @@ class DurableStore(LatentStore, Protocol):
     def numbers(self, keys: Sequence[str]) -> dict[str, int]:
         """The number of each key that is there."""
 
+    def all_numbers(self) -> list[int]:
+        """The numbers of all blocks, rising."""
+
+    @property
+    def last_number(self) -> int:
+        """No block has had a higher number; 0 before the first."""
+
     def record(self, documents: Sequence[StoredDocument]) -> None:
-        """Keep documents, in place of what is there under their ids; blocks that only the old form had are deleted."""
+        """Keep documents, in place of what is there under their ids; blocks that only the old form had are deleted.
+
+        Raises:
+            MissingBlocks: the block of a window is not in the store, perhaps because another process has deleted it
+                just now; put it again and call again.
+        """
 
     def forget(self, ids: Sequence[str]) -> int:
         """Delete documents, and the blocks that no other document has; how many documents there were."""
@@ -188,8 +224,11 @@ class DurableStore(LatentStore, Protocol):
     def find(self, document: str | None = None, where: Where | None = None) -> list[Placed]:
         """The windows of one document, or of those whose metadata fit, in order."""
 
-    def places(self, keys: Sequence[str]) -> list[Placed]:
-        """Every place where these blocks stand, in the order of the keys."""
+    def places(self, keys: Sequence[str], where: Where | None = None) -> list[Placed]:
+        """Every place where these blocks stand, in documents whose metadata fit, in the order of the keys."""
+
+    def matching(self, where: Where) -> list[int]:
+        """The numbers of the blocks that stand in a document whose metadata fit, rising."""
 
     def stats(self) -> StoreStats:
         """What it holds."""
@@ -197,8 +236,16 @@ class DurableStore(LatentStore, Protocol):
     def compact(self) -> None:
         """Give the room of deleted rows back to the disk."""
 
-    def verify(self) -> list[Damage]:
-        """Read everything; what is damaged or missing."""
+    def clear(self) -> None:
+        """Delete everything; another checkpoint may fill it. Who has it open goes on in the empty store."""
+
+    def verify(self, documents: Sequence[str] | None = None, *, mend: bool = False) -> list[Damage]:
+        """Read everything, or these documents with their blocks; what is damaged or missing.
+
+        Args:
+            documents: their ids.
+            mend: drop what is damaged, so that the next `clara compress` makes it anew.
+        """
 
     def close(self) -> None:
         """Let go of it, with everything on the disk; closing twice is fine."""

@@ -34,10 +34,10 @@ from torch import Tensor
 from clara_model import Clara
 from clara_model.modeling.ranking import cosine_scores, scores_in_parts
 from clara_model.search.index import CoarseIndex, Reach
-from clara_model.search.scan import likest, nearest
+from clara_model.search.scan import nearest, nearest_by_slots
 from clara_model.search.sketch import Array, rotation
 from clara_model.search.store_search import CANDIDATES, LATE, StoreSearch
-from clara_model.store import Block, Row, StoreStats, open_store
+from clara_model.store import Block, Row, open_store
 
 KS = (5, 20, 100)
 PLANTED = 150
@@ -55,7 +55,7 @@ class Made:
     ``PLANTED * Q`` of every run of blocks also a part of question ``n mod Q``, larger for some than for others.
     """
 
-    identity, fingerprint = "made", "made"
+    identity, fingerprint, generation = "made", "made", 0
 
     def __init__(self, folder: Path, blocks: int, questions: int, slots: int, width: int) -> None:
         draw = torch.Generator().manual_seed(slots * width + blocks)
@@ -89,9 +89,14 @@ class Made:
         for start in range(after + 1, self.blocks + 1, _AT_ONCE):
             yield from self.rows(range(start, min(self.blocks + 1, start + _AT_ONCE)))
 
-    def stats(self) -> StoreStats:
-        """As `DurableStore.stats`."""
-        return StoreStats(self.url, self.fingerprint, "exact", False, self.blocks, 0, 0, 1)
+    @property
+    def last_number(self) -> int:
+        """As `DurableStore.last_number`."""
+        return self.blocks
+
+    def all_numbers(self) -> range:
+        """As `DurableStore.all_numbers`."""
+        return range(1, self.blocks + 1)
 
     def exact(self, top: int) -> list[list[int]]:
         """The numbers of the ``top`` best blocks of each question, by comparing with all."""
@@ -204,7 +209,7 @@ def late_scans(blocks: int, repeats: int, slots: int = 16) -> None:
         spent = []
         for turn in range(repeats):
             start = time.perf_counter()
-            likest(index, reach, made.questions_QMD[turn % 20], LATE * CANDIDATES)
+            nearest_by_slots(index, reach, made.questions_QMD[turn % 20], LATE * CANDIDATES)
             spent.append(1000 * (time.perf_counter() - start))
         index.close()
     p50, p95 = np.percentile(spent[1:], (50, 95))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clara_model.errors import ClaraError
+from clara_model.store.filters import add_functions
 
 WAIT_SECONDS = 120.0
 """How long to wait for another process that is writing."""
@@ -106,6 +107,7 @@ class Connections:
             check_same_thread=False,
         )
         connection.text_factory = _text
+        add_functions(connection)
         for pragma in _PRAGMAS:
             connection.execute(pragma)
         return connection

@@ -46,9 +46,16 @@ class About:
 
 def create(connections: Connections, encoding: str | None, keep_text: bool | None) -> None:
     """Make the tables unless they are there; two processes may try at once."""
+    folder, name = connections.file.parent, connections.file.name
+    half = any(folder.glob("data-*.bin"))  # looked for first: another process may be starting the store
     with connections.reading() as connection:
         if _has_tables(connection):
             return
+        if half:
+            raise ClaraError(
+                f"{folder} is half a store: its blocks are there and {name} says nothing of them; "
+                "a store that is in use is copied by: clara store copy STORE --to OTHER"
+            )
         connection.execute("PRAGMA journal_mode=WAL")
     with connections.writing() as connection:
         if _has_tables(connection):
@@ -68,7 +75,8 @@ def create(connections: Connections, encoding: str | None, keep_text: bool | Non
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:
-    return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'about'").fetchone()[0])
+    """Whether there are any: another program's are refused by `read_about`."""
+    return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
 
 def read_about(connection: sqlite3.Connection, folder: Path) -> About:
@@ -88,6 +96,24 @@ def read_about(connection: sqlite3.Connection, folder: Path) -> About:
     if version != str(FORMAT) or values.get("encoding") not in ENCODINGS or not values.get("identity"):
         raise ClaraError(f"{folder} is damaged: what it says about itself makes no sense ({values!r})")
     return About(values["identity"], values["encoding"], values.get("keeps_text") == "1", values.get("fingerprint"))
+
+
+def generation(connection: sqlite3.Connection) -> tuple[str | None, int]:
+    """The fingerprint, and how often blocks have gone or got another number (0 where an older version wrote)."""
+    query = "SELECT name, value FROM about WHERE name IN ('fingerprint', 'generation')"
+    found = dict(connection.execute(query).fetchall())
+    return found.get("fingerprint"), int(found.get("generation", 0))
+
+
+def move_generation(connection: sqlite3.Connection) -> None:
+    """Blocks have gone or got another number. Inside a transaction."""
+    counted = "INSERT INTO about VALUES ('generation', '1') ON CONFLICT (name) DO UPDATE SET value = value + 1"
+    connection.execute(counted)
+
+
+def forget_fingerprint(connection: sqlite3.Connection) -> None:
+    """The store is nobody's again. Inside a transaction."""
+    connection.execute("DELETE FROM about WHERE name = 'fingerprint'")
 
 
 def claim(connection: sqlite3.Connection, fingerprint: str) -> str:

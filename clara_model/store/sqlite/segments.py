@@ -1,18 +1,25 @@
-"""The bytes of an embedded store's blocks: one append-only file, read through a memory map.
+"""The bytes of an embedded store's blocks: append-only files of bounded size, read through memory maps.
 
 A file is written from the front to the back at offsets that the SQLite file beside it hands out, and never changed
-before that end; compacting writes the next file and deletes the last. What is read is a view of the map, not a copy: it
-costs no memory of its own, and keeps its file on the disk as long as it is held.
+before that end; compacting copies what is left of one into the last and deletes it, and no number is given twice. What
+is read is a view of the map, not a copy: it costs no memory of its own, and keeps its file on the disk as long as it is
+held.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from clara_model.errors import ClaraError
+
+SEGMENT_BYTES = 256 * 1024 * 1024
+"""A file that has as many gets no more blocks."""
+_MAPS = 64
+"""Files that are kept open."""
 
 
 class Replaced(Exception):
@@ -55,21 +62,27 @@ class Segments:
             if not os.fstat(file.fileno()).st_size:
                 raise ValueError(f"{self.path(segment).name} is empty")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        for old in list(self._maps)[: len(self._maps) - _MAPS]:
+            self._maps.pop(old, None)
         self._maps[segment] = mapped
         return mapped
 
     def write(self, segment: int, offset: int, pieces: Sequence[bytes | memoryview]) -> None:
-        """Write pieces one behind the other.
+        """Write pieces one behind the other, at the file's end.
 
         Raises:
-            ClaraError: there is no room, or no permission.
+            ClaraError: there is no room, or no permission; the room that they took is free again.
         """
+        end = offset
         try:
             file = os.open(self.path(segment), os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 for piece in pieces:
-                    _write_all(file, piece, offset)
-                    offset += len(piece)
+                    _write_all(file, piece, end)
+                    end += len(piece)
+            except OSError:
+                os.ftruncate(file, offset)
+                raise
             finally:
                 os.close(file)
         except OSError as error:
@@ -90,18 +103,27 @@ class Segments:
                     os.close(file)
         self._dirty = set()
 
-    def keep_only(self, segment: int) -> None:
-        """Delete the other segments' files; who still reads one keeps it until done."""
+    def remove(self, segments: Iterable[int]) -> None:
+        """Delete files that hold nothing any more; who still reads one keeps it until done."""
+        for segment in segments:
+            self.path(segment).unlink(missing_ok=True)
+            self._maps.pop(segment, None)
+            self._dirty.discard(segment)
+
+    def sizes(self) -> dict[int, int]:
+        """Bytes of each file by its number."""
+        found = {}
         for path in self.folder.glob("data-*.bin"):
-            if path != self.path(segment):
-                path.unlink(missing_ok=True)
-        self._maps = {number: mapped for number, mapped in self._maps.items() if number == segment}
-        self._dirty &= {segment}
+            number = path.stem.removeprefix("data-")
+            with suppress(FileNotFoundError):  # another process compacts
+                if number.isdigit():
+                    found[int(number)] = path.stat().st_size
+        return found
 
     @property
     def nbytes(self) -> int:
         """Of all files."""
-        return sum(path.stat().st_size for path in self.folder.glob("data-*.bin"))
+        return sum(self.sizes().values())
 
 
 def _write_all(file: int, piece: bytes | memoryview, offset: int) -> None:

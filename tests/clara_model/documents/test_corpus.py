@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from small_model import QUESTIONS, TEXTS
 
 from clara_model import Clara, ClaraModel
@@ -56,6 +57,54 @@ def test_a_second_run_does_nothing(loaded: ClaraModel, files: Path, monkeypatch:
     done, after = run(loaded, files)
     assert (done.documents, done.unchanged, done.compressed) == (6, 6, 0)
     assert before == after
+
+
+def test_a_document_whose_latents_are_damaged_or_missing_is_made_anew(loaded: ClaraModel, files: Path):
+    _, before = run(loaded, files)
+    with open_store(files.parent / "store") as store:
+        numbers = bytes(next(store.iterate()).block.vector.flatten()[:64].view(torch.uint8).numpy())
+        last = list(store.iterate())[-1].key
+        store.delete([last])
+    data = files.parent / "store" / "data-1.bin"
+    content = bytearray(data.read_bytes())
+    content[content.index(numbers)] ^= 1
+    data.write_bytes(content)
+    done, after = run(loaded, files)
+    assert (done.documents, done.compressed) == (6, 2)
+    assert done.unchanged < 5
+    assert before == after
+
+
+def test_blocks_that_another_run_deletes_meanwhile_are_made_anew(loaded: ClaraModel, tmp_path: Path, monkeypatch):
+    """The other changes the last document that had them, between this run's look and its record."""
+    for name, text in (("a/1.txt", TEXTS[0]), ("b/2.txt", TEXTS[1])):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    with open_store(tmp_path / "s") as store, open_store(tmp_path / "s") as other, Clara(loaded, store=store) as clara:
+        compress_corpus(clara, store, [str(tmp_path / "a")])
+        (tmp_path / "a/1.txt").write_text(TEXTS[2])
+        (tmp_path / "b/2.txt").write_text(TEXTS[0])
+        real = other.record
+
+        def late(documents):
+            compress_corpus(clara, store, [str(tmp_path / "a")])
+            real(documents)
+
+        monkeypatch.setattr(other, "record", late)
+        compress_corpus(clara, other, [str(tmp_path / "b")])
+        assert store.verify() == []
+        assert len(store.digests()) == 2
+        assert compress_corpus(clara, store, [str(tmp_path)]).unchanged == 2
+
+
+def test_a_rows_own_file_and_line_are_kept_under_their_names(loaded: ClaraModel, tmp_path: Path):
+    row = {"text": TEXTS[0], "file": "letters/report.pdf", "line": 40}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with open_store(tmp_path / "s") as store, Clara(loaded, store=store) as clara:
+        compress_corpus(clara, store, [str(tmp_path / "rows.jsonl")])
+        compress_corpus(clara, store, [str(tmp_path / "rows.jsonl")], metadata=["file", "line"])
+        (place,) = store.find(where={"file": "letters/report.pdf", "line": 40})
+        assert place.document == f"{tmp_path}/rows.jsonl:1"
 
 
 def test_metadata_of_rows_are_kept_and_their_change_compresses_nothing(loaded: ClaraModel, tmp_path: Path):

@@ -143,7 +143,7 @@ def test_many_blocks_are_searched_by_several_threads_and_by_faiss(
         index = coarse.CoarseIndex(tmp_path / "i", store.identity)
         reach = index.update(store)
     numbers = np.arange(1, 6001)
-    allowed = numbers[numbers % 5 != 0] if filtered else None
+    allowed = np.flatnonzero(numbers % 5) if filtered else None
     questions = [rotation(near(vectors[place])[None])[0] for place in range(0, 200, 11)]
     monkeypatch.setattr(scan, "FIRST", 2000)
     plain = [nearest(index, reach, one, 20, allowed).tolist() for one in questions]
@@ -192,8 +192,6 @@ def test_an_index_of_blocks_that_are_mostly_gone_is_built_anew(tmp_path: Path, m
         index = coarse.CoarseIndex(tmp_path / "search", store.identity)
         assert index.update(store).count == 300
         store.delete(keys[20:])
-        assert index.update(store).count == 300  # nothing has come: a question does not wait for the count
-        index = coarse.CoarseIndex(tmp_path / "search", store.identity)
         assert index.update(store).count == 20
         assert {path.name[0] for path in (tmp_path / "search").glob("*.bin")} == {"2"}
         assert StoreSearch(store).best(vectors[3], 1)[0].row.key == keys[3]

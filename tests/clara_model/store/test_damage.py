@@ -11,8 +11,8 @@ from faults import reachable_folder, without_privileges
 from kit import FINGERPRINT, block, blocks, key, same
 
 from clara_model.errors import ClaraError
-from clara_model.store import StoredDocument, Window, open_store
-from clara_model.store.sqlite.blocks import FILE
+from clara_model.store import StoredDocument, Window, copy_store, open_store
+from clara_model.store.sqlite.store import FILE
 
 DATA = "data-1.bin"
 
@@ -58,6 +58,88 @@ def test_a_thousand_flipped_bytes(folder: Path):
     assert unseen < 50  # documents, indexes and room that is free
     with open_store(folder) as store:
         assert store.verify() == []
+
+
+def test_a_flipped_byte_is_never_returned_as_a_place_or_metadata(folder: Path):
+    with open_store(folder) as store:
+        store.record([StoredDocument(f"d{i}", (Window(key(i), 0, 3),), "d", {"year": 1900 + i}) for i in NAMES])
+        right = {(one.document, one.key, one.start, one.end, str(one.metadata)) for one in store.find()}
+    draw, data, less = random.Random(0), (folder / FILE).read_bytes(), 0
+    used = [place for place in range(len(data)) if data[place]]
+    for place in draw.sample(used, 200):
+        changed = bytearray(data)
+        changed[place] ^= 1 << draw.randrange(8)
+        (folder / FILE).write_bytes(changed)
+        try:
+            with open_store(folder) as store:
+                for found in (
+                    store.find(),
+                    store.find(where={"year": {"$gt": 0}}),
+                    store.places(list(map(key, NAMES))),
+                ):
+                    there = {(one.document, one.key, one.start, one.end, str(one.metadata)) for one in found}
+                    assert there <= right
+                    less += len(there) < 60
+        except ClaraError as error:
+            assert str(folder) in str(error)
+        (folder / FILE).write_bytes(data)
+        for suffix in ("-wal", "-shm"):
+            (folder / f"{FILE}{suffix}").unlink(missing_ok=True)
+    assert less > 5
+
+
+@pytest.mark.parametrize("name", ["latents", "latents.lance"])
+def test_damage_is_dropped_on_request_and_then_named_as_missing(tmp_path: Path, name: str):
+    with open_store(tmp_path / name) as store:
+        store.put(FINGERPRINT, blocks(range(6), **SIZES))
+        store.record([StoredDocument(f"d{i}", (Window(key(i), 0, 3),), "d", {"year": 1900 + i}) for i in range(6)])
+    for file in (tmp_path / name).rglob("*"):
+        if file.is_file() and file.read_bytes().count(numbers_of(3)) == 1:
+            flipped(file, numbers_of(3))
+    with open_store(tmp_path / name) as store:
+        assert [one.where for one in store.verify()] == [key(3)]
+        assert [one.where for one in store.verify(["d3", "d4"])] == [key(3)]
+        assert store.verify(["d1", "d4"]) == store.verify([]) == store.verify(["no such"]) == []
+        assert [one.where for one in store.verify(mend=True)] == [key(3), "d3"]
+        assert [(one.where, one.what) for one in store.verify()] == [
+            ("d3", "the latents of its window 0 are not there")
+        ]
+        assert store.numbers([key(3), key(4)]).keys() == {key(4)}
+        store.put(FINGERPRINT, blocks([3], **SIZES))
+        assert store.verify() == []
+
+
+def test_a_damaged_document_is_dropped_on_request(folder: Path):
+    flipped(folder / FILE, b'{"file": "x"}', 2)
+    with open_store(folder) as store:
+        assert store.find("a") == []
+        assert [one.number for one in store.places([key(1)])] == [1]  # of "b"
+        assert [one.where for one in store.verify(["a", "b"], mend=True)] == ["a"]
+        assert store.digests().keys() == {"b"}
+        assert store.stats().blocks == 3
+        assert store.verify() == []
+
+
+def test_a_copy_leaves_out_a_document_whose_latents_are_damaged(folder: Path, tmp_path: Path, caplog):
+    flipped(folder / DATA, numbers_of(7))
+    with open_store(folder) as store, open_store(tmp_path / "copy") as copy:
+        assert copy_store(store, copy) == len(NAMES) - 1
+        assert "1 documents whose latents are damaged or missing are not copied (the first is a)" in caplog.text
+        assert copy.digests().keys() == {"b"}
+        assert copy.verify() == []
+
+
+def test_half_a_store_is_refused(folder: Path, tmp_path: Path):
+    """As ``cp`` of a store that is in use may leave: all is still in SQLite's log, which came later or not at all."""
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    (copied / DATA).write_bytes((folder / DATA).read_bytes())
+    for content in (None, b""):
+        if content is not None:
+            (copied / FILE).write_bytes(content)
+        with pytest.raises(ClaraError, match=r"is half a store: .* copied by: clara store copy STORE --to OTHER"):
+            open_store(copied)
+        assert (copied / DATA).read_bytes() == (folder / DATA).read_bytes()
 
 
 def flipped(file: Path, content: bytes, offset: int = 0) -> None:
@@ -140,6 +222,17 @@ def test_another_file_in_its_place(folder: Path):
     connection.close()
     with pytest.raises(ClaraError, match="not a store of latents"):
         open_store(folder)
+
+
+def test_another_programs_file_of_the_same_name_is_left_as_it_is(tmp_path: Path):
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+        connection.execute("INSERT INTO notes VALUES ('precious')")
+    connection.close()
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(ClaraError, match="not a store of latents; choose another folder"):
+        open_store(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == before
 
 
 def about(folder: Path, name: str, value: str) -> None:

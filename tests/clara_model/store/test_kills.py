@@ -159,6 +159,7 @@ def test_killed_while_compacting(place: Path):
             with open_store(place) as store:
                 os.write(write, b".")
                 while True:
+                    store.put(FINGERPRINT, blocks(range(50), **SIZES))  # leaves room to give back
                     store.compact()
 
         pid = in_child(work)
@@ -179,6 +180,7 @@ def test_one_process_reads_while_another_compacts(place: Path):
     def compact() -> None:
         with open_store(place) as store:
             for _ in range(10):
+                store.put(FINGERPRINT, blocks(range(50), **SIZES))
                 store.compact()
 
     pid = in_child(compact)

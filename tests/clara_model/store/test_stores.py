@@ -3,6 +3,7 @@
 import pickle
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from kit import FINGERPRINT, OTHER, block, blocks, key, same
 
 from clara_model.errors import ClaraError
 from clara_model.store import DurableStore, StoredDocument, Window, copy_store, open_store
+from clara_model.store.filters import DOCUMENT
+from clara_model.store.protocol import MissingBlocks
 
 Reopen = Callable[[], DurableStore]
 
@@ -136,11 +139,33 @@ def test_documents_are_found_by_id_and_metadata(store: DurableStore):
         ({"year": {"$eq": None}}, "e"),
         ({"year": {"$in": [1960, "1944"]}}, "a d"),
         ({"year": {"$nin": [1960, "1944", None]}}, "b c"),
-        ({"tags": {"$contains": "x"}}, "a c"),
+        ({"tags": {"$contains": "x"}}, "a b c"),
         ({"tags": {"$contains": "y"}}, "c"),
         ({"$or": [{"year": 1960}, {"tags": {"$contains": "y"}}]}, "a c"),
-        ({"$and": [{"year": {"$gt": 1900}}, {"$not": {"tags": {"$contains": "x"}}}]}, "b"),
+        ({"$and": [{"year": {"$gt": 1900}}, {"$not": {"tags": {"$contains": "y"}}}]}, "a b"),
         ({"$not": {"$or": [{"year": 1960}, {"year": 1970}]}}, "c d e"),
+        ({"year": list(range(1200, 2400))}, "a b"),
+        ({"year": {"$nin": [*range(1200, 2400), None]}}, "c d"),
+        ({"$or": [{"year": year} for year in range(1200, 2400)]}, "a b"),
+        ({"größe": 3}, "a"),
+        ({"größe": {"$ne": 3}}, "b c d e"),
+        ({"x\\y": 4, "tab\tname": "ü", "new\nline": True}, "b"),
+        ({"😀": "emoji", "it's": 1}, "c"),
+        ({"tags": '["y","x"]'}, ""),
+        ({"tags": ['["y","x"]', "x"]}, "b"),
+        ({"big": 2**64 - 1}, "a"),
+        ({"big": 2**64}, ""),
+        ({"big": {"$gt": 2**63}}, "a"),
+        ({"big": {"$lt": -(2**70)}}, ""),
+        ({"nul": "x\0y"}, "a"),
+        ({"nul": "\ud800"}, ""),
+        ({"year": float("inf")}, ""),
+        ({"year": {"$lt": float("inf")}}, "a b c"),
+        ({"when": {"$gte": datetime(2024, 1, 2)}}, "a b"),
+        ({"when": {"$lt": datetime(2024, 1, 2, 10, tzinfo=UTC)}}, "a"),
+        ({"when": datetime(2024, 1, 2)}, "a"),
+        ({DOCUMENT: ["b", "d"]}, "b d"),
+        ({DOCUMENT: {"$gt": "c"}, "year": None}, "e"),
         ({"$and": []}, "a b c d e"),
         ({"$or": []}, ""),
     ],
@@ -149,7 +174,17 @@ def test_filters(store: DurableStore, where: dict, expected: str):
     store.put(FINGERPRINT, blocks(range(5)))
     years: list = [1960, 1970, 2001.5, "1944", None]
     tags: list = [["x"], "x", ["y", "x"], None, None]
-    store.record([document(one, [i], year=years[i], tags=tags[i]) for i, one in enumerate("abcde")])
+    more: list[dict] = [
+        {"größe": 3, "big": 2**64 - 1, "nul": "x\0y", "when": "2024-01-02"},
+        {"größe": 2, "x\\y": 4, "tab\tname": "ü", "new\nline": True, "when": "2024-01-02T12:30:00+02:00"},
+        {"😀": "emoji", "it's": 1, "when": "tomorrow"},
+        {},
+        {},
+    ]
+    store.record([document(one, [i], year=years[i], tags=tags[i], **more[i]) for i, one in enumerate("abcde")])
+    assert [row.key for row in store.rows(store.matching(where))] == [
+        key("abcde".index(one)) for one in expected.split()
+    ]
     assert " ".join(one.document for one in store.find(where=where)) == expected
 
 
@@ -165,6 +200,7 @@ def test_filters(store: DurableStore, where: dict, expected: str):
             {"a": {"$gt": True}},
             {"a": {"$like": 1}},
         ),
+        *({"a": float("nan")}, {"a": {"$gt": float("nan")}}, {"a": b"x"}, {"$nor": [{"a": 1}]}, {"$gt": 5}),
         *({"a": {"$in": 1}}, {"$or": {}}, {"$not": 3}, {"$and": ["a"]}, {"a": {"$contains": []}}),
     ],
 )
@@ -172,6 +208,21 @@ def test_filters_that_make_no_sense(store: DurableStore, where: dict):
     store.put(FINGERPRINT, blocks([1]))
     with pytest.raises(TypeError, match="where"):
         store.find(where=where)
+
+
+def test_filters_in_one_another(store: DurableStore):
+    store.put(FINGERPRINT, blocks(range(2)))
+    store.record([document("a", [0], n=5), document("b", [1], n=6)])
+    where: dict = {"n": 5}
+    for _ in range(300):
+        where = {"$not": where}
+    assert [one.document for one in store.find(where=where)] == ["a"]
+    for depth in (40, 3000):
+        where = {"n": 5}
+        for _ in range(depth):
+            where = {"$and": [where, {"n": 5}]}
+        with pytest.raises(TypeError, match="nested too deeply"):
+            store.find(where=where)
 
 
 @pytest.mark.parametrize("metadata", [{1: 2}, {"a": object()}, {"a": float("nan")}])
@@ -197,6 +248,61 @@ def test_verify_names_what_is_missing(store: DurableStore):
     store.record([document("a", [0, 1])])
     store.delete([key(1)])
     assert [(one.where, one.what) for one in store.verify()] == [("a", "the latents of its window 1 are not there")]
+
+
+def test_a_document_whose_block_is_not_there_is_refused(store: DurableStore):
+    store.put(FINGERPRINT, blocks([0]))
+    with pytest.raises(
+        MissingBlocks, match=f"document 'a' has the block {key(1)}, which is not in the store"
+    ) as caught:
+        store.record([document("b", [0]), document("a", [0, 1])])
+    assert caught.value.keys == {key(1)}
+    assert store.digests() == {}
+
+
+def test_the_generation_moves_when_blocks_go_and_not_when_they_come(store: DurableStore, reopened: Reopen):
+    store.put(FINGERPRINT, blocks(range(3)))
+    start = store.generation
+    store.put(FINGERPRINT, blocks([3]))
+    assert store.generation == start
+    seen = [start]
+    with reopened() as other:
+        for change in (
+            lambda: store.delete([key(0)]),
+            lambda: store.put(FINGERPRINT, blocks([1])),
+            lambda: other.delete([key(2)]),
+            lambda: other.clear(),
+        ):
+            change()
+            store.numbers([key(1)])  # a store that is far away sees what others have done when it is read
+            seen.append(store.generation)
+    assert len(set(seen)) == 5
+
+
+def test_all_numbers(store: DurableStore):
+    assert (store.all_numbers(), store.last_number) == ([], 0)
+    store.put(FINGERPRINT, blocks(range(5)))
+    numbers = store.numbers([key(i) for i in range(5)])
+    assert store.all_numbers() == sorted(numbers.values())
+    store.delete([key(4)])
+    assert numbers[key(4)] <= store.last_number
+    assert store.all_numbers() == [numbers[key(i)] for i in range(4)]
+
+
+def test_an_emptied_store_is_another_checkpoints(store: DurableStore, reopened: Reopen):
+    store.put(FINGERPRINT, blocks(range(5)))
+    store.record([document("a", [0, 1])])
+    with reopened() as other:
+        held = other.get(FINGERPRINT, [key(0)])[0]
+        store.clear()
+        assert (store.stats().blocks, store.stats().documents, store.fingerprint) == (0, 0, None)
+        store.put(OTHER, blocks(range(5, 10)))
+        assert held is not None and same(held, block(0))  # what is held does not change
+        for call in (lambda: other.get(FINGERPRINT, [key(5)]), lambda: other.put(FINGERPRINT, blocks([1]))):
+            with pytest.raises(ClaraError, match=rf"checkpoint {OTHER} .* checkpoint {FINGERPRINT}"):
+                call()
+        assert same(other.get(OTHER, [key(5)])[0], block(5))
+    assert store.verify() == []
 
 
 def test_stats_and_compact(store: DurableStore):

@@ -1,0 +1,147 @@
+"""Two that change one store at once, in a forced order: neither loses what the other was told is kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kit import FINGERPRINT, block, blocks, key, same
+
+from clara_model.search.index import CoarseIndex
+from clara_model.store import DurableStore, StoredDocument, Window, open_store
+from clara_model.store.lance import LanceStore
+from clara_model.store.sqlite import segments
+from clara_model.store.sqlite.store import SQLiteStore
+
+Reopen = Callable[[], DurableStore]
+
+
+def document(name: str, window: object) -> StoredDocument:
+    return StoredDocument(name, (Window(key(window), 0, 1),), f"digest of {window}")
+
+
+def all_there(store: DurableStore, names: range) -> bool:
+    return all(
+        same(one, block(name)) for name, one in zip(names, store.get(FINGERPRINT, [key(n) for n in names]), strict=True)
+    )
+
+
+def test_a_compaction_that_is_held_up_deletes_nothing_of_one_that_overtakes_it(tmp_path: Path, monkeypatch):
+    with open_store(tmp_path) as store, open_store(tmp_path) as other:
+        assert isinstance(store, SQLiteStore)
+        store.put(FINGERPRINT, blocks(range(60)))
+        store.delete([key(name) for name in range(10)])
+        real = store._segments.remove
+
+        def late(numbers):  # the other's whole work falls between the commit and the removal of files
+            monkeypatch.setattr(store._segments, "remove", real)
+            other.put(FINGERPRINT, blocks(range(60, 70)))
+            other.delete([key(60)])
+            other.compact()
+            real(numbers)
+
+        monkeypatch.setattr(store._segments, "remove", late)
+        store.compact()
+        with open_store(tmp_path) as third:
+            assert all_there(third, range(10, 60))
+            assert all_there(third, range(61, 70))
+            assert third.verify() == []
+        assert len(list(tmp_path.glob("data-*.bin"))) == 1
+
+
+def test_compacting_many_segments_copies_only_those_with_room_to_give(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 2000)
+    monkeypatch.setattr("clara_model.store.sqlite.store.SEGMENT_BYTES", 2000)
+    with open_store(tmp_path) as store:
+        for name in range(60):
+            store.put(FINGERPRINT, blocks([name]))
+        before = {path.name: path.stat().st_ino for path in tmp_path.glob("data-*.bin")}
+        assert len(before) == 8
+        store.delete([key(name) for name in range(4, 12)])
+        store.compact()
+        after = {path.name: path.stat().st_ino for path in tmp_path.glob("data-*.bin")}
+        assert set(before) - set(after) == {"data-1.bin", "data-2.bin"}
+        assert all_there(store, range(4)) and all_there(store, range(12, 60))
+        assert store.verify() == []
+
+
+def test_a_coarse_index_that_is_begun_again_twice_keeps_the_later_files(tmp_path: Path, monkeypatch):
+    with open_store(tmp_path / "s") as store:
+        store.put(FINGERPRINT, blocks(range(20), width=256))
+        one, two = (CoarseIndex(tmp_path / "i", store.identity) for _ in range(2))
+        one.update(store)
+        glob = Path.glob
+
+        def late(self: Path, pattern: str):
+            monkeypatch.setattr(Path, "glob", glob)
+            two._start_again()
+            two.update(store)
+            return glob(self, pattern)
+
+        monkeypatch.setattr(Path, "glob", late)
+        one._start_again()
+        assert len(two.numbers(two.reach())) == 20
+        assert {path.name[0] for path in (tmp_path / "i").glob("*.bin")} == {"3"}
+
+
+def test_who_holds_a_store_that_is_cleared_and_filled_anew_goes_on_in_it(store: DurableStore, reopened: Reopen):
+    store.put(FINGERPRINT, blocks(range(20)))
+    with reopened() as other:
+        other.clear()
+        other.put(FINGERPRINT, blocks(range(1000, 1050)))
+    with reopened() as reader:
+        held = reader.get(FINGERPRINT, [key(name) for name in range(1000, 1050)])
+        store.put(FINGERPRINT, blocks(range(20, 50)))
+        assert all(same(one, block(name)) for name, one in zip(range(1000, 1050), held, strict=True))
+        assert all_there(reader, range(20, 50))
+        assert all_there(reader, range(1000, 1050))
+        assert (reader.stats().blocks, reader.verify()) == (80, [])
+
+
+def test_a_block_that_another_run_deletes_before_its_document_is_recorded(store: DurableStore, reopened: Reopen):
+    store.put(FINGERPRINT, blocks(["old", "new"]))
+    store.record([document("a", "old")])
+    with reopened() as other:
+        assert other.numbers([key("old")])  # the other has seen that it need not be made ..
+        store.record([document("a", "new")])  # .. and its last document changes
+        with pytest.raises(ValueError, match="is not in the store; put it first"):
+            other.record([document("b", "old")])
+        other.put(FINGERPRINT, blocks(["old"]))
+        other.record([document("b", "old")])
+        assert other.verify() == []
+
+
+def test_lance_puts_back_what_was_recorded_while_it_was_deleted(tmp_path: Path, monkeypatch):
+    with open_store(tmp_path / "s.lance") as store, open_store(tmp_path / "s.lance") as other:
+        assert isinstance(store, LanceStore)
+        store.put(FINGERPRINT, blocks(["old", "new"]))
+        store.record([document("a", "old")])
+        real = store.delete
+
+        def late(keys):  # nobody uses them, it was found; now somebody does
+            other.record([document("b", "old")])
+            return real(keys)
+
+        monkeypatch.setattr(store, "delete", late)
+        store.record([document("a", "new")])
+        assert store.verify() == []
+        assert same(store.get(FINGERPRINT, [key("old")])[0], block("old"))
+
+
+def test_lance_compacts_beside_one_that_writes(tmp_path: Path, monkeypatch):
+    with open_store(tmp_path / "s.lance") as store, open_store(tmp_path / "s.lance") as other:
+        assert isinstance(store, LanceStore)
+        for name in range(5):
+            store.put(FINGERPRINT, blocks([name]))
+        real, turns = store._table, []
+
+        def late(name: str):
+            table = real(name)
+            if name == "blocks" and len(turns) < 3:  # the other replaces what is about to be joined
+                turns.append(name)
+                other.put(FINGERPRINT, blocks([len(turns)]))
+            return table
+
+        monkeypatch.setattr(store, "_table", late)
+        store.compact()
+        assert len(turns) == 3
+        assert all_there(other, range(5))
