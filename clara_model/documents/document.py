@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from clara_model.errors import ClaraError
 
-Metadata = Mapping[str, str | int | float | bool]
+Metadata = Mapping[str, Any]
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -27,7 +28,7 @@ class Document:
     line: int | None = None
     """Line of a JSONL file or row of a table, from 1; None for a whole file."""
     metadata: Metadata = field(default_factory=dict)
-    """Of the row, what was asked for and is there."""
+    """Of the row, what was asked for and is there: strings, numbers, truth values or lists of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

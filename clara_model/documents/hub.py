@@ -12,7 +12,7 @@ from clara_model.documents.document import Document, Unread, Unreadable, needing
 from clara_model.documents.rows import column_of, of_rows
 
 PREFIX = "hf://datasets/"
-_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@(refs/(?:convert/\w+|pr/\d+)|[^@/]+))?(?:/(.+?))?/?")
+_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@(refs/(?:convert/\w+|pr/\d+)|[^@/]+))?(?:/(.+?))?/?$")
 
 
 def is_hub_name(name: str) -> bool:
@@ -43,7 +43,7 @@ def read_data_set(name: str, key: str | None = None, keep: Sequence[str] = ()) -
 
 def _parts(name: str) -> tuple[str, str | None, str | None]:
     """Owner and name, revision and files."""
-    parts = _NAME.fullmatch(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    parts = _NAME.match(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
     if parts is None:
         raise Unreadable(f"{name} is not a data set of the hub; write {PREFIX}OWNER/NAME, or with a file: .../FILE")
     owner_and_name, revision, files = parts.groups()

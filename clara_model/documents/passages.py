@@ -2,12 +2,11 @@
 
 A *passage* is what one set of memory tokens stands for: an exact stretch of its document that fits the model's
 document length. It knows its file and its number, so an answer can be cited. Left out: what each file type is
-(`html`, `docx`, `pdf`, `rows`, `hub`) and overlapping windows (a sentence is never in two passages).
+(`documents.formats`) and overlapping windows (a sentence is never in two passages).
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import logging
@@ -15,34 +14,21 @@ import os
 import re
 import stat
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from clara_model.documents.document import Document, Unread, Unreadable, decoded, until_error
-from clara_model.documents.docx import docx
-from clara_model.documents.html import html
+from clara_model.documents.formats import SUFFIXES, read_file, suffix_of
 from clara_model.documents.hub import is_hub_name, read_data_set
-from clara_model.documents.pdf import pdf
-from clara_model.documents.rows import of_json_lines, parquet
+from clara_model.documents.rows import of_json_lines
 from clara_model.errors import ClaraError
 from clara_model.windows import split_text
 
 logger = logging.getLogger(__name__)
 
 STDIN = "-"
-TEXTS: dict[str, Callable[[bytes, str], str]] = {
-    ".txt": decoded,
-    ".md": decoded,
-    ".html": html,
-    ".htm": html,
-    ".docx": docx,
-}
-"""Files that are a text each."""
-PDF, JSON_LINES, ZIPPED, PARQUET = ".pdf", ".jsonl", ".jsonl.gz", ".parquet"
-SUFFIXES = (*TEXTS, PDF, JSON_LINES, ZIPPED, PARQUET)
 _LOCK = "~$"
 """Begins the name of the file that Word keeps beside a document that is open."""
 _ODD_BYTE = re.compile("[\ud800-\udfff]")
@@ -160,7 +146,7 @@ def read_source(
     """
     name = str(source)
     if isinstance(source, Path):
-        found = _documents(source, text_key, keep)
+        found = read_file(source, text_key, keep)
     elif source == STDIN:
         name, found = "standard input", _standard_input(stdin or sys.stdin.buffer, text_key)
     else:
@@ -209,7 +195,7 @@ def _files(path: Path) -> tuple[list[Path], list[Unread]]:
         return files, unread
     if not stat.S_ISREG(mode):  # a pipe or a device may never end
         return [], [_unread(path, "is no regular file; read a pipe as - (standard input).")]
-    if _suffix(path) not in SUFFIXES:
+    if suffix_of(path) not in SUFFIXES:
         return [], [_unread(path, f"is not a {types}.")]
     return [path], []
 
@@ -233,7 +219,7 @@ def _files_below(folder: Path) -> tuple[list[Path], list[Unread]]:
             except OSError as error:
                 unread.append(_unread(file, f"cannot be read: {error.strerror}."))
                 continue
-            if regular and _suffix(file) in SUFFIXES:
+            if regular and suffix_of(file) in SUFFIXES:
                 files.append(file)
             else:
                 unread.append(_unread(file, "is of no type that is read." if regular else "is no regular file."))
@@ -262,33 +248,6 @@ def _in_full(path: Path) -> Path:
 def plain_name(name: str) -> str:
     """A name that is not UTF-8 with its odd bytes written as `\\xfc`, so that it can be shown and kept."""
     return _ODD_BYTE.sub(lambda half: f"\\x{ord(half[0]) & 0xFF:02x}", name)
-
-
-def _suffix(path: Path) -> str:
-    name = path.name.lower()
-    return ZIPPED if name.endswith(ZIPPED) else path.suffix.lower()
-
-
-def _documents(file: Path, text_key: str | None, keep: Sequence[str] = ()) -> Iterator[Document | Unread]:
-    """What a file holds, blank texts included."""
-    name, suffix = str(file), _suffix(file)
-    if suffix == PARQUET:
-        yield from parquet(file, text_key, keep)
-    elif suffix == PDF:
-        yield from pdf(file.read_bytes(), name)
-    elif suffix in (JSON_LINES, ZIPPED):
-        yield from of_json_lines(_lines(file, zipped=suffix == ZIPPED), name, text_key, keep)
-    else:
-        yield Document(text=TEXTS[suffix](file.read_bytes(), name), file=name)
-
-
-def _lines(file: Path, *, zipped: bool) -> Iterator[bytes]:
-    """The lines of a file, which is never whole in memory."""
-    try:
-        with gzip.open(file) if zipped else file.open("rb") as lines:
-            yield from lines
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise Unreadable(f"{file} cannot be unzipped: {error}") from error
 
 
 def _standard_input(stream: BinaryIO, text_key: str | None) -> Iterator[Document | Unread]:

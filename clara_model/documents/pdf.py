@@ -6,7 +6,6 @@ Leaves out pictures and scanned pages: text recognition is another program's wor
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any, cast
 
 from clara_model.documents.document import Document, Unread, Unreadable, lines_of, needing, one_line, reading
@@ -20,7 +19,7 @@ _DEEPEST = 32
 """Fields in each other; a broken file may hold a circle."""
 
 
-def pdf(data: bytes, name: str) -> Iterator[Document | Unread]:
+def pdf(data: bytes, name: str) -> list[Document | Unread]:
     """One document of all pages that can be read, after those that cannot."""
     with needing("pypdf", name):
         from pypdf import PdfReader
@@ -36,6 +35,7 @@ def pdf(data: bytes, name: str) -> Iterator[Document | Unread]:
                 raise ImportError from error
         count = len(reader.pages)
         promised = cast(Any, reader.root_object["/Pages"]).get("/Count", count)
+    found: list[Document | Unread] = []
     texts = []
     for number in range(count):
         try:
@@ -46,10 +46,11 @@ def pdf(data: bytes, name: str) -> Iterator[Document | Unread]:
         except Exception as error:  # packages raise errors of their own, and whatever a broken page leads them to
             lost = f"cannot be read: {one_line(error)}"
         if lost:
-            yield Unread(file=name, reason=f"{name}, page {number + 1} {lost}.")
+            found.append(Unread(file=name, reason=f"{name}, page {number + 1} {lost}."))
     if isinstance(promised, int) and promised > count:
-        yield Unread(file=name, reason=f"{name} has {promised:,} pages, of which {promised - count:,} cannot be found.")
-    yield Document(text="\n\n".join(filter(None, texts)), file=name)
+        missing = f"{name} has {promised:,} pages, of which {promised - count:,} cannot be found."
+        found.append(Unread(file=name, reason=missing))
+    return [*found, Document(text="\n\n".join(filter(None, texts)), file=name)]
 
 
 def _written(page: Any) -> dict[str, None]:

@@ -108,11 +108,12 @@ def _of_json(line: bytes, key: str | None, keep: Sequence[str]) -> tuple[list[st
             return [], {}
         row = json.loads(text)
     except UnicodeDecodeError as error:
-        raise _BadRow(not_utf8(error)) from None
+        raise _BadRow(f"{not_utf8(error)}; convert the file to UTF-8 first") from None
     except (ValueError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
         raise _BadRow(f"not valid JSON: {'nested too deeply' if deep else getattr(error, 'msg', error)}") from None
-    column = key_of(row, key) if isinstance(row, dict) else None
+    named = row if isinstance(row, dict) else {}
+    column = key_of([name for name in named if named[name]], key) or key_of(named, key)  # one with a text comes first
     if column is None:
         raise _BadRow(f"must be a JSON object with {_wanted(key)}")
     return _of_row(row, column, keep)
@@ -128,16 +129,18 @@ def _of_row(row: Mapping[str, Any], column: str, keep: Sequence[str]) -> tuple[l
     return [without_surrogates(text) for text in texts], metadata
 
 
-def _metadata(value: Any, key: str) -> str | int | float | bool | None:
-    """A value that a search can compare: days and times in ISO 8601, decimals as numbers; None where there is none."""
+def _metadata(value: Any, name: str) -> Any:
+    """A value that a search can compare, or a list of them; None where there is none."""
+    if isinstance(value, list):
+        return [_metadata(one, name) for one in value]
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, Decimal):
-        value = float(value) if value.as_tuple().exponent else int(value)
+        return float(value) if value.as_tuple().exponent else int(value)
     if value is None or value != value:  # how tables write that nothing is there
         return None
     if not isinstance(value, (str, int, float, bool)) or value in (float("inf"), -float("inf")):
-        raise _BadRow(f'"{key}" must be a string, a number, true or false to be kept as metadata')
+        raise _BadRow(f'"{name}" must be a string, a number, true or false, or a list of them, to be kept as metadata')
     return without_surrogates(value) if isinstance(value, str) else value
 
 

@@ -81,7 +81,7 @@ def test_lines_end_in_newlines_carriage_returns_or_both_and_are_counted(tmp_path
     assert [(one.text, one.line) for one in found] == [("a", 1), ("b", 3), ("c", 4), ("d", 5)]
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "a"}\r\n\r{"text": "\xff"}')
     assert [one.text for one in read_documents([str(tmp_path / "b.jsonl")])] == ["a"]
-    assert "b.jsonl:3: not UTF-8 text (byte 0xff)." in caplog.text
+    assert "b.jsonl:3: not UTF-8 text (byte 0xff); convert the file to UTF-8 first." in caplog.text
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])

@@ -52,10 +52,8 @@ ROWS = {
     "no key": ('{"id": 7}', 'must be a JSON object with one of the keys "text", "contents", "docs"'),
     "no object": ('["two"]', 'must be a JSON object with one of the keys "text", "contents", "docs"'),
     "cut": ('{"text": "tw', "not valid JSON: Unterminated string starting at"),
-    "a list as metadata": (
-        '{"text": "two", "by": ["Ada"]}',
-        '"by" must be a string, a number, true or false to be kept',
-    ),
+    "an object as metadata": ('{"text": "two", "by": {"a": 1}}', '"by" must be a string, a number, true or false, or'),
+    "objects as metadata": ('{"text": "two", "by": [{}]}', '"by" must be a string, a number, true or false, or a list'),
     "infinite metadata": ('{"text": "two", "by": Infinity}', '"by" must be a string, a number, true or false'),
 }
 
@@ -104,8 +102,14 @@ def test_days_decimals_and_what_is_not_there_as_metadata(tmp_path: Path):
     }
     assert two.metadata == {"price": 3.0}
     lines = tmp_path / "a.jsonl"
-    lines.write_text('{"text": "one", "year": NaN}')
-    assert [one.metadata for one in read_source(lines, keep=["year"])] == [{}]
+    lines.write_text('{"text": "one", "year": NaN, "tags": ["a", 2, "\\ud800"]}')
+    assert [one.metadata for one in read_source(lines, keep=["year", "tags"])] == [{"tags": ["a", 2, "\ufffd"]}]
+
+
+def test_of_several_keys_the_one_with_a_text_counts(tmp_path: Path):
+    rows = ['{"text": "", "contents": "one"}', '{"text": null, "docs": ["two"]}', '{"text": "three", "docs": ["no"]}']
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    assert texts(tmp_path / "a.jsonl") == ["one", "two", "three"]
 
 
 def test_zipped_lines(tmp_path: Path):
@@ -120,7 +124,7 @@ def test_zipped_lines(tmp_path: Path):
 def test_keys_and_columns_become_metadata(tmp_path: Path):
     rows = [{"text": "a", "year": 1904, "by": "Ada"}, {"text": "b", "year": None, "by": "x\ud800"}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    columns = {"text": ["a", "b"], "year": [1904, None], "by": ["Ada", "x\ufffd"], "more": [[1], [2]]}
+    columns = {"text": ["a", "b"], "year": [1904, None], "by": ["Ada", "x\ufffd"], "more": [{"a": 1}, {"a": 2}]}
     write_parquet(tmp_path / "a.parquet", **columns)
     for name in ("a.jsonl", "a.parquet"):
         found = list(read_source(tmp_path / name, keep=["year", "by", "other"]))
