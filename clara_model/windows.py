@@ -6,10 +6,12 @@ tokens (`modeling.tokens`) and what becomes of a window (`inference`).
 
 from __future__ import annotations
 
+import hashlib
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 _WINDOW_CHARS_PER_TOKEN = 8  # how far ahead of a passage's start its end is looked for
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
@@ -22,18 +24,27 @@ _LINE_END = re.compile(r"\n+")
 _SPACE = re.compile(r"\s+")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """A stretch of one of several documents, ``documents[document][start:end]``: the whole of it by default."""
+def content_key(text: str) -> str:
+    """The key of a text: SHA-256 of its characters, lone surrogates included."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
-    document: int
-    """Index of the document, from 0."""
-    number: int = 0
-    """Which of the document's windows, from 0."""
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a document, ``text[start:end]``: the whole of it by default."""
+
+    key: str = ""
+    """Content key of its text, by which a store finds its latents; empty in what a question gives back."""
     start: int = 0
     """Character of the document where it begins."""
     end: int | None = None
     """Character of the document before which it ends; None where it goes to the document's end."""
+    document: Any = 0
+    """Which document: its index among those that were given, or its id in a store."""
+    number: int = 0
+    """Which of the document's windows, from 0."""
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Of the document, in a store."""
 
     @property
     def whole(self) -> bool:
@@ -45,6 +56,22 @@ class Window:
         """Where it stands, counted from 1 as people do: `document 3, window 2`, or `document 3`."""
         place = f"document {self.document + 1}"
         return place if self.whole else f"{place}, window {self.number + 1}"
+
+
+@dataclass(frozen=True)
+class SplitText:
+    """A document on its way: its text, hashed and split once."""
+
+    text: str
+    key: str
+    """Content key of the whole text."""
+    windows: tuple[Window, ...]
+    """In order, each with its key; one where the text is read whole."""
+
+    @property
+    def parts(self) -> Iterator[tuple[str, str]]:
+        """Key and text of each window."""
+        return ((window.key, self.text[window.start : window.end]) for window in self.windows)
 
 
 def split_text(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> Iterator[str]:

@@ -59,16 +59,16 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
         return self.clara.embed_questions([query], self.dimensions)[0]
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        return await self._holder.beside(self._get_query_embedding, query)
+        return await self._holder.run_in_thread(self._get_query_embedding, query)
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
 
     async def _aget_text_embedding(self, text: str) -> Embedding:
-        return await self._holder.beside(self._get_text_embedding, text)
+        return await self._holder.run_in_thread(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         return self.clara.embed_texts(texts, self.dimensions) if texts else []
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await self._holder.beside(self._get_text_embeddings, texts)
+        return await self._holder.run_in_thread(self._get_text_embeddings, texts)

@@ -103,7 +103,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """`complete` without blocking the event loop."""
-        return await self._holder.beside(self._write, self._turn(prompt, formatted), kwargs)
+        return await self._holder.run_in_thread(self._write, self._turn(prompt, formatted), kwargs)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
@@ -113,7 +113,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """`stream_complete` without blocking the event loop."""
-        return self._awritten(await self._holder.beside(self._stream, self._turn(prompt, formatted), kwargs))
+        return self._awritten(await self._holder.run_in_thread(self._stream, self._turn(prompt, formatted), kwargs))
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -123,7 +123,9 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` without blocking the event loop."""
-        return completion_response_to_chat_response(await self._holder.beside(self._write, _turns(messages), kwargs))
+        return completion_response_to_chat_response(
+            await self._holder.run_in_thread(self._write, _turns(messages), kwargs)
+        )
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -133,7 +135,7 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """`stream_chat` without blocking the event loop."""
-        stream = await self._holder.beside(self._stream, _turns(messages), kwargs)
+        stream = await self._holder.run_in_thread(self._stream, _turns(messages), kwargs)
         return astream_completion_response_to_chat_response(self._awritten(stream))
 
     def _turn(self, prompt: str, formatted: bool) -> Turns:

@@ -87,7 +87,7 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         if query_bundle is None or not nodes:
             return self._postprocess_nodes(nodes, query_bundle)
-        return await self._holder.beside(self._postprocess_nodes, nodes, query_bundle)
+        return await self._holder.run_in_thread(self._postprocess_nodes, nodes, query_bundle)
 
     def _scored(self, source: NodeWithScore, score: float) -> NodeWithScore:
         node = source.node

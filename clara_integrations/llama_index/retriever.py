@@ -81,7 +81,7 @@ class ClaraRetriever(ClaraComponent, BaseRetriever):
         return [self._node(one) for one in found]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await self._holder.beside(self._retrieve, query_bundle, load=lambda: self.clara)
+        return await self._holder.run_in_thread(self._retrieve, query_bundle, load=lambda: self.clara)
 
     def _node(self, one: Found) -> NodeWithScore:
         names = list(one.metadata)

@@ -73,7 +73,7 @@ class ModelHolder:
                     clara = self._clara = self._given or self._load(options)
         return clara
 
-    async def beside(
+    async def run_in_thread(
         self, call: Callable[..., Result], *args: Any, load: Callable[[], Clara] | None = None, **options: Any
     ) -> Result:
         """Run a call in one of the model's own threads; the event loop and its default executor stay free.

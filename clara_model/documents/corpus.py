@@ -301,14 +301,14 @@ def _split(clara: Clara, batch: Sequence[New]) -> list[_Split]:
 
 
 def _kept(clara: Clara, store: DurableStore, splits: Sequence[_Split]) -> Done:
-    texts = list(dict.fromkeys(text for split in splits for text in split.texts))
+    texts = {content_key(text): text for split in splits for text in split.texts}
     tokens = compressed = 0
     for turn in range(_TURNS):
-        there = store.numbers([content_key(text) for text in texts])
-        missing = [text for text in texts if content_key(text) not in there]
+        there = store.numbers(list(texts))
+        missing = [key for key in texts if key not in there]
         for start in range(0, len(missing), WINDOWS_AT_ONCE):
             part = missing[start : start + WINDOWS_AT_ONCE]
-            tokens += sum(clara.engine.call().compress(part).lengths)  # split already
+            tokens += sum(clara.call().compress({key: texts[key] for key in part}).lengths)  # split already
         compressed += len(missing)
         try:
             store.record([_stored(split) for split in splits])

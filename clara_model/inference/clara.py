@@ -1,7 +1,7 @@
 """Clara: text in, answer out. Batches, caches, ranks, answers and streams; many threads may use one instance.
 
-Every pass through the model holds the model's lock; between two batches others get their turn. Latents come back in
-host memory. Arguments are checked here; what is asked is `inference.requests`', the passes are `inference.engine`'s.
+The model's scheduler runs every pass; between two batches others get their turn. Latents come back in host memory.
+Arguments are checked here; what is asked is `inference.requests`', the steps are `inference.calls`'.
 Leaves out frameworks (``clara_integrations``), training (``trainers``), and keeping latents on disk (a `LatentStore`).
 Shapes: ``N`` documents, ``M`` memory tokens, ``D`` hidden size.
 """
@@ -24,7 +24,7 @@ from clara_model.defaults import DEFAULT_MODEL, DIMENSIONS
 from clara_model.errors import ClaraError
 from clara_model.inference import loader, pipeline, requests
 from clara_model.inference.batching import release_memory
-from clara_model.inference.engine import Engine
+from clara_model.inference.calls import Call, Shared
 from clara_model.inference.pipeline import Encoded, Limits
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.requests import AnswerRequest, PlainRequest, stream
@@ -147,7 +147,7 @@ class Clara:
         """In place of a constructor, whose arguments are those of each way to open one."""
         kept = cache if store is None else layered(store, cache, loaded.model.fingerprint)
         lasting = durable(kept)
-        self._engine: Engine | None = Engine(loaded, kept, limits, long_documents, cold)
+        self._shared: Shared | None = Shared(loaded, kept, limits, long_documents, cold)
         self._search = None if lasting is None else StoreSearch(lasting, loaded.model.config.ranking)
         self._opened = lasting if isinstance(store, (str, Path)) else None
 
@@ -159,17 +159,17 @@ class Clara:
         A call that another thread is in the middle of ends as it would have; what is being compressed in the background
         is finished where a store keeps it.
         """
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.background.close()
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.background.close()
         search, self._search = self._search, None
         if search is not None:
             search.close()
         if self._opened is not None:
             self._opened.close()
-        if engine is not None:
-            last = weakref.ref(engine.loaded)
-            del engine
+        if shared is not None:
+            last = weakref.ref(shared.loaded)
+            del shared
             if last() is None:
                 release_memory()
 
@@ -179,7 +179,7 @@ class Clara:
         Raises:
             BaseException: what went wrong in the background since the last flush.
         """
-        self.engine.background.flush()
+        self.shared.background.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -191,38 +191,42 @@ class Clara:
         self.close()
 
     @property
-    def engine(self) -> Engine:
-        """What does the work.
+    def shared(self) -> Shared:
+        """What its calls share.
 
         Raises:
             ClaraError: it has been closed.
         """
-        engine = self._engine
-        if engine is None:
+        shared = self._shared
+        if shared is None:
             raise ClaraError("this Clara is closed; load it again with Clara.load")
-        return engine
+        return shared
+
+    def call(self) -> Call:
+        """A new call: the steps of the pipeline one by one, for who puts them together otherwise."""
+        return Call(self.shared)
 
     # -- what it is --------------------------------------------------------------------------------------------
 
     @property
     def model(self) -> ClaraModel:
         """The model itself; passes that are called on it directly are not guarded against other threads."""
-        return self.engine.model
+        return self.shared.model
 
     @property
     def store(self) -> LatentStore:
         """Where latents are kept."""
-        return self.engine.store
+        return self.shared.store
 
     @property
     def name(self) -> str:
         """The name it was loaded by, for logs and metadata."""
-        return self.engine.loaded.name or "(in memory)"
+        return self.shared.loaded.name or "(in memory)"
 
     @property
     def threads(self) -> ThreadPoolExecutor:
         """For calls of asynchronous callers; all who use the model share them."""
-        return self.engine.loaded.threads
+        return self.shared.loaded.threads
 
     @property
     def fingerprint(self) -> str:
@@ -269,13 +273,13 @@ class Clara:
             latents in the order of the texts, in host memory: one block for each, or one for each window of a long
             text, and then ``.windows`` says which stretch of which text each stands for.
         """
-        found = self.engine.call().candidates([check_texts(texts)])[0]
+        found = self.call().candidates([check_texts(texts)])[0]
         latents = self._latents(found.pick(range(len(found))))
         return latents if found.windows is None else replace(latents, windows=tuple(found.windows))
 
     def encode_queries(self, questions: Sequence[str]) -> Latents:
         """Encode questions into the documents' space; a blank one is allowed here."""
-        return self._latents(self.engine.call().queries(check_texts(questions, "question")))
+        return self._latents(self.call().queries(check_texts(questions, "question")))
 
     def _latents(self, encoded: Encoded) -> Latents:
         return Latents(encoded.vectors, encoded.lengths, self.fingerprint)
@@ -306,12 +310,11 @@ class Clara:
         """
         question, documents = check_question(question), check_documents(texts)
         keep = None if top_k is None else check_count(top_k, "top_k")
-        call = self.engine.call()
+        call = self.call()
         if not isinstance(documents, Latents) and self.can_rank:
-            parts, windows = call.windows(documents)
-            if missing := call.missing(parts, keep or self.top_k):
+            if missing := call.missing(call.documents(documents), keep or self.top_k):
                 call.later(missing, answered=False)
-                choice = requests.choose(question, parts, windows, len(parts), rerank=True)
+                choice = requests.choose(question, call.documents(documents), None, rerank=True)
                 return pipeline.by_document(choice.ranking, choice.row)[:keep]
         rows = call.candidates([documents])
         return pipeline.by_document(call.rank([question], rows)[0], rows[0])[:keep]
@@ -332,11 +335,11 @@ class Clara:
         Raises:
             ClaraError: no store, a store that cannot be read, or a checkpoint without a query reasoner.
         """
-        question, engine = check_question(question), self.engine
+        question, call = check_question(question), self.call()
         k = check_count(self.top_k if top_k is None else top_k, "top_k")
         if self._search is None:
             raise ClaraError("there is no store to search in; load with Clara.load(.., store=FOLDER)")
-        return requests.search(engine, self._search, question, k, where)
+        return requests.search(call, self._search, question, k, where)
 
     # -- answer ------------------------------------------------------------------------------------------------
 
@@ -371,7 +374,7 @@ class Clara:
         """
         how = Generation.check(max_new_tokens, stop, sampling)
         request = self._request([question], [check_documents(texts)], top_k, rerank, how)
-        return request.run(self.engine.call())[0]
+        return request.run(self.call())[0]
 
     def answers(
         self,
@@ -398,7 +401,7 @@ class Clara:
         asked = check_texts(questions, "question")
         how = Generation.check(max_new_tokens, stop, sampling)
         request = self._request(asked, check_rows(texts, len(asked)), top_k, rerank, how)
-        return request.run(self.engine.call())
+        return request.run(self.call())
 
     def stream(
         self,
@@ -416,7 +419,7 @@ class Clara:
         After its end ``.answer`` is the whole `Answer`. Closing it early ends the generation.
         """
         how = Generation.check(max_new_tokens, stop, sampling)
-        return TextStream(stream, self.engine, self._request([question], [check_documents(texts)], top_k, rerank, how))
+        return TextStream(stream, self.shared, self._request([question], [check_documents(texts)], top_k, rerank, how))
 
     def _request(
         self,
@@ -458,7 +461,7 @@ class Clara:
         how, texts = Generation.check(max_new_tokens, stop, sampling), check_texts(texts)
         own = self.model.config.prompts.paraphrase
         prompt, wording = check_instruction(0 if instruction is None else instruction, own)
-        call = self.engine.call()
+        call = self.call()
         found = call.candidates([texts])[0]
         ids = self.model.tokens.prompt_ids(prompt, 1, wording=wording)
         parts = [found.pick([index]) for index in range(len(found))]
@@ -487,7 +490,7 @@ class Clara:
             an `Answer` with an empty ranking.
         """
         how = Generation.check(max_new_tokens, stop, sampling)
-        return self._plain_request(prompt, how).run(self.engine.call())[0]
+        return self._plain_request(prompt, how).run(self.call())[0]
 
     def stream_plain(
         self,
@@ -499,7 +502,7 @@ class Clara:
     ) -> AnswerStream:
         """`plain` piece by piece, as `stream` does it for `answer`."""
         how = Generation.check(max_new_tokens, stop, sampling)
-        return TextStream(stream, self.engine, self._plain_request(prompt, how))
+        return TextStream(stream, self.shared, self._plain_request(prompt, how))
 
     def _plain_request(self, prompt: str | Sequence[Mapping[str, str]], how: Generation) -> PlainRequest:
         ids = self.model.tokens.chat_ids(check_turns(prompt), self.context_window)
@@ -544,4 +547,4 @@ def limits_of(batch_tokens: int | None, batch_size: int | None, store: str | Pat
     for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
         if value is not None:
             check_count(value, name)
-    return Limits(batch_tokens, batch_size, alone=store is not None and not isinstance(store, LatentCache))
+    return Limits(batch_tokens, batch_size, one_text_per_pass=store is not None and not isinstance(store, LatentCache))

@@ -2,7 +2,7 @@
 
 `Clara`, the calls of the published model card and the evaluation in ``trainers`` all come through here. Takes checked
 arguments; batches them, goes on with smaller batches when memory runs out, and gives latents back in host memory.
-Leaves out threads, stores and times (`inference.engine`), and whose latents they are (checked by the callers).
+Leaves out threads, stores and times (`inference.calls`), and whose latents they are (checked by the callers).
 Shapes: ``B`` questions, ``N`` documents, ``M`` memory tokens, ``D`` hidden size.
 """
 
@@ -56,7 +56,7 @@ class Limits:
     """Positions in one encoder batch, padding included; `BATCH_TOKENS` of the device by default."""
     items: int | None = None
     """Texts or prompts in one batch; no bound by default."""
-    alone: bool = False
+    one_text_per_pass: bool = False
     """Whether a text is encoded in a pass of its own on a GPU too (`RoleModel.encode_rows`)."""
 
     def encoder_tokens(self, model: RoleModel) -> int:
@@ -136,20 +136,21 @@ def encode_batches(
     Yields:
         indices into the texts and what was made of them, batch by batch.
     """
+
+    def encode_batch(some: list[list[int]], _check: Check | None) -> Tensor:
+        return model.encode_rows(role, some, one_text_per_pass=limits.one_text_per_pass).to("cpu")
+
     rows = [model.tokens.document_ids(text) for text in texts]
-    encode_batch = partial(_encode_batch, model, role, limits.alone)
+    phase = "compress" if what == "document" else "query"
     batches = Batches(plan_batches([len(row) for row in rows], limits.encoder_tokens(model), limits.items), what)
     for batch in batches:
+        some = [rows[index] for index in batch]
         try:
-            made = run("compress" if what == "document" else "query", encode_batch, [rows[index] for index in batch])
+            vectors_NMD = run(phase, encode_batch, some)
         except (RuntimeError, MemoryError) as error:
             batches.retry(batch, error)
         else:
-            yield batch, made
-
-
-def _encode_batch(model: RoleModel, role: str, alone: bool, rows: list[list[int]], _check: Check | None) -> Encoded:
-    return Encoded(model.encode_rows(role, rows, alone=alone).to("cpu"), model.tokens.lengths(rows))
+            yield batch, Encoded(vectors_NMD, model.tokens.lengths(some))
 
 
 def encode(

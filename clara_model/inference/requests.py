@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from clara_model.inference import pipeline
-from clara_model.inference.engine import Call, Engine
+from clara_model.inference.calls import Call, Shared, windows_of
 from clara_model.inference.pipeline import Candidates, Encoded, Written
 from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import Feed, TextPieces
@@ -21,7 +21,7 @@ from clara_model.search.bm25 import BM25
 from clara_model.search.store_search import Scored, StoreSearch
 from clara_model.store.protocol import Placed, Where
 from clara_model.validation import Generation
-from clara_model.windows import Window
+from clara_model.windows import SplitText
 
 _NO_BLOCKS = Encoded(torch.empty(0), ())
 
@@ -56,8 +56,10 @@ def rank(question: str, texts: Sequence[str]) -> list[Ranked]:
     return sorted((Ranked(i, score, by="words") for i, score in enumerate(scores)), key=lambda one: -one.score)
 
 
-def choose(question: str, texts: list[str], windows: Sequence[Window] | None, k: int, *, rerank: bool) -> Choice:
-    """What to read of candidates: the best ``k`` windows, or of settled documents the best of each."""
+def choose(question: str, documents: Sequence[SplitText], k: int | None, *, rerank: bool) -> Choice:
+    """What to read of candidates: the best ``k`` windows (default: all), or of settled documents the best of each."""
+    texts, windows = [text for document in documents for _, text in document.parts], windows_of(documents)
+    k = len(texts) if k is None else k
     row = Candidates(_NO_BLOCKS, range(len(texts)), windows)
     ranking = rank(question, texts) if rerank or windows is not None else []
     if rerank:
@@ -108,19 +110,21 @@ class AnswerRequest:
         timings = call.timings(len(self.questions))
         return [replace(found[index], timings=timings) for index in range(len(self.questions))]
 
-    def _text_prompts(self, call: Call) -> tuple[dict[int, TextPrompt], list[str]]:
+    def _text_prompts(self, call: Call) -> tuple[dict[int, TextPrompt], dict[str, str]]:
         """The prompt of each question that is answered from text, and the texts to compress afterwards."""
-        read = {id(row): call.windows(row) for row in self.rows if not isinstance(row, Latents)}
-        missing = {key: call.missing(texts, self.top_k) for key, (texts, _) in read.items()}
+        if not call.shared.text_first:
+            return {}, {}
+        read = {id(row): call.documents(row) for row in self.rows if not isinstance(row, Latents)}
+        missing = {key: call.missing(documents, self.top_k) for key, documents in read.items()}
         prompts: dict[int, TextPrompt] = {}
         for index, (question, row) in enumerate(zip(self.questions, self.rows, strict=True)):
             if missing.get(id(row)):
-                choice = choose(question, *read[id(row)], self.top_k, rerank=self.rerank)
+                choice = choose(question, read[id(row)], self.top_k, rerank=self.rerank)
                 made = prompt(call, question, choice, self.how)
                 if made is not None:
                     prompts[index] = made
         later = {id(self.rows[index]) for index in prompts}
-        return prompts, [text for key, texts in missing.items() if key in later for text in texts]
+        return prompts, dict(text for key, texts in missing.items() if key in later for text in texts.items())
 
     def _from_text(self, call: Call, prompts: list[TextPrompt]) -> list[Answer]:
         """By the base model alone; the seconds are put in later."""
@@ -173,10 +177,10 @@ class PlainRequest:
         return [Answer(one.text, [], [], usage, call.timings(), one.finish_reason, answered_from="text")]
 
 
-def stream(feed: Feed, engine: Engine, request: AnswerRequest | PlainRequest) -> Answer:
+def stream(feed: Feed, shared: Shared, request: AnswerRequest | PlainRequest) -> Answer:
     """Run a request of one answer; what it writes goes to ``feed`` piece by piece."""
-    feed.pieces = TextPieces(engine.model.tokens.decode, request.how.stop)
-    answer = request.run(engine.call(feed))[0]
+    feed.pieces = TextPieces(shared.model.tokens.decode, request.how.stop)
+    answer = request.run(Call(shared, feed))[0]
     feed.finish(answer.text)
     return answer
 
@@ -202,14 +206,13 @@ def _usage(one: Written, used: Encoded, row: Candidates) -> Usage:
     return Usage(sum(used.lengths), slots, one.prompt_tokens, one.completion_tokens, read)
 
 
-def search(engine: Engine, searched: StoreSearch, question: str, top_k: int, where: Where | None) -> SearchResults:
+def search(call: Call, searched: StoreSearch, question: str, top_k: int, where: Where | None) -> SearchResults:
     """The best windows of the store; checked arguments only.
 
     Raises:
         ClaraError: the store or its index cannot be read.
         TypeError: a filter that makes no sense.
     """
-    call = engine.call()
     question_MD = call.queries([question]).vectors[0]
     start = time.perf_counter()
     best = searched.best(question_MD, top_k, where)
@@ -222,7 +225,7 @@ def search(engine: Engine, searched: StoreSearch, question: str, top_k: int, whe
     latents = None
     if best:
         vectors_NMD = torch.stack([one.row.block.vector for one in best])
-        latents = Latents(vectors_NMD, tuple(one.row.block.length for one in best), engine.model.fingerprint)
+        latents = Latents(vectors_NMD, tuple(one.row.block.length for one in best), call.model.fingerprint)
     return SearchResults(found, latents, Timings(query=call.timings().query, rank=time.perf_counter() - start))
 
 

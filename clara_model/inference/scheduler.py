@@ -39,6 +39,8 @@ Result = TypeVar("Result")
 Key = tuple[str, str]
 """Of a block being made: the checkpoint's fingerprint (and whether one text a pass), and the text's content key."""
 
+Text = tuple[str, str]
+"""Content key and text of what is compressed in the background."""
 Making = Future[Block | None]
 """A block that is being made; ``None`` where its maker gave up."""
 
@@ -291,13 +293,13 @@ class Background:
     def _start_anew(self) -> None:
         self._process = os.getpid()
         self._changed = threading.Condition()
-        self._waiting: dict[str, int] = {}
+        self._waiting: dict[Text, int] = {}
         """With the answers that have been given without it."""
-        self._due: set[str] = set()
+        self._due: set[Text] = set()
         """What could not be compressed here."""
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._compress: Callable[[Sequence[str]], object] | None = None
+        self._compress: Callable[[Sequence[Text]], object] | None = None
         """Only while there is a thread, because it holds the model."""
 
     def _here(self) -> threading.Condition:
@@ -305,7 +307,7 @@ class Background:
             self._start_anew()
         return self._changed
 
-    def add(self, texts: Sequence[str], compress: Callable[[Sequence[str]], object], *, answered: bool) -> None:
+    def add(self, texts: Iterable[Text], compress: Callable[[Sequence[Text]], object], *, answered: bool) -> None:
         """Have texts compressed and kept soon; ``answered`` says whether an answer has been given without them."""
         with self._here():
             for text in texts:
@@ -315,12 +317,12 @@ class Background:
                 self._thread = threading.Thread(target=self._run, name="clara-background")
                 self._thread.start()
 
-    def due(self, texts: Sequence[str]) -> bool:
+    def due(self, texts: Iterable[Text]) -> bool:
         """Whether some of these have waited for long enough, or failed here: then the caller compresses them."""
         with self._here():
             return any(text in self._due or self._waiting.get(text, 0) >= ANSWERS_WITHOUT for text in texts)
 
-    def settled(self, texts: Sequence[str]) -> None:
+    def settled(self, texts: Iterable[Text]) -> None:
         """A caller has compressed these."""
         with self._here():
             self._due.difference_update(texts)
@@ -357,7 +359,7 @@ class Background:
                     for text in texts:
                         self._waiting.pop(text, None)
 
-    def _next(self) -> list[str]:
+    def _next(self) -> list[Text]:
         """The next texts; with none the thread is at its end, and whoever waits for that is told."""
         with self._changed:
             if not self._lasting and not threading.main_thread().is_alive():

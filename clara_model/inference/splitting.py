@@ -1,7 +1,7 @@
 """How much of a long text is read: all of it in windows, its start, or nothing at all.
 
 A text is long where it has more than ``doc_max_length`` tokens. Leaves out where it is split (`clara_model.windows`)
-and what its windows become (`inference.engine`).
+and what its windows become (`inference.calls`).
 """
 
 from __future__ import annotations
@@ -13,63 +13,61 @@ from collections.abc import Sequence
 
 from clara_model.errors import ClaraError
 from clara_model.modeling.tokens import Tokens
-from clara_model.store.cache import content_key
 from clara_model.validation import LongDocuments
-from clara_model.windows import Window
+from clara_model.windows import SplitText, Window, content_key
 
 logger = logging.getLogger(__name__)
 
 REMEMBERED = 50_000
-"""Texts of which a reader remembers where they were split."""
+"""Texts of which it is remembered where they were split."""
 
 
-class Reader:
-    """Where texts are split, remembered: a text whose latents are kept is not tokenised again. Thread-safe."""
+class Splitter:
+    """Texts hashed and split; where one was split is remembered, so that it is not tokenised again. Thread-safe."""
 
-    def __init__(self, tokens: Tokens) -> None:
-        """Nothing is remembered yet."""
-        self._tokens = tokens
-        self._places: OrderedDict[str, tuple[tuple[int, int], ...]] = OrderedDict()
+    def __init__(self, tokens: Tokens, long_documents: LongDocuments) -> None:
+        self._tokens, self._long_documents = tokens, long_documents
+        self._windows: OrderedDict[str, tuple[Window, ...]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def places(self, text: str) -> tuple[tuple[int, int], ...]:
-        """Start and end of each stretch that is read at once; one where the text is not long."""
-        key = content_key(text)
-        with self._lock:
-            found = self._places.get(key)
-            if found is not None:
-                self._places.move_to_end(key)
-                return found
-        found = tuple(self._tokens.windows(text))
-        with self._lock:
-            self._places[key] = found
-            if len(self._places) > REMEMBERED:
-                self._places.popitem(last=False)
-        return found
-
-    def windows(self, texts: Sequence[str], long_documents: LongDocuments) -> list[Window]:
-        """What is read of some documents, in order: each whole, or in windows one after the other.
+    def split(self, texts: Sequence[str]) -> list[SplitText]:
+        """What is read of some texts: each whole, or in windows one after the other.
 
         Raises:
             ClaraError: a long text where ``long_documents`` is ``error``.
         """
-        if long_documents == "truncate":
-            return [Window(document=index) for index in range(len(texts))]
-        windows: list[Window] = []
-        for index, text in enumerate(texts):
-            places = self.places(text)
-            if len(places) == 1:
-                windows.append(Window(document=index))
+        found: dict[str, SplitText] = {}
+        for number, text in enumerate(texts, start=1):
+            if text in found:
                 continue
-            if long_documents == "error":
+            key = content_key(text)
+            windows = (Window(key),) if self._long_documents == "truncate" else self._remembered(text, key)
+            if len(windows) > 1 and self._long_documents == "error":
                 raise ClaraError(
-                    f"document {index + 1} of {len(texts)} ({text[:40]!r}) has more than the "
+                    f"document {number} of {len(texts)} ({text[:40]!r}) has more than the "
                     f"{self._tokens.config.doc_max_length} tokens that the checkpoint reads at once; split it, or ask "
                     "for long_documents='split' or 'truncate'"
                 )
-            for number, (start, end) in enumerate(places):
-                windows.append(Window(document=index, number=number, start=start, end=end))
-        return windows
+            found[text] = SplitText(text, key, windows)
+        return [found[text] for text in texts]
+
+    def _remembered(self, text: str, key: str) -> tuple[Window, ...]:
+        with self._lock:
+            found = self._windows.get(key)
+            if found is not None:
+                self._windows.move_to_end(key)
+                return found
+        places = self._tokens.windows(text)
+        if len(places) == 1:
+            found = (Window(key),)
+        else:
+            numbered = enumerate(places)
+            found = tuple(Window(content_key(text[start:end]), start, end, number=n) for n, (start, end) in numbered)
+        with self._lock:
+            self._windows[key] = found
+            if len(self._windows) > REMEMBERED:
+                self._windows.popitem(last=False)
+        return found
 
 
 def warn_of_cuts(tokens: Tokens, texts: Sequence[str], lengths: Sequence[int], what: str = "document") -> None:

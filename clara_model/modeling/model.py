@@ -361,7 +361,7 @@ class RoleModel(nn.Module):
 
     def latents(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
         """Latents without all states; the base model is not run where no state would enter them."""
-        at_rest = self.residuals.at_rest(role)
+        at_rest = self.residuals.skips_base_model(role)
         return self.residual_latents(role, ids_NT, mask_NT) if at_rest else self.encode(role, ids_NT, mask_NT)[0]
 
     def residual_latents(self, role: str, ids_NT: Tensor, mask_NT: Tensor) -> Tensor:
@@ -373,19 +373,19 @@ class RoleModel(nn.Module):
         return self._on_residual(role, ids, mask_NT.to(self.device), states)
 
     @torch.no_grad()
-    def encode_rows(self, role: str, rows: Sequence[list[int]], *, alone: bool = False) -> Tensor:
+    def encode_rows(self, role: str, rows: Sequence[list[int]], *, one_text_per_pass: bool = False) -> Tensor:
         """Latents of tokenised texts, without gradients: ``[N, M, D]``.
 
         On a CPU every text is a pass of its own at its own length, which costs no more than a padded batch, so its
         latent is the same to the bit whatever it is encoded with (on one machine with one number of threads), in any
-        float type. On a GPU texts share a batch, whose rounding depends on its shape, unless they are to be ``alone``.
+        float type. On a GPU texts share a batch, whose rounding depends on its shape, unless ``one_text_per_pass``.
 
         Args:
             role: ``compressor`` or ``query_reasoner``.
             rows: ids from `Tokens.document_ids`.
-            alone: a pass for each text on a GPU too, as latents need that are kept.
+            one_text_per_pass: a pass for each text on a GPU too, as latents need that are kept.
         """
-        if alone or self.device.type == "cpu":
+        if one_text_per_pass or self.device.type == "cpu":
             passes = [self.latents(role, *self.tokens.pad([row])) for row in rows]
             return passes[0] if len(passes) == 1 else torch.cat(passes)
         return self.latents(role, *self.tokens.pad(rows))

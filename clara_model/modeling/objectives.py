@@ -140,11 +140,11 @@ class TrainingModel(nn.Module):
         encoders, trained = set(self.model.memory.rows), set(TRAINED_ROLES[self.objective.stage])
         if not self.objective.residual_gate:
             for role in sorted(encoders & trained):
-                if not residuals.at_rest(role):
+                if not residuals.skips_base_model(role):
                     what = "whose gate is open" if role in residuals.of else "without a residual"
                     raise ClaraError(f"residual_gate cannot be off for a {role} {what}; leave residual_gate out")
             trained = set()
-        return frozenset(role for role in encoders - trained if residuals.at_rest(role))
+        return frozenset(role for role in encoders - trained if residuals.skips_base_model(role))
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, object] | None = None) -> None:
         """See `RoleModel.gradient_checkpointing_enable`."""

@@ -190,7 +190,7 @@ class Residuals(nn.Module):
         self.of[role].load_state_dict(kept, strict=False)
         self.of[role].requires_grad_(False)
 
-    def at_rest(self, role: str) -> bool:
+    def skips_base_model(self, role: str) -> bool:
         """Whether a role's latents are its residual alone: there is one, and its gate lets no state through."""
         return role in self.of and not cast(nn.Parameter, self.of[role].gate).any()
 

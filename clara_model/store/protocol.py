@@ -8,7 +8,6 @@ Shapes: ``M`` memory tokens, ``D`` hidden size.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -16,6 +15,7 @@ from typing import Any, Protocol, Self
 from torch import Tensor
 
 from clara_model.errors import ClaraError
+from clara_model.windows import content_key as content_key
 
 ENTRY_BYTES = 512
 """Counted for each block beside its vector and text: key, objects and their bookkeeping."""
@@ -37,11 +37,6 @@ class Block:
     def nbytes(self) -> int:
         """Bytes that the block occupies in a cache."""
         return self.vector.numel() * self.vector.element_size() + len(self.text or "") + ENTRY_BYTES
-
-
-def content_key(text: str) -> str:
-    """The key of a text: SHA-256 of its characters, lone surrogates included."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -133,7 +133,7 @@ def show(args: argparse.Namespace, model: ClaraModel, done: CorpusReport, passes
           f"{len(passes):,} passes of one text each, so no padding")  # fmt: skip
     clock.seconds["the rest"] = whole - sum(clock.seconds.values())
     print("; ".join(f"{name} {spent:.2f} s ({spent / whole:.1%})" for name, spent in clock.seconds.items()))
-    if model.residuals.at_rest("compressor"):
+    if model.residuals.skips_base_model("compressor"):
         print("no pass of the base is needed: nothing to compare with")
         return
     with clock.counting("products"):

@@ -108,7 +108,7 @@ def passes(args: argparse.Namespace, clara: Clara, lengths: list[int]) -> list[l
     """The lengths of the texts of each pass: on a CPU every text is a pass of its own."""
     if args.device == "cpu":
         return [[length] for length in lengths]
-    planned = plan_batches(lengths, clara.engine.limits.encoder_tokens(clara.model))
+    planned = plan_batches(lengths, clara.shared.limits.encoder_tokens(clara.model))
     return [[lengths[i] for i in batch] for batch in planned]
 
 

@@ -48,7 +48,7 @@ def main() -> None:
         ways = Ways(args, Path(folder))
         calls = {"cold": ways.cold, "warm": ways.warm, "stored": ways.stored, "text": ways.text}
         calls["rerank + text"] = ways.rerank_text
-        if not ways.model.residuals.at_rest("compressor"):
+        if not ways.model.residuals.skips_base_model("compressor"):
             calls["straightforward"] = ways.straightforward
         result = {
             "run": {n: v for n, v in vars(args).items() if n not in ("json", "png", "rows")},

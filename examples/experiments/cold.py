@@ -68,7 +68,7 @@ def from_text(clara: Clara, row: Row, order: Sequence[int], *, generator: bool) 
     memory = "\n\n".join(row.documents[index] for index in read)
     ids = tokens.text_prompt_ids(config.prompts.answer, memory, row.questions[0])
     nothing = Encoded(torch.empty(0, config.memory_tokens, clara.model.base.config.hidden_size), ())
-    written = clara.engine.call().write([ids], [nothing] if generator else None, Generation(NEW_TOKENS))
+    written = clara.call().write([ids], [nothing] if generator else None, Generation(NEW_TOKENS))
     return written[0].text, read
 
 

@@ -96,7 +96,7 @@ def test_async_leaves_the_loop_free(make, expected, monkeypatch, streaming):
         return await task
 
     monkeypatch.setattr(Clara, "answer", waiting)
-    with busy(make().llm.clara.engine.scheduler, seconds=30) as go:  # a stream waits in a thread of its own
+    with busy(make().llm.clara.shared.scheduler, seconds=30) as go:  # a stream waits in a thread of its own
         assert asyncio.run(both(go)) == expected.text
 
 

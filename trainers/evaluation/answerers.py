@@ -139,11 +139,11 @@ class FromText:
     def _write(self, prompts: list[list[int]]) -> list[Written]:
         how = Generation(max_new_tokens=self.budget.max_new_tokens)
         if self.reader is None:
-            return self.clara.engine.call().write(prompts, None, how)
+            return self.clara.call().write(prompts, None, how)
         config = self.reader.model.config
         hidden = self.reader.model.base.config.hidden_size
         nothing = Encoded(torch.empty(0, config.memory_tokens, hidden), ())  # no slots
-        return self.reader.engine.call().write(prompts, [nothing] * len(prompts), how)
+        return self.reader.call().write(prompts, [nothing] * len(prompts), how)
 
 
 class FromShortenedText(FromText):

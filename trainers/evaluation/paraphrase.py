@@ -116,7 +116,7 @@ def scorer(spacy_model: str | None = None) -> Score:
 
 
 def _from_latents(clara: Clara, budget: Budget, texts: Sequence[str], meter: Meter) -> list[Written]:
-    call, model = clara.engine.call(), clara.model
+    call, model = clara.call(), clara.model
     with meter.phase("compress"):
         found = call.candidates([list(texts)])[0]
     ids = model.tokens.prompt_ids(model.config.prompts.paraphrase, 1)
@@ -127,7 +127,7 @@ def _from_latents(clara: Clara, budget: Budget, texts: Sequence[str], meter: Met
 def _from_text(clara: Clara, budget: Budget, texts: Sequence[str], meter: Meter) -> list[Written]:
     tokens, prompt = clara.model.tokens, clara.model.config.prompts.paraphrase
     with meter.phase("generate"):
-        return clara.engine.call().write([tokens.text_prompt_ids(prompt, text) for text in texts], None, _how(budget))
+        return clara.call().write([tokens.text_prompt_ids(prompt, text) for text in texts], None, _how(budget))
 
 
 def _how(budget: Budget) -> Generation:

@@ -107,7 +107,7 @@ class ClaraComponent:
     async def warm_up_async(self) -> None:
         """`warm_up` without blocking the event loop."""
         if not self._holder.loaded:
-            await self._beside(self.warm_up)
+            await self._run_in_thread(self.warm_up)
 
     def close(self) -> None:
         """Let go of the model; the last component that does so frees its memory, and the next use loads it again."""
@@ -117,9 +117,9 @@ class ClaraComponent:
         """`close` without blocking the event loop."""
         await self._holder.aclose()
 
-    async def _beside(self, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
+    async def _run_in_thread(self, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
         """Run a call in one of the model's own threads, without blocking the event loop."""
-        return await self._holder.beside(call, *args, load=lambda: self.clara, **options)
+        return await self._holder.run_in_thread(call, *args, load=lambda: self.clara, **options)
 
     @property
     def clara(self) -> Clara:

@@ -36,9 +36,9 @@ def passes(shared: ClaraModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[st
     seen: list[tuple[str, int]] = []
     real = shared.encode_rows
 
-    def counted(role, rows, *, alone=False):
+    def counted(role, rows, *, one_text_per_pass=False):
         seen.append((role, len(rows)))
-        return real(role, rows, alone=alone)
+        return real(role, rows, one_text_per_pass=one_text_per_pass)
 
     monkeypatch.setattr(shared, "encode_rows", counted)
     return seen
@@ -139,11 +139,11 @@ def test_out_of_memory_gives_the_same_latents_in_smaller_batches(clara, shared, 
     expected = Clara(shared).compress(TEXTS)
     real, sizes = shared.encode_rows, []
 
-    def small_device(role, rows, *, alone=False):
+    def small_device(role, rows, *, one_text_per_pass=False):
         sizes.append(len(rows))
         if len(rows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(role, rows, alone=alone)
+        return real(role, rows, one_text_per_pass=one_text_per_pass)
 
     monkeypatch.setattr(shared, "encode_rows", small_device)
     with caplog.at_level(logging.WARNING):
@@ -321,17 +321,17 @@ def test_closing_a_stream_early_frees_the_model(clara):
     stream = clara.stream(QUESTIONS[0], TEXTS, max_new_tokens=1500, min_new_tokens=1500)
     next(stream)
     stream.close()
-    scheduler = clara.engine.scheduler
+    scheduler = clara.shared.scheduler
     assert not scheduler._queue and not scheduler._running, "the model is free as soon as close returns"
     assert clara.answer(QUESTIONS[0], TEXTS, **SHORT).text
 
 
 def test_a_stream_that_waits_for_the_model_can_be_closed(clara):
-    with busy(clara.engine.scheduler):
+    with busy(clara.shared.scheduler):
         stream = clara.stream(QUESTIONS[0], TEXTS)
-        queued(clara.engine.scheduler, 1)
+        queued(clara.shared.scheduler, 1)
         stream.close()
-        assert not clara.engine.scheduler._queue
+        assert not clara.shared.scheduler._queue
 
 
 def test_an_error_while_streaming_reaches_the_reader(clara, shared, monkeypatch):
@@ -379,7 +379,7 @@ def test_many_threads_get_what_each_would_get_alone(shared, passes):
 def test_closing_while_others_work(shared):
     clara = Clara(shared)
     with ThreadPoolExecutor(1) as pool:
-        scheduler = clara.engine.scheduler
+        scheduler = clara.shared.scheduler
         with busy(scheduler):
             future = pool.submit(clara.answer, QUESTIONS[0], TEXTS, **SHORT)
             queued(scheduler, 1)

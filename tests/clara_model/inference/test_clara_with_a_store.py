@@ -64,14 +64,14 @@ def test_a_store_gets_what_the_process_has_made_without_it(tiny_clara_folder: Pa
     with Clara.load(tiny_clara_folder, **how) as without, Clara.load(tiny_clara_folder, store=tmp_path, **how) as clara:
         made = without.compress(TEXTS)
         assert torch.equal(clara.compress(TEXTS).vectors, made.vectors)
-        assert clara.engine.loaded is without.engine.loaded
+        assert clara.shared.loaded is without.shared.loaded
     with open_store(tmp_path) as store:
         assert store.stats().blocks == len(TEXTS)
 
 
 def test_a_store_does_not_wait_for_what_a_batch_without_it_makes(loaded: ClaraModel, tmp_path: Path):
     with Clara(loaded, store=tmp_path) as clara:
-        with clara.engine.scheduler.making((clara.fingerprint, content_key(text)) for text in TEXTS):
+        with clara.shared.scheduler.making((clara.fingerprint, content_key(text)) for text in TEXTS):
             made = threading.Thread(target=clara.compress, args=(TEXTS,), daemon=True)
             made.start()
             made.join(60)

@@ -196,11 +196,11 @@ def test_close_finishes_what_a_store_keeps(shared: ClaraModel, tmp_path: Path):
 
 def test_close_drops_what_would_be_gone_and_holds_on_to_nothing(shared: ClaraModel):
     clara = Clara(shared, cold="text")
-    engine = clara.engine
+    shared = clara.shared
     clara.answer(QUESTION, TEXTS, **SHORT)
     clara.close()
-    assert engine.background._thread is None and engine.background._compress is None
-    assert len(engine.store) < len(TEXTS)
+    assert shared.background._thread is None and shared.background._compress is None
+    assert len(shared.store) < len(TEXTS)
 
 
 def test_many_callers_at_once(shared: ClaraModel):
@@ -222,7 +222,7 @@ def test_many_callers_at_once(shared: ClaraModel):
             expected = other.answer(QUESTION, mine, **SHORT)
             assert clara.answer(QUESTION, mine, **SHORT).text == expected.text
         assert sorted(answers) == list(range(6))
-        assert not clara.engine.background._waiting
+        assert not clara.shared.background._waiting
 
 
 PROCESS = """

@@ -45,9 +45,9 @@ def test_a_padded_batch_would_depend_on_it(model: ClaraModel):
 
 def test_passes_of_one_text_can_be_asked_for_on_any_device(model: ClaraModel, monkeypatch: pytest.MonkeyPatch):
     rows = [model.tokens.document_ids(text) for text in WORDS]
-    alone = model.encode_rows("compressor", rows, alone=True)
+    alone = model.encode_rows("compressor", rows, one_text_per_pass=True)
     assert torch.equal(alone, torch.cat([model.encode_rows("compressor", [row]) for row in rows]))
-    assert Limits(alone=True).alone and not Limits().alone
+    assert Limits(one_text_per_pass=True).one_text_per_pass and not Limits().one_text_per_pass
 
 
 def test_a_seed_gives_the_same_text_alone_and_in_a_batch(model: ClaraModel):

@@ -42,7 +42,7 @@ def loads(monkeypatch):
 def test_the_same_arguments_share_one_model_thread_and_cache(folder, loads):
     with Clara.load(folder, **HERE) as one, Clara.load(str(folder), dtype=torch.float32, device="cpu") as two:
         assert one.model is two.model
-        assert one.engine.scheduler is two.engine.scheduler
+        assert one.shared.scheduler is two.shared.scheduler
         one.compress(TEXTS)
         assert one.store is two.store and len(two.store) == len(TEXTS)
         assert len(loads) == 1
@@ -156,7 +156,7 @@ def test_closed_says_so_and_closing_twice_is_fine(folder):
 
 def test_wrappers_of_one_model_share_its_thread(model):
     one, two = Clara(model), Clara(model)
-    assert one.engine.scheduler is two.engine.scheduler
+    assert one.shared.scheduler is two.shared.scheduler
     assert one.store is not two.store
 
 

@@ -1,6 +1,8 @@
 """Long texts are read whole: in windows with blocks and keys of their own, ranked by the best, cited by number."""
 
 import logging
+import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from clara_model.inference import pipeline
 from clara_model.inference.clara import Clara
 from clara_model.inference.pipeline import Candidates, Encoded
 from clara_model.inference.results import Ranked
-from clara_model.inference.splitting import Reader
+from clara_model.inference.splitting import Splitter
 from clara_model.latents import Latents
 from clara_model.modeling.embedding import embed
 from clara_model.store.cache import LatentCache, content_key
@@ -219,7 +221,26 @@ def test_a_question_that_is_ranked_by_its_start_says_so(clara: Clara, caplog: py
 
 
 def test_where_a_text_is_split_is_remembered(loaded: ClaraModel, monkeypatch: pytest.MonkeyPatch):
-    reader = Reader(loaded.tokens)
-    first = reader.places(LONG)
+    splitter = Splitter(loaded.tokens, "split")
+    first = splitter.split([LONG])
     monkeypatch.setattr(loaded.tokens, "windows", lambda text: pytest.fail("split again"))
-    assert reader.places(LONG) == first
+    assert splitter.split([LONG]) == first
+
+
+@pytest.mark.parametrize("cold", ["compress", "text"])
+def test_a_text_is_hashed_and_split_once_a_question(loaded: ClaraModel, monkeypatch: pytest.MonkeyPatch, cold: str):
+    hashed, split, windows, one = Counter(), Counter(), windows_of(Clara(loaded), LONG), "A text of its own."
+    for module in [one for name, one in sys.modules.items() if name.startswith("clara_model")]:
+        if hasattr(module, "content_key"):
+            monkeypatch.setattr(module, "content_key", lambda text: (hashed.update([text]), content_key(text))[1])
+    real = type(loaded.tokens).windows
+    monkeypatch.setattr(type(loaded.tokens), "windows", lambda own, text: (split.update([text]), real(own, text))[1])
+    with Clara(loaded, cold=cold) as clara:
+        clara.answer(QUESTIONS[0], [one, LONG, one], **SHORT)
+        assert split == {one: 1, LONG: 1}
+        assert hashed == {one: 1, LONG: 1, **dict.fromkeys(windows, 1)}
+        clara.flush()
+        split.clear(), hashed.clear()
+        clara.answer(QUESTIONS[1], [one, LONG, one], **SHORT)
+        clara.rank(QUESTIONS[1], [one, LONG])
+        assert hashed == {one: 2, LONG: 2} and not split

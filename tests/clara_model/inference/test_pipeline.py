@@ -16,10 +16,10 @@ def small_device(model: ClaraModel, monkeypatch: pytest.MonkeyPatch) -> ClaraMod
     """A model on a device with room for two texts or prompts at a time."""
     encode, generate = model.encode_rows, model.generate_ids
 
-    def encoding(role, rows, *, alone=False):
+    def encoding(role, rows, *, one_text_per_pass=False):
         if len(rows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return encode(role, rows, alone=alone)
+        return encode(role, rows, one_text_per_pass=one_text_per_pass)
 
     def generating(prompts, *args, **kwargs):
         if len(prompts) > 2:

@@ -46,7 +46,7 @@ def test_a_child_that_is_forked_in_the_middle_of_a_pass_can_answer(tiny_clara_fo
     try:
         with Clara.load(tiny_clara_folder, device="cpu", dtype="float32") as clara:
             expected = clara.answer(QUESTIONS[0], TEXTS, max_new_tokens=4).text
-            scheduler, made = clara.engine.scheduler, clara.compress(TEXTS).vectors
+            scheduler, made = clara.shared.scheduler, clara.compress(TEXTS).vectors
             keys = [(clara.fingerprint, content_key(text)) for text in TEXTS]
             with busy(scheduler), scheduler.making(keys), clara.stream(QUESTIONS[0], TEXTS):
                 assert clara.threads.submit(lambda: 4).result(10) == 4

@@ -234,8 +234,8 @@ def test_the_thread_ends_with_its_model(tiny_clara_folder: Path):
     model = ClaraModel.from_pretrained(tiny_clara_folder, dtype=torch.float32, device="cpu")
     clara = Clara(model)
     clara.compress(TEXTS)
-    thread = clara.engine.scheduler._thread
-    assert thread.is_alive() and Clara(model).engine.scheduler is clara.engine.scheduler
+    thread = clara.shared.scheduler._thread
+    assert thread.is_alive() and Clara(model).shared.scheduler is clara.shared.scheduler
     clara.close()
     del model, clara
     gc.collect()
@@ -248,7 +248,7 @@ INTERRUPTED = """
     clara = Clara.load({model!r}, dtype="float32", device="cpu")
     how = dict(min_new_tokens=1900, max_new_tokens=1900)
     def press():
-        while not (clara.engine.scheduler._running and clara.engine.scheduler._running[0].items):
+        while not (clara.shared.scheduler._running and clara.shared.scheduler._running[0].items):
             time.sleep(0.01)
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
@@ -273,12 +273,12 @@ def test_ctrl_c_takes_the_job_of_the_main_thread_alone(shared: ClaraModel, writt
     expected = [call().text for call in calls]
     written.clear()
     with ThreadPoolExecutor(len(calls)) as pool:
-        with busy(clara.engine.scheduler) as go:
+        with busy(clara.shared.scheduler) as go:
             futures = [pool.submit(call) for call in calls]
-            queued(clara.engine.scheduler, len(calls))
+            queued(clara.shared.scheduler, len(calls))
 
             def press() -> None:
-                queued(clara.engine.scheduler, len(calls) + 1)
+                queued(clara.shared.scheduler, len(calls) + 1)
                 os.kill(os.getpid(), signal.SIGINT)
 
             pressing = threading.Thread(target=press)
@@ -323,9 +323,9 @@ def together(clara: Clara, calls: list[Callable[[], Answer]]) -> list[Answer | E
             return error
 
     with ThreadPoolExecutor(len(calls)) as pool:
-        with busy(clara.engine.scheduler):
+        with busy(clara.shared.scheduler):
             futures = [pool.submit(outcome, call) for call in calls]
-            queued(clara.engine.scheduler, len(calls))
+            queued(clara.shared.scheduler, len(calls))
         return [future.result() for future in futures]
 
 
@@ -346,7 +346,7 @@ def test_who_waits_together_is_answered_in_one_batch(shared: ClaraModel, written
     assert [a.text for a in found] == [a.text for a in expected]
     assert [a.usage for a in found] == [a.usage for a in expected]
     assert all(a.timings.generate > 0 for a in found)
-    assert not clara.engine.scheduler._queue
+    assert not clara.shared.scheduler._queue
 
 
 def test_who_ranks_first_is_answered_in_one_batch_too(shared: ClaraModel, written: list[int]):
@@ -356,9 +356,9 @@ def test_who_ranks_first_is_answered_in_one_batch_too(shared: ClaraModel, writte
     expected = [clara.answer(question, TEXTS, **SHORT).text for question in questions]
     written.clear()
     with ThreadPoolExecutor(len(questions)) as pool:
-        with busy(clara.engine.scheduler):
+        with busy(clara.shared.scheduler):
             found = [pool.submit(clara.answer, question, TEXTS, **SHORT) for question in questions]
-            queued(clara.engine.scheduler, len(questions))
+            queued(clara.shared.scheduler, len(questions))
         assert [answer.result().text for answer in found] == expected
     assert written[0] > len(questions) // 2 and len(written) <= 3, written  # who was still ranking comes next
 
@@ -407,7 +407,7 @@ def test_one_that_fails_takes_nobody_with_it(shared: ClaraModel, written: list[i
     *found, failed = together(clara, [*calls, too_long])
     assert [answer.text for answer in found] == expected
     assert isinstance(failed, ClaraError) and str(failed) == "a prompt is too long"
-    assert not clara.engine.scheduler._queue
+    assert not clara.shared.scheduler._queue
 
 
 def test_half_precision_on_a_cpu_is_answered_one_by_one(tiny_clara_folder: Path, written: list[int]):

@@ -113,7 +113,7 @@ class ClaraDocumentEmbedder(ClaraComponent):
     @component.output_types(documents=list[Document])
     async def run_async(self, documents: list[Document]) -> dict[str, list[Document]]:
         """`run` in one of the model's own threads, without blocking the event loop."""
-        return await self._beside(self.run, documents) if documents else self.run(documents)
+        return await self._run_in_thread(self.run, documents) if documents else self.run(documents)
 
     def _text(self, document: Document) -> str:
         text = text_of(document, self.meta_fields_to_embed, self.embedding_separator)

@@ -87,4 +87,4 @@ class ClaraTextEmbedder(ClaraComponent):
     @component.output_types(embedding=list[float])
     async def run_async(self, text: str) -> dict[str, list[float]]:
         """`run` in one of the model's own threads, without blocking the event loop."""
-        return await self._beside(self.run, text)
+        return await self._run_in_thread(self.run, text)

@@ -159,8 +159,8 @@ class ClaraGenerator(ClaraComponent):
         await self.warm_up_async()
         clara, how = self.clara, {**how, "rerank": self.rerank}
         if callback is None:
-            return self._result(await self._beside(clara.answer, query, texts, self.top_k, **how), offered)
-        stream, number = await self._beside(clara.stream, query, texts, self.top_k, **how), 0
+            return self._result(await self._run_in_thread(clara.answer, query, texts, self.top_k, **how), offered)
+        stream, number = await self._run_in_thread(clara.stream, query, texts, self.top_k, **how), 0
         async with aclosing(read_stream(stream)) as pieces:
             async for piece in pieces:
                 await _called(callback, self._chunk(piece, start=number == 0))

@@ -131,4 +131,4 @@ class ClaraRanker(ClaraComponent):
         """`run` in one of the model's own threads, without blocking the event loop."""
         if not documents:
             return self.run(query, documents, top_k, score_threshold)
-        return await self._beside(self.run, query, documents, top_k, score_threshold)
+        return await self._run_in_thread(self.run, query, documents, top_k, score_threshold)

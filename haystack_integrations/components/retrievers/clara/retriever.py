@@ -115,7 +115,7 @@ class ClaraRetriever(ClaraComponent):
         self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
     ) -> dict[str, list[Document]]:
         """`run` in one of the model's own threads, without blocking the event loop."""
-        return await self._beside(self.run, query, filters, top_k)
+        return await self._run_in_thread(self.run, query, filters, top_k)
 
 
 def _document(one: Found, owner: str) -> Document:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,12 +22,12 @@ from clara_model.inference.pipeline import Candidates, Check, Encoded, Limits, P
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.results import Ranked, Timings
 from clara_model.inference.scheduler import Background, Share, wait_for
-from clara_model.inference.splitting import Reader, warn_of_cuts
+from clara_model.inference.splitting import Splitter, warn_of_cuts
 from clara_model.inference.streaming import Feed
 from clara_model.latents import Latents
-from clara_model.store.cache import Block, LatentStore, content_key, durable
+from clara_model.store.cache import Block, LatentStore, durable
 from clara_model.validation import Cold, Generation, LongDocuments
-from clara_model.windows import Window
+from clara_model.windows import SplitText, Window
 
 CLAIMED = 512
 """Texts that one call makes between two looks at what others have made; another thread waits for no more than these."""
@@ -34,39 +35,36 @@ _LATER = 16
 """Texts in one pass in the background on a GPU; on a CPU one, since there a text is a pass of its own anyway."""
 
 
-class Engine:
-    """A loaded model with the store and the limits of one `Clara`."""
+class Shared:
+    """What the calls of one `Clara` share: a loaded model, the store and the limits."""
 
     def __init__(
         self, loaded: Loaded, store: LatentStore, limits: Limits, long_documents: LongDocuments, cold: Cold
     ) -> None:
         self.loaded, self.model, self.scheduler = loaded, loaded.model, loaded.scheduler
-        self.store, self.limits, self.long_documents, self._cold = store, limits, long_documents, cold
-        self.reader = Reader(self.model.tokens)
+        self.store, self.limits = store, limits
+        self.cuts, self._cold = long_documents == "truncate", cold
+        self.splitter = Splitter(self.model.tokens, long_documents)
         at_once = 1 if self.model.device.type == "cpu" else _LATER
         self.background = Background(self.scheduler, at_once, lasting=durable(store) is not None)
 
     @property
     def text_first(self) -> bool:
         """Whether questions may be answered from text; never where compressing takes no pass of the base model."""
-        return self._cold == "text" and not self.model.residuals.at_rest("compressor")
-
-    def call(self, feed: Feed | None = None) -> Call:
-        """A new call; ``feed`` is where its text goes if it is streamed."""
-        self.scheduler.touch()
-        return Call(self, feed)
+        return self._cold == "text" and not self.model.residuals.skips_base_model("compressor")
 
 
 class Call:
     """One call of a user: the pipeline's steps by the scheduler, through the store, with their seconds."""
 
-    def __init__(self, engine: Engine, feed: Feed | None = None) -> None:
-        self.model, self._scheduler = engine.model, engine.scheduler
-        self._store, self._limits = engine.store, engine.limits
-        self._reader, self._long_documents = engine.reader, engine.long_documents
-        self._engine = engine
-        self._feed = feed
+    def __init__(self, shared: Shared, feed: Feed | None = None) -> None:
+        """``feed`` is where its text goes if it is streamed."""
+        self.model, self.shared = shared.model, shared
+        self._scheduler, self._store, self._limits = shared.scheduler, shared.store, shared.limits
+        self._feed, self._check = feed, None if feed is None else feed.check
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._split: dict[int, list[SplitText]] = {}
+        self._scheduler.touch()
 
     def timings(self, share: int = 1) -> Timings:
         """Of one of ``share`` questions."""
@@ -74,31 +72,32 @@ class Call:
 
     def run(self, phase: str, work: Pass, items: list[Any], share: Share | None = None) -> Any:
         """Have a pass done and count its time; a stream without a reader ends here."""
-        check = None if self._feed is None else self._feed.check
-        if check is not None:
-            check()
-        made, seconds = self._scheduler.run(work, items, share, check)
+        if self._check is not None:
+            self._check()
+        made, seconds = self._scheduler.run(work, items, share, self._check)
         self._seconds[phase] += seconds
         return made
 
     # -- the pipeline's steps ----------------------------------------------------------------------------------
 
-    def compress(self, texts: Sequence[str]) -> Encoded:
-        """The latents of distinct texts: from the store, or made now and kept there."""
-        keys = [content_key(text) for text in texts]
-        fingerprint = self.model.fingerprint
+    def documents(self, texts: list[str]) -> list[SplitText]:
+        """The candidates of a question, hashed and split once in a call."""
+        if id(texts) not in self._split:
+            self._split[id(texts)] = self.shared.splitter.split(texts)
+        return self._split[id(texts)]
+
+    def compress(self, texts: Mapping[str, str]) -> Encoded:
+        """The latents of texts by their content keys: from the store, or made now and kept there."""
+        keys, fingerprint = list(texts), self.model.fingerprint
         blocks = dict(zip(keys, self._store.get(fingerprint, keys), strict=True))
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if blocks[key] is None}
-        while missing:
-            part = dict(list(missing.items())[:CLAIMED])
-            blocks |= self._made(fingerprint, part)
-            missing = {key: text for key, text in missing.items() if blocks[key] is None}
-        if self._engine.text_first:
-            self._engine.background.settled(texts)
-        found = [block for key in keys if (block := blocks[key]) is not None]
+        while missing := [key for key in keys if blocks[key] is None]:
+            blocks |= self._made(fingerprint, {key: texts[key] for key in missing[:CLAIMED]})
+        if self.shared.text_first:
+            self.shared.background.settled(texts.items())
+        found = [block for block in blocks.values() if block is not None]
         lengths = tuple(block.length for block in found)
-        if self._long_documents == "truncate":
-            warn_of_cuts(self.model.tokens, texts, lengths)
+        if self.shared.cuts:
+            warn_of_cuts(self.model.tokens, list(texts.values()), lengths)
         return Encoded(torch.stack([block.vector for block in found]), lengths)
 
     def queries(self, questions: Sequence[str]) -> Encoded:
@@ -109,50 +108,46 @@ class Call:
 
     def candidates(self, rows: Sequence[list[str] | Latents]) -> list[Candidates]:
         """The candidates of each question, long ones in windows; what several questions offer is compressed once."""
-        given: dict[int, list[str] | Latents] = {id(row): row for row in rows}
-        read = {key: self.windows(row) for key, row in given.items() if not isinstance(row, Latents)}
-        place = pipeline.distinct(texts for texts, _ in read.values())
-        blocks = self.compress(list(place)) if place else None
+        given = {id(row): row for row in rows}
+        split = {key: self.documents(row) for key, row in given.items() if not isinstance(row, Latents)}
+        texts = dict(part for documents in split.values() for document in documents for part in document.parts)
+        blocks = self.compress(texts) if texts else Encoded(torch.empty(0), ())
+        place = {key: number for number, key in enumerate(texts)}
         made: dict[int, Candidates] = {}
-        for key, row in given.items():
+        for number, row in given.items():
             if isinstance(row, Latents):
                 self.model.check_latents(row)
-                made[key] = Candidates(Encoded(row.vectors, row.lengths), range(len(row)), row.windows)
-            elif blocks is not None:
-                texts, windows = read[key]
-                made[key] = Candidates(blocks, [place[text] for text in texts], windows)
+                made[number] = Candidates(Encoded(row.vectors, row.lengths), range(len(row)), row.windows)
+            else:
+                places = [place[window.key] for document in split[number] for window in document.windows]
+                made[number] = Candidates(blocks, places, windows_of(split[number]))
         return [made[id(row)] for row in rows]
-
-    def windows(self, documents: list[str]) -> tuple[list[str], list[Window] | None]:
-        """The texts that are read of some documents, and their windows if they are not the documents themselves."""
-        windows = self._reader.windows(documents, self._long_documents)
-        if all(window.whole for window in windows):
-            return documents, None
-        return [documents[window.document][window.start : window.end] for window in windows], windows
 
     # -- without latents ---------------------------------------------------------------------------------------
 
-    def missing(self, texts: Sequence[str], k: int) -> list[str]:
-        """The texts without latents, where a question does without them (`Engine.text_first`): at least ``k`` missing.
+    def missing(self, documents: Sequence[SplitText], k: int) -> dict[str, str]:
+        """The texts without latents by key, where a question does without them (`Shared.text_first`).
 
-        Compressing fewer than are read costs less than reading them.
+        At least ``k`` must be missing: compressing fewer than are read costs less than reading them.
         """
-        if not self._engine.text_first:
-            return []
-        distinct = list(dict.fromkeys(texts))
-        found = self._store.get(self.model.fingerprint, [content_key(text) for text in distinct])
-        missing = [text for text, block in zip(distinct, found, strict=True) if block is None]
-        return missing if len(missing) >= min(k, len(distinct)) and not self._engine.background.due(missing) else []
+        if not self.shared.text_first:
+            return {}
+        texts = dict(part for document in documents for part in document.parts)
+        found = self._store.get(self.model.fingerprint, list(texts))
+        missing = {key: texts[key] for key, block in zip(texts, found, strict=True) if block is None}
+        enough = len(missing) >= min(k, len(texts)) and not self.shared.background.due(missing.items())
+        return missing if enough else {}
 
-    def later(self, texts: Sequence[str], *, answered: bool) -> None:
+    def later(self, texts: Mapping[str, str], *, answered: bool) -> None:
         """Have texts compressed when nobody asks for anything; ``answered`` as for `Background.add`."""
         if texts:
             self._scheduler.touch()
-            self._engine.background.add(texts, Call(self._engine).compress, answered=answered)
+            compress = Call(self.shared).compress
+            self.shared.background.add(texts.items(), lambda some: compress(dict(some)), answered=answered)
 
     def read_part(self, text: str) -> str:
         """What is read of a window: all of it, or its start where long texts are cut."""
-        return text[: self.model.tokens.reach(text)] if self._long_documents == "truncate" else text
+        return text[: self.model.tokens.reach(text)] if self.shared.cuts else text
 
     def rank(self, questions: Sequence[str], rows: Sequence[Candidates]) -> list[list[Ranked]]:
         """The windows of each question's candidates, best first."""
@@ -181,9 +176,11 @@ class Call:
 
     # -- making blocks -----------------------------------------------------------------------------------------
 
-    def _made(self, fingerprint: str, texts: dict[str, str]) -> dict[str, Block | None]:
+    def _made(self, fingerprint: str, texts: Mapping[str, str]) -> dict[str, Block | None]:
         """The block of each text by key, made here or by another thread; None where the other thread gave up."""
-        way = f"{fingerprint} alone" if self._limits.alone else fingerprint  # a store takes nothing out of a batch
+        way = (
+            f"{fingerprint} alone" if self._limits.one_text_per_pass else fingerprint
+        )  # a store takes nothing out of a batch
         with self._scheduler.making((way, key) for key in texts) as (mine, others):
             # once more, because another thread may have kept some between the look at the store and here
             keys = [key for _, key in mine]
@@ -197,9 +194,9 @@ class Call:
                 for key, block in part.items():
                     mine[way, key].set_result(block)
                 found |= part
-        check = None if self._feed is None else self._feed.check
-        theirs = {key: wait_for(made, check) for (_, key), made in others.items()}
-        self._store.put(fingerprint, {key: block for key, block in theirs.items() if block is not None})
+        theirs = {key: wait_for(made, self._check) for (_, key), made in others.items()}
+        if kept := {key: block for key, block in theirs.items() if block is not None}:
+            self._store.put(fingerprint, kept)
         return found | theirs
 
     def _encoded(self, texts: dict[str, str]) -> Iterator[dict[str, Block]]:
@@ -210,6 +207,13 @@ class Call:
             vectors = (vector.clone() for vector in made.vectors)
             blocks = map(Block, vectors, made.lengths, (kept[place] for place in places))
             yield {keys[place]: block for place, block in zip(places, blocks, strict=True)}
+
+
+def windows_of(documents: Sequence[SplitText]) -> list[Window] | None:
+    """Which stretch of which document each window is; None where every document is read whole."""
+    if all(len(document.windows) == 1 for document in documents):
+        return None
+    return [replace(window, key="", document=index) for index, one in enumerate(documents) for window in one.windows]
 
 
 def _write(model: ClaraModel, how: Generation, limits: Limits, items: list[Any], check: Check | None) -> list[Written]:
