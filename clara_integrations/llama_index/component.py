@@ -28,6 +28,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["int8", "int4"]
 LongDocuments = Literal["split", "truncate", "error"]
+Decoding = Literal["quick", "exact"]
 Cold = Literal["compress", "text"]
 
 
@@ -42,6 +43,7 @@ class Loading(TypedDict, total=False):
     dtype: Dtype | None
     attn_implementation: Attention | None
     quantization: Quantization | None
+    decoding: Decoding | None
     batch_size: int | None
     cache_bytes: int | None
     long_documents: LongDocuments | None
@@ -76,6 +78,9 @@ class ClaraComponent(BaseComponent):
     )
     attn_implementation: Attention | None = Field(default=None, frozen=True, description="Default: `sdpa`.")
     quantization: Quantization | None = Field(default=None, frozen=True, description="Of the base model (GPU only).")
+    decoding: Decoding | None = Field(
+        default=None, frozen=True, description="`quick` or `exact` products of single positions on a CPU."
+    )
     batch_size: int | None = Field(
         default=None, gt=0, frozen=True, description="Texts in one batch at most; by their length alone if not given."
     )

@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
     model.add_argument("--device", help="where to compute, e.g. cpu, cuda (default: the fastest there is)")
     model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
+    model.add_argument("--decoding", choices=("quick", "exact"),
+                       help="products of single positions on a CPU: in float16 where it is faster, or as the weights "
+                            "are (default: quick, exact with --dtype float32)")  # fmt: skip
     model.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (extra quantization)")
 
     ask = commands.add_parser("ask", parents=[model, quiet], help="answer a question from files", epilog=EXIT_CODES)

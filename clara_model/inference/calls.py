@@ -228,5 +228,5 @@ def may_share(model: ClaraModel, how: Generation) -> bool:
     On a CPU in half precision rounding depends on the batch, and an answer must not depend on who else is asking; on a
     GPU it does in any case (kernels choose their order of summation by shape).
     """
-    exact = model.device.type != "cpu" or model.base.dtype in (torch.float32, torch.float64)
+    exact = model.device.type != "cpu" or (model.base.dtype == torch.float32 and not model.merged.quick)
     return exact and not how.sampling.get("do_sample")

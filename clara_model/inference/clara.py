@@ -119,7 +119,7 @@ class Clara:
                 read, or where the checkpoint's compressor runs no base model (clara-small), they are compressed.
                 `Answer.answered_from` says which it was.
             **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
-                ``attn_implementation``, ``quantization``, ``token``; see `LoadOptions`.
+                ``attn_implementation``, ``quantization``, ``decoding``, ``token``; see `LoadOptions`.
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.

@@ -18,6 +18,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from clara_model.checkpoint.config import FUSED_TARGETS, LORA_TARGETS, ClaraConfig
 from clara_model.checkpoint.contents import fresh
@@ -104,7 +105,7 @@ class Roles:
     Not thread-safe: one pass at a time per model (`Clara` holds a lock).
     """
 
-    def __init__(self, base: nn.Module, config: ClaraConfig) -> None:
+    def __init__(self, base: PreTrainedModel, config: ClaraConfig) -> None:
         """Inject one freshly initialised adapter for each role; the base's own weights are frozen."""
         self._lora = LoraConfig(
             r=config.lora_rank,
@@ -113,6 +114,7 @@ class Roles:
             target_modules=list(config.lora_targets),
         )
         self.names: tuple[str, ...] = ()
+        self._layers: dict[str, LoraLayer] = {}
         self._active = [BASE]
         self._base = [base]  # in a list, so that this object is no parent of the base
         base.requires_grad_(False)
@@ -130,9 +132,10 @@ class Roles:
             raise ClaraError(f"this checkpoint already has a {role.replace('_', ' ')}")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several roles are meant
-            inject_adapter_in_model(self._lora, self._base[0], adapter_name=role)
+            inject_adapter_in_model(self._lora, self.base, adapter_name=role)
         self.names = (*self.names, role)
-        for layer in self.layers().values():
+        self._layers = {name: module for name, module in self.base.named_modules() if isinstance(module, LoraLayer)}
+        for layer in self._layers.values():
             layer._active_adapter = self._active
             if type(layer) is Linear:  # not the quantized kinds
                 layer.__class__ = RoleLinear
@@ -140,7 +143,12 @@ class Roles:
 
     def layers(self) -> dict[str, LoraLayer]:
         """Every layer with LoRA, by its module name in the base."""
-        return {name: module for name, module in self._base[0].named_modules() if isinstance(module, LoraLayer)}
+        return self._layers
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The base model with the adapters in it."""
+        return self._base[0]
 
     @property
     def active(self) -> str:

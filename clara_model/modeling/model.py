@@ -8,7 +8,7 @@ caching and locks (`inference.clara`), the losses (`modeling.objectives`) and tr
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 
 ENCODERS = ("compressor", "query_reasoner")
+OWN_WAYS = {"cache_implementation", "past_key_values", "use_cache", "output_attentions", "output_hidden_states"}
+"""Generation arguments that only transformers' own forward pass goes by."""
 
 
 class MemoryRows(nn.Module):
@@ -290,7 +292,7 @@ class RoleModel(nn.Module):
         Args:
             name: a folder (which wins), a bundled name such as ``clara-tiny``, or a hub name.
             **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
-                ``attn_implementation``, ``quantization``, ``token``; see `LoadOptions`.
+                ``attn_implementation``, ``quantization``, ``decoding``, ``token``; see `LoadOptions`.
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.
@@ -315,6 +317,7 @@ class RoleModel(nn.Module):
         model = cls(base, tokenizer, checkpoint.config, to_be_loaded=True)
         model.load_weights(checkpoint)
         model.to_float(base.dtype).identity.as_loaded()
+        model.merged.quick = options.decoding == "quick"
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -485,12 +488,18 @@ class RoleModel(nn.Module):
         if stop:
             options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
         generate, output = cast(Callable[..., Tensor], self.base.generate), self.base.get_output_embeddings()
-        with torch.no_grad(), self.roles.acting_as(role), self._merged(role), contiguous_inputs(output):
+        with (
+            torch.no_grad(),
+            self.roles.acting_as(role),
+            self._merged(role, sampling) as merged,
+            contiguous_inputs(output),
+        ):
             new_ids = generate(
                 inputs_embeds=self.fill_slots(ids, blocks),
                 attention_mask=mask.to(self.device),
                 max_new_tokens=max_new_tokens,
                 streamer=streamer,
+                **merged,
                 **options,
             )
         made = read_generated(tokenizer, new_ids, [len(p) for p in prompts], options["eos_token_id"], stop)
@@ -501,8 +510,8 @@ class RoleModel(nn.Module):
             )
         return made
 
-    def _merged(self, role: str) -> AbstractContextManager[None]:
-        return self.merged.in_use() if role == "generator" else nullcontext()
+    def _merged(self, role: str, sampling: Mapping[str, Any]) -> AbstractContextManager[dict[str, Any]]:
+        return self.merged.in_use() if role == "generator" and not OWN_WAYS & set(sampling) else nullcontext({})
 
     def check_positions(self, prompts: Sequence[Sequence[int]]) -> int:
         """How many positions the base model was made for; a prompt beyond them is refused."""

@@ -126,6 +126,7 @@ def test_it_comes_back_from_a_dict_json_and_pickle(rerank):
         "dtype": "float32",
         "attn_implementation": None,
         "quantization": None,
+        "decoding": None,
         "batch_size": None,
         "cache_bytes": None,
         "long_documents": None,

@@ -50,6 +50,26 @@ def test_resolved_options_that_mean_the_same_are_equal():
     assert one.resolved() == one
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"dtype": "float32"}, "exact"),
+        ({"dtype": "bfloat16"}, "quick"),
+        ({}, "quick"),
+        ({"decoding": "exact"}, "exact"),
+    ],
+    ids=str,
+)
+def test_decoding_is_quick_unless_float32_is_asked_for(asked, found):
+    resolved = LoadOptions(device="cpu", **asked).resolved()
+    assert resolved.decoding == found == resolved.resolved().decoding
+
+
+def test_an_unknown_way_of_decoding_is_refused():
+    with pytest.raises(ValueError, match="decoding must be one of quick, exact, got 'fast'"):
+        LoadOptions(decoding="fast").resolved()
+
+
 def test_naming_options_loads_no_torch():
     code = "import sys, clara_model.checkpoint.options; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -51,13 +51,20 @@ def test_the_same_arguments_share_one_model_thread_and_cache(folder, loads):
 def test_defaults_and_their_values_are_the_same(folder, loads):
     device = default_device()
     explicit = {"device": str(device), "dtype": default_dtype(device), "attn_implementation": "sdpa"}
+    explicit["decoding"] = "quick"
     with Clara.load(folder) as one, Clara.load(folder, **explicit) as two:
         assert one.model is two.model
 
 
 @pytest.mark.parametrize(
     "other",
-    [{"dtype": "bfloat16"}, {"attn_implementation": "eager"}, {"revision": "x"}, {"prompts": PromptSet()}],
+    [
+        {"dtype": "bfloat16"},
+        {"decoding": "quick"},
+        {"attn_implementation": "eager"},
+        {"revision": "x"},
+        {"prompts": PromptSet()},
+    ],
     ids=lambda other: next(iter(other)),
 )
 def test_other_arguments_are_another_model(folder, other):

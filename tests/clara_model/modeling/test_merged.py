@@ -1,4 +1,4 @@
-"""Decoding with the generator's adapter merged into a copy of the weights, in half precision."""
+"""Decoding with the generator's adapter merged into a copy of the weights."""
 
 import copy
 from pathlib import Path
@@ -28,12 +28,12 @@ def shifted(model: ClaraModel) -> ClaraModel:
 
 def logits(model: ClaraModel) -> torch.Tensor:
     with torch.no_grad(), model.roles.acting_as("generator"):
-        return model.base(torch.tensor([[5, 6, 7, 8]])).logits.float()
+        return model.base(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.float()
 
 
 def held(model: ClaraModel) -> int:
     """Bytes of the merged copy."""
-    return sum(weight.nbytes for weight in model.merged._weights.values())
+    return sum(product.weight.nbytes for product in model.merged._products.values())
 
 
 def test_the_products_are_the_same_to_rounding(half: ClaraModel):
@@ -48,11 +48,11 @@ def test_the_products_are_the_same_to_rounding(half: ClaraModel):
 
 def test_the_copy_follows_the_weights(half: ClaraModel):
     answer = half.generate(small_model.QUESTIONS[:1], [half.compress(small_model.TEXTS[:1])], max_new_tokens=4)
-    weights = half.merged._weights
-    assert weights and held(half) == sum(layer.base_layer.weight.nbytes for layer in half.roles.layers().values())
+    products = half.merged._products
+    assert products and held(half) == sum(layer.base_layer.weight.nbytes for layer in half.roles.layers().values())
     with half.merged.in_use():
         before = logits(half)
-    assert half.merged._weights is weights, "made once"
+    assert half.merged._products is products, "made once"
     with torch.no_grad():
         next(iter(half.roles.parameters("generator").values())).add_(0.5)
     with half.merged.in_use():
@@ -67,12 +67,14 @@ def test_latents_and_fingerprint_do_not_move(half: ClaraModel):
     assert torch.equal(half.compress(small_model.TEXTS).vectors, latents.vectors)
 
 
-def test_no_copy_in_float32_in_training_and_past_the_bound(
+def test_no_copy_in_training_past_the_bound_and_in_float32_where_the_base_generates_itself(
     half: ClaraModel, tiny_clara_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    whole = shifted(ClaraModel.from_pretrained(tiny_clara_folder, dtype=torch.float32, device="cpu"))
-    with whole.merged.in_use():
-        assert not held(whole)
+    for attention, copied in (("sdpa", True), ("eager", False)):
+        options = {"dtype": torch.float32, "device": "cpu", "attn_implementation": attention}
+        whole = shifted(ClaraModel.from_pretrained(tiny_clara_folder, **options))
+        with whole.merged.in_use():
+            assert bool(held(whole)) == copied
     with half.train().merged.in_use():
         assert not held(half)
     monkeypatch.setattr(merged, "MERGED_BYTES", 1000)
@@ -87,7 +89,7 @@ def test_a_copy_of_the_model_merges_for_itself(half: ClaraModel):
     assert not held(other)
     with other.merged.in_use():
         assert torch.equal(logits(other), expected)
-    assert other.merged._weights is not half.merged._weights
+    assert other.merged._products is not half.merged._products
 
 
 def test_a_gpu_gives_half_of_its_free_memory_and_no_less_than_the_bound(monkeypatch: pytest.MonkeyPatch):

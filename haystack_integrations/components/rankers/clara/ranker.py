@@ -75,7 +75,7 @@ class ClaraRanker(ClaraComponent):
             store: a folder where latents are kept beyond the process; what it holds is not compressed again, by no
                 component that is given the same.
             model_kwargs: further plain options of `Clara.load`: ``base_model``, ``quantization``, ``prompts``,
-                ``attn_implementation``, ``cache_bytes``, ``batch_tokens``, ``long_documents``, ``cold``.
+                ``attn_implementation``, ``decoding``, ``cache_bytes``, ``batch_tokens``, ``long_documents``, ``cold``.
 
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
