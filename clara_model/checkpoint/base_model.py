@@ -8,7 +8,7 @@ import re
 import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers import __version__ as transformers_version
+from transformers.initialization import no_init_weights
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils import logging as transformers_logging
 
@@ -216,13 +217,14 @@ def resize_embeddings(base: PreTrainedModel, rows: int, mean_of_old: bool = True
         base: changed in place.
         rows: vocabulary with the added tokens.
         mean_of_old: draw added rows around the mean of the old ones; False where they are about to be loaded,
-            because the old rows' covariance takes seconds on a 7B model.
+            because the old rows' covariance takes seconds on a 7B model: they then hold anything.
     """
     drop = _Without("The new embeddings will be initialized", "The new lm_head weights will be initialized")
     source = logging.getLogger("transformers.modeling_utils")
     source.addFilter(drop)
     try:
-        base.resize_token_embeddings(rows, mean_resizing=mean_of_old)
+        with nullcontext() if mean_of_old else no_init_weights():
+            base.resize_token_embeddings(rows, mean_resizing=mean_of_old)
     finally:
         source.removeFilter(drop)
 

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-LARGE = 256 * 1024 * 1024
+LARGE = 64 * 1024 * 1024
 """Bytes of weights from which on their hash is kept; fewer are hashed in a fraction of a second."""
 _THREADS = 8
 
@@ -67,17 +67,22 @@ def kept_hash(key: str, tensors: Mapping[str, Tensor]) -> str:
     """`hash_tensors` of large weights, computed once for a key and kept in ``$HF_HOME/clara/hashes``."""
     if nbytes(tensors) < LARGE:
         return hash_tensors(tensors)
+    return kept(key, lambda: hash_tensors(tensors), lambda found: len(found) == 64)
+
+
+def kept(key: str, make: Callable[[], str], whole: Callable[[str], bool]) -> str:
+    """A text that is made once for a key and kept in ``$HF_HOME/clara/hashes``; not ``whole`` it is made again."""
     path = Path(constants.HF_HOME) / "clara" / "hashes" / key
-    with contextlib.suppress(OSError):  # not kept yet
-        found = path.read_text()
-        if len(found) == 64:
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # not kept yet
+        found = path.read_text(encoding="utf-8")
+        if whole(found):
             return found
-    made = hash_tensors(tensors)
+    made = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(made)
+        partial.write_text(made, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:  # a read-only home costs time at each start, no more
-        logger.info("the hash of the base model could not be kept (%s)", error)
+        logger.info("a hash of the base model could not be kept (%s)", error)
     return made

@@ -8,7 +8,7 @@ first run is captured and restored for the second (see `Roles.checkpoint_context
 
 from __future__ import annotations
 
-import warnings
+import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
@@ -130,16 +130,22 @@ class Roles:
         """
         if role in self.names:
             raise ClaraError(f"this checkpoint already has a {role.replace('_', ' ')}")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several roles are meant
-            inject_adapter_in_model(self._lora, self.base, adapter_name=role)
+        if self.names:
+            for layer in self._layers.values():
+                _add_like(layer, self.names[0], role)
+        else:
+            self._inject(role)
         self.names = (*self.names, role)
+        self.parameters_require_grad(())
+
+    def _inject(self, role: str) -> None:
+        """Have PEFT put in the layers, which takes it a tenth of a millisecond for each module of the base."""
+        inject_adapter_in_model(self._lora, self.base, adapter_name=role)
         self._layers = {name: module for name, module in self.base.named_modules() if isinstance(module, LoraLayer)}
         for layer in self._layers.values():
             layer._active_adapter = self._active
             if type(layer) is Linear:  # not the quantized kinds
                 layer.__class__ = RoleLinear
-        self.parameters_require_grad(())
 
     def layers(self) -> dict[str, LoraLayer]:
         """Every layer with LoRA, by its module name in the base."""
@@ -221,6 +227,22 @@ class Roles:
         """Initialise one role's weights anew, as when it was added (stage 2 starts a fresh generator)."""
         for layer in self.layers().values():
             layer.reset_lora_parameters(role, init_lora_weights=True)
+
+
+def _add_like(layer: LoraLayer, first: str, role: str) -> None:
+    """Give a layer one more freshly initialised adapter, by all that it holds for its first one."""
+    for held in (*vars(layer).values(), *cast(nn.Module, layer).children()):
+        if isinstance(held, dict | nn.ModuleDict) and first in held:
+            held[role] = _another(held[first])
+    layer.reset_lora_parameters(role, init_lora_weights=True)
+
+
+def _another(value: Any) -> Any:
+    """A copy of what a layer holds for an adapter; a product's weights are left empty."""
+    if type(value) is not nn.Linear:
+        return copy.deepcopy(value)
+    like: dict[str, Any] = {"bias": value.bias is not None, "device": value.weight.device, "dtype": value.weight.dtype}
+    return nn.utils.skip_init(nn.Linear, value.in_features, value.out_features, **like)
 
 
 def default_targets(base: nn.Module) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from clara_model.checkpoint.base_model import weights_key
 from clara_model.checkpoint.config import ClaraConfig
-from clara_model.checkpoint.hashes import hash_tensors, kept_hash
+from clara_model.checkpoint.hashes import hash_tensors, kept, kept_hash
 from clara_model.modeling.tokens import Tokens
 
 DIGITS = 32
@@ -39,6 +39,8 @@ _COSMETIC = (
 )
 """Fields of the base's configuration that no latent depends on."""
 _SAMPLE = 8
+LARGE_TOKENIZER = 1 << 18
+"""Characters from which on a tokenizer is kept in the form that is hashed, which takes half a second to make."""
 Place = tuple[dict[str, Any], str]
 """Where a tensor is held: the dictionary of a module, and its name there."""
 
@@ -195,9 +197,24 @@ def _base_config(base: PreTrainedModel) -> dict[str, Any]:
 
 def _tokenizer(tokens: Tokens) -> str:
     """What turns text into ids: model, normaliser, pre-tokeniser, added tokens, and the ends of a document."""
-    state = json.loads(tokens.tokenizer.backend_tokenizer.to_str())
-    used = {name: state.get(name) for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
-    return _plain({**used, "ends": [tokens.tokenizer.bos_token_id, tokens.tokenizer.eos_token_id]})
+    whole = tokens.tokenizer.backend_tokenizer.to_str()
+    ends = [tokens.tokenizer.bos_token_id, tokens.tokenizer.eos_token_id]
+
+    def make() -> str:
+        state = json.loads(whole)
+        used = {name: state.get(name) for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+        return _plain({**used, "ends": ends})
+
+    if len(whole) < LARGE_TOKENIZER:
+        return make()
+    key = hashlib.sha256(f"tokenizer 1\0{ends}\0{whole}".encode()).hexdigest()
+    signed = kept(key, lambda: _signed(make()), lambda text: text == _signed(text[64:]))
+    return signed[64:]
+
+
+def _signed(text: str) -> str:
+    """A text behind its SHA-256, by which half of one is noticed."""
+    return hashlib.sha256(text.encode()).hexdigest() + text
 
 
 def _plain(values: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ Nothing here changes once it is made, so any number of threads may tokenise at o
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -457,8 +456,9 @@ def _clipped(text: Any, tokens: int) -> Any:
 
 def _without_added_tokens(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     """A copy of the tokenizer that recognises no added token, so that every text is plain text to it."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state["added_tokens"] = []
-    state["post_processor"] = None
-    state["truncation"] = state["padding"] = None
-    return Tokenizer.from_str(json.dumps(state))
+    whole = tokenizer.backend_tokenizer
+    plain = Tokenizer(whole.model)  # the two share the vocabulary
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        if getattr(whole, part) is not None:
+            setattr(plain, part, getattr(whole, part))
+    return plain

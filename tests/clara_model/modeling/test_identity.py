@@ -273,6 +273,24 @@ def test_a_check_costs_microseconds(loaded: ClaraModel):
     assert (time.process_time() - start) / 200 < 0.0005
 
 
+def test_a_large_tokenizer_is_put_into_its_form_once(
+    tiny_clara_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    expected = load(tiny_clara_folder).fingerprint
+    monkeypatch.setattr(identity, "LARGE_TOKENIZER", 1000)
+    monkeypatch.setattr(hashes.constants, "HF_HOME", str(tmp_path))
+    made, real = [], identity._plain
+    monkeypatch.setattr(identity, "_plain", lambda values: made.append("ends" in values) or real(values))
+    for times, damage in ((1, None), (1, lambda text: text[:-1]), (2, lambda text: text.replace("a", "b")), (3, None)):
+        assert load(tiny_clara_folder).fingerprint == expected and sum(made) == times
+        (kept,) = (tmp_path / "clara" / "hashes").iterdir()
+        if damage:
+            kept.write_text(damage(kept.read_text()))
+    other = load(tiny_clara_folder)
+    other.tokens.tokenizer.add_tokens(["<one>"])
+    assert other.fingerprint != expected and sum(made) == 4
+
+
 def test_a_large_base_is_hashed_once_for_its_files(
     tiny_clara_folder: Path, base: Path, hashed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
