@@ -41,6 +41,8 @@ class _Document:
 
     def __init__(self, archive: ZipFile) -> None:
         self._archive = archive
+        self._codes: list[bool] = []
+        """Of the fields around a place in a paragraph, whether it is in their code."""
         top = next((path for kind, path in self._related("").values() if kind == "officeDocument"), None)
         if top is None:
             raise ValueError("it holds no document")
@@ -98,7 +100,9 @@ class _Document:
             if kind == "p":
                 words: list[str] = []
                 aside: list[str] = []
+                outside, self._codes = self._codes, []
                 self._read(child, words, aside)
+                self._codes = outside
                 begun += "".join(words)
                 mark = child.find("{*}pPr/{*}rPr")
                 if mark is None or (mark.find("{*}del") is None and mark.find("{*}moveFrom") is None):
@@ -118,7 +122,11 @@ class _Document:
         """The words of a paragraph, and the blocks that it holds beside them."""
         for child in parent:
             kind = _kind(child)
-            if kind == "t":
+            if kind == "fldChar":
+                self._field(_value(child, "fldCharType"))
+            elif any(self._codes[:-1]):  # of a field inside a field's code
+                self._read(child, [], [])
+            elif kind == "t":
                 words.append(child.text or "")
             elif kind in _SIGNS:
                 words.append(_SIGNS[kind])
@@ -139,6 +147,14 @@ class _Document:
                 aside += self._blocks(child)
             elif kind not in _LEFT_OUT and not (kind == "r" and _is_on(child.find("{*}rPr"), "vanish")):
                 self._read(_shown(child), words, aside)
+
+    def _field(self, mark: str) -> None:
+        """Begins a field's code, then what it gives, then the text after it."""
+        if mark == "begin":
+            self._codes.append(True)
+        elif self._codes:
+            self._codes.pop()
+            self._codes += [False] if mark == "separate" else []
 
     def _rows(self, table: Any) -> Iterator[str]:
         for row in _inside(table, "tr"):

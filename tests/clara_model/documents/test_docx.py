@@ -19,6 +19,19 @@ def paragraph(*parts: str) -> str:
     return f"<w:p>{''.join(part if part.startswith('<') else run(part) for part in parts)}</w:p>"
 
 
+CODE = "<w:r><w:instrText>{}</w:instrText></w:r>"
+MARK = '<w:r><w:fldChar w:fldCharType="{}"/></w:r>'
+
+
+def field(code: str, *parts: str, given: str = "") -> str:
+    """A field; its code goes on with the parts where something else is given."""
+    inside = "".join(part if part.startswith("<") else run(part) for part in parts)
+    code = MARK.format("begin") + CODE.format(code)
+    if given:
+        return code + inside + MARK.format("separate") + run(given) + MARK.format("end")
+    return code + MARK.format("separate") + inside + MARK.format("end")
+
+
 def cell(*blocks: str, more: str = "") -> str:
     return f"<w:tc><w:tcPr>{more}</w:tcPr>{''.join(b if b.startswith('<') else paragraph(b) for b in blocks)}</w:tc>"
 
@@ -68,14 +81,13 @@ BODIES = {
         paragraph(f'<w:fldSimple w:instr=" REF a ">{run("Table 9")}</w:fldSimple>', " says"),
         "Table 9 says",
     ),
-    "field": (
-        paragraph(
-            '<w:r><w:fldChar w:fldCharType="begin"/></w:r><w:r><w:instrText>PAGE</w:instrText></w:r>',
-            '<w:r><w:fldChar w:fldCharType="separate"/></w:r>',
-            *("7", '<w:r><w:fldChar w:fldCharType="end"/></w:r>'),
-        ),
-        "7",
+    "field": (paragraph("Page ", field("PAGE", "7"), "."), "Page 7."),
+    "field in a field's code": (
+        paragraph("Dear ", field('IF "', field("MERGEFIELD sex", "f"), CODE.format('" = "f"'), given="Madam"), ","),
+        "Dear Madam,",
     ),
+    "field in what a field gives": (paragraph(field("TOC", "Mills ", field("PAGEREF a", "3"))), "Mills 3"),
+    "field without end": (f"<w:p>{MARK.format('begin')}{run('Kept.')}</w:p>" + paragraph("Next."), "Kept.\n\nNext."),
     "custom XML": (f'<w:customXml w:element="a">{paragraph("Kept.")}</w:customXml>', "Kept."),
     "link": (paragraph("See ", f'<w:hyperlink r:id="x">{run("here")}</w:hyperlink>', "."), "See here."),
     "text box": (
