@@ -4,3 +4,5 @@ DEFAULT_MODEL = "clara-tiny"
 """The bundled checkpoint."""
 DIMENSIONS = 1024
 """Numbers in the short vector that stands for a block of latents in a first-stage index."""
+NO_ANSWER = "The documents do not say."
+"""In place of an answer that the model finds too unlikely."""

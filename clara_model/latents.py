@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, overload
 
@@ -34,14 +34,18 @@ class Latents:
     """Of the compressor that made them; latents of another one are refused wherever they are used."""
     windows: tuple[Window, ...] | None = None
     """Which stretch of which document each block stands for; None where each is a document of its own."""
+    texts: tuple[str, ...] | None = field(default=None, repr=False)
+    """The text that each block stands for, where it is known: what ranks by words, is read as text, and is quoted.
+    `save` leaves it out."""
 
     def __post_init__(self) -> None:
         """Check the shape and the type."""
         if not isinstance(self.vectors, Tensor) or not self.vectors.is_floating_point():
             kind = self.vectors.dtype if isinstance(self.vectors, Tensor) else type(self.vectors).__name__
             raise TypeError(f"vectors must be a tensor of floats, got {kind}")
-        if self.windows is not None and len(self.windows) != len(self.lengths):
-            raise ValueError(f"need a window for each of {len(self.lengths)} blocks, got {len(self.windows)}")
+        for what, parts in (("window", self.windows), ("text", self.texts)):
+            if parts is not None and len(parts) != len(self.lengths):
+                raise ValueError(f"need a {what} for each of {len(self.lengths)} blocks, got {len(parts)}")
         if self.vectors.dim() != 3 or len(self.lengths) != len(self.vectors):
             raise ValueError(
                 f"vectors must be [N, M, D] with N lengths, got {tuple(self.vectors.shape)} and {len(self.lengths)}"
@@ -65,7 +69,8 @@ class Latents:
             return self.vectors[_row(index)]
         picked = self.vectors[torch.tensor(rows, dtype=torch.long, device=self.vectors.device)]
         windows = None if self.windows is None else tuple(self.windows[row] for row in rows)
-        return Latents(picked, tuple(self.lengths[row] for row in rows), self.fingerprint, windows)
+        texts = None if self.texts is None else tuple(self.texts[row] for row in rows)
+        return Latents(picked, tuple(self.lengths[row] for row in rows), self.fingerprint, windows, texts)
 
     @property
     def documents(self) -> int:
@@ -100,7 +105,10 @@ class Latents:
         if len(prints) > 1:
             raise ClaraError(f"latents of different checkpoints cannot be mixed: {', '.join(prints)}")
         lengths = tuple(length for part in parts for length in part.lengths)
-        return cls(torch.cat([part.vectors for part in parts]), lengths, prints[0], _stacked_windows(parts))
+        known = all(part.texts is not None for part in parts)
+        texts = tuple(text for part in parts for text in part.texts or ()) if known else None
+        vectors_NMD = torch.cat([part.vectors for part in parts])
+        return cls(vectors_NMD, lengths, prints[0], _stacked_windows(parts), texts)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: ``vectors``, ``lengths``, ``windows``, and the fingerprint in its metadata."""

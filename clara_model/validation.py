@@ -24,6 +24,9 @@ LongDocuments = Literal["split", "truncate", "error"]
 Cold = Literal["compress", "text"]
 """What a question does where candidates have no latents yet: compress them first, or answer from their text."""
 
+Ranking = Literal["latents", "hybrid"]
+"""What candidates are ranked by: their latents alone, or latents and the words that they share with the question."""
+
 Documents = Sequence[str] | Latents
 """Candidates: their texts, or their latents where they have been compressed before."""
 
@@ -192,6 +195,22 @@ def check_long_documents(value: object) -> LongDocuments:
 def check_cold(value: object) -> Cold:
     """What to do where there are no latents yet."""
     return cast(Cold, _one_of(value, get_args(Cold), "cold"))
+
+
+def check_ranking(value: object) -> Ranking | None:
+    """What to rank by; None for what the checkpoint says."""
+    return None if value is None else cast(Ranking, _one_of(value, get_args(Ranking), "ranking"))
+
+
+def check_expand(value: object) -> int | None:
+    """How many windows to read as text; None for what the checkpoint says."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expand must be a whole number, got {_shown(value)}")
+    if value < 0:
+        raise ValueError(f"expand must be at least 0, got {value}")
+    return value
 
 
 def _one_of(value: object, known: tuple[str, ...], what: str) -> object:

@@ -30,6 +30,7 @@ Quantization = Literal["int8", "int4"]
 LongDocuments = Literal["split", "truncate", "error"]
 Decoding = Literal["quick", "exact"]
 Cold = Literal["compress", "text"]
+Ranking = Literal["latents", "hybrid"]
 
 
 class Loading(TypedDict, total=False):
@@ -48,6 +49,8 @@ class Loading(TypedDict, total=False):
     cache_bytes: int | None
     long_documents: LongDocuments | None
     cold: Cold | None
+    ranking: Ranking | None
+    expand: int | None
     store: str | None
 
 
@@ -96,6 +99,17 @@ class ClaraComponent(BaseComponent):
         default=None,
         frozen=True,
         description="Where there are no latents yet: `compress` (default), or `text` now and latents later.",
+    )
+    ranking: Ranking | None = Field(
+        default=None,
+        frozen=True,
+        description="`latents`, or `hybrid` with shared words beside them; default: what the checkpoint says.",
+    )
+    expand: int | None = Field(
+        default=None,
+        ge=0,
+        frozen=True,
+        description="Of the windows that are read, how many as text, best first; default: what the checkpoint says.",
     )
     store: str | None = Field(
         default=None,

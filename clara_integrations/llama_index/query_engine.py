@@ -17,7 +17,7 @@ from llama_index.core.schema import MetadataMode
 from clara_integrations.llama_index.component import Loading, errors_of
 from clara_integrations.llama_index.rerank import ClaraRerank
 from clara_integrations.llama_index.synthesizer import ClaraSynthesizer
-from clara_model.components.checks import DEFAULT_MODEL, check_known
+from clara_model.components.checks import DEFAULT_MODEL, NO_ANSWER, check_known
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
@@ -97,6 +97,8 @@ class ClaraQueryEngine(RetrieverQueryEngine):
         generate_kwargs: Mapping[str, Any] | None = None,
         node_postprocessors: Sequence[BaseNodePostprocessor] = (),
         callback_manager: CallbackManager | None = None,
+        min_confidence: float = 0.0,
+        no_answer: str = NO_ANSWER,
         **loading: Unpack[Loading],
     ) -> Self:
         """Rerank what a retriever finds and answer from the best.
@@ -110,6 +112,8 @@ class ClaraQueryEngine(RetrieverQueryEngine):
             generate_kwargs: ``stop`` and the sampling arguments of `Clara.answer`.
             node_postprocessors: applied to the retrieved nodes before they are ranked.
             callback_manager: for the engine and its parts.
+            min_confidence: as for a `ClaraSynthesizer`.
+            no_answer: likewise.
             **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Loading`.
         """
         with errors_of(cls.__name__):
@@ -120,6 +124,8 @@ class ClaraQueryEngine(RetrieverQueryEngine):
             max_new_tokens=max_new_tokens,
             generate_kwargs=generate_kwargs,
             callback_manager=callback_manager,
+            min_confidence=min_confidence,
+            no_answer=no_answer,
             **loading,
         )
         return cls(retriever, synthesizer, [*node_postprocessors, rerank], callback_manager)

@@ -7,6 +7,7 @@ Leaves out choosing and ordering the texts: that is a `ClaraSynthesizer`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core.base.llms.types import CompletionResponse, LLMMetadata
@@ -18,6 +19,7 @@ from llama_index.core.instrumentation.events.base import BaseEvent
 from llama_index.core.prompts import PromptTemplate
 
 from clara_integrations.llama_index.llm import ClaraLLM, Turns
+from clara_model.components.checks import NO_ANSWER
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, AnswerStream
@@ -39,6 +41,16 @@ class ClaraAnswerEvent(BaseEvent):
     completion_tokens: int
     finish_reason: str
     seconds: dict[str, float]
+    expanded_tokens: int
+    """Of the text tokens, those that were read as text (``expand``)."""
+    confidence: float | None
+    """`Answer.confidence`."""
+    found: bool
+    """Whether the confidence reached the synthesizer's ``min_confidence``."""
+    quotes: list[dict[str, int]]
+    """`Answer.quotes`: where words of the answer stand in the texts."""
+    unsupported: list[str] | None
+    """`Answer.unsupported`: its numbers and names that stand in none."""
     answered_from: str
     """``latents``, or ``text`` where there were none yet (``cold="text"``)."""
     citations: list[str]
@@ -57,10 +69,24 @@ class LatentReader(ClaraLLM):
     """
 
     _texts: list[str] = PrivateAttr()
+    _min_confidence: float = PrivateAttr(default=0.0)
+    _no_answer: str = PrivateAttr(default=NO_ANSWER)
+    _trust: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @classmethod
-    def of(cls, llm: ClaraLLM, texts: Sequence[str], options: Mapping[str, Any], manager: CallbackManager) -> Self:
-        """One that shares the model of ``llm``, which generates as that one does unless ``options`` say otherwise."""
+    def of(
+        cls,
+        llm: ClaraLLM,
+        texts: Sequence[str],
+        options: Mapping[str, Any],
+        manager: CallbackManager,
+        min_confidence: float = 0.0,
+        no_answer: str = NO_ANSWER,
+    ) -> Self:
+        """One that shares the model of ``llm``, which generates as that one does unless ``options`` say otherwise.
+
+        An answer below ``min_confidence`` is replaced by ``no_answer``.
+        """
         reader = cls(
             model=llm.model,
             max_new_tokens=llm.max_new_tokens,
@@ -69,6 +95,7 @@ class LatentReader(ClaraLLM):
             **llm.loading,
         )
         reader._texts, reader._holder = list(texts), llm._holder
+        reader._min_confidence, reader._no_answer = min_confidence, no_answer
         return reader
 
     @classmethod
@@ -95,12 +122,23 @@ class LatentReader(ClaraLLM):
         return self.clara.stream(turns[-1]["content"], self._texts, self._windows, **how)
 
     @property
+    def trust(self) -> dict[str, Any]:
+        """What the last answer says about itself, for metadata."""
+        return self._trust
+
+    @property
     def _windows(self) -> int:
         """How many to read: every text, and of long ones as many windows as the checkpoint reads documents."""
         return max(len(self._texts), self.clara.top_k)
 
     def _completed(self, answer: Answer) -> CompletionResponse:
-        seconds, usage = answer.timings, answer.usage
+        seconds, usage, found = answer.timings, answer.usage, answer.found(self._min_confidence)
+        self._trust = {
+            "confidence": answer.confidence,
+            "found": found,
+            "quotes": [asdict(quote) for quote in answer.quotes],
+            "unsupported": answer.unsupported,
+        }
         dispatcher.event(
             ClaraAnswerEvent(
                 model_name=self.checkpoint,
@@ -112,6 +150,8 @@ class LatentReader(ClaraLLM):
                 seconds={"compress": seconds.compress, "generate": seconds.generate},
                 answered_from=answer.answered_from,
                 citations=answer.citations,
+                expanded_tokens=usage.expanded_tokens,
+                **self._trust,
             )
         )
-        return super()._completed(answer)
+        return super()._completed(answer if found else replace(answer, text=self._no_answer))

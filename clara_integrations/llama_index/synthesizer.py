@@ -6,23 +6,27 @@ import os
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
+from llama_index.core.base.response.schema import RESPONSE_TYPE
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.indices.prompt_helper import ChatPromptHelper, PromptHelper
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.synthesis import GetResponseEndEvent, GetResponseStartEvent
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.response_synthesizers import BaseSynthesizer
-from llama_index.core.types import TokenAsyncGen, TokenGen
+from llama_index.core.schema import NodeWithScore
+from llama_index.core.types import RESPONSE_TEXT_TYPE, TokenAsyncGen, TokenGen
 
 from clara_integrations.llama_index.component import Loading, errors_of
 from clara_integrations.llama_index.llm import ClaraLLM
 from clara_integrations.llama_index.reading import QUESTION, LatentReader
-from clara_model.components.checks import DEFAULT_MODEL, check_generation, check_query
+from clara_model.components.checks import DEFAULT_MODEL, NO_ANSWER, check_generation, check_query, check_share
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
 
 dispatcher = get_dispatcher(__name__)
+METADATA = "clara"
+"""Key of a response's metadata: ``confidence``, ``found``, ``quotes`` and ``unsupported`` of a `ClaraAnswerEvent`."""
 
 
 class ClaraSynthesizer(BaseSynthesizer):
@@ -52,6 +56,8 @@ class ClaraSynthesizer(BaseSynthesizer):
         callback_manager: CallbackManager | None = None,
         empty_response: str | None = None,
         output_cls: type | None = None,
+        min_confidence: float = 0.0,
+        no_answer: str = NO_ANSWER,
         **loading: Unpack[Loading],
     ) -> None:
         """Make a synthesizer; the model is loaded when it first answers.
@@ -64,6 +70,9 @@ class ClaraSynthesizer(BaseSynthesizer):
             callback_manager: default `Settings.callback_manager`.
             empty_response: the response where there are no nodes.
             output_cls: not offered; refused with an error.
+            min_confidence: an answer whose `Answer.confidence` is lower is replaced; with more than 0, a stream's
+                answer comes in one piece.
+            no_answer: by this.
             **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Loading`.
         """
         if output_cls is not None:
@@ -85,6 +94,8 @@ class ClaraSynthesizer(BaseSynthesizer):
             empty_response=empty_response,
         )
         self.llm = llm
+        self.min_confidence = check_share(min_confidence, "min_confidence", owner)
+        self.no_answer = no_answer
 
     def close(self) -> None:
         """Let go of the model; the next answer loads it again."""
@@ -116,10 +127,13 @@ class ClaraSynthesizer(BaseSynthesizer):
         if not text_chunks:
             return self._empty_response_generator() if self._streaming else self._empty_response
         question, reader = self._reader(query_str, text_chunks, response_kwargs)
-        if self._streaming:
-            response: str | TokenGen = _pieces(reader.stream(QUESTION, query_str=question))
+        if self._streaming and self.min_confidence:
+            response: str | TokenGen = _one_piece(reader, question)
+        elif self._streaming:
+            response = _pieces(reader.stream(QUESTION, query_str=question))
         else:
-            response = reader.predict(QUESTION, query_str=question)
+            response = _Said(reader.predict(QUESTION, query_str=question))
+            response.trust = reader.trust
         dispatcher.event(GetResponseEndEvent())
         return response
 
@@ -130,10 +144,13 @@ class ClaraSynthesizer(BaseSynthesizer):
         if not text_chunks:
             return self._empty_response_agenerator() if self._streaming else self._empty_response
         question, reader = self._reader(query_str, text_chunks, response_kwargs)
-        if self._streaming:
-            response: str | TokenAsyncGen = _apieces(await reader.astream(QUESTION, query_str=question))
+        if self._streaming and self.min_confidence:
+            response: str | TokenAsyncGen = _aone_piece(reader, question)
+        elif self._streaming:
+            response = _apieces(await reader.astream(QUESTION, query_str=question))
         else:
-            response = await reader.apredict(QUESTION, query_str=question)
+            response = _Said(await reader.apredict(QUESTION, query_str=question))
+            response.trust = reader.trust
         dispatcher.event(GetResponseEndEvent())
         return response
 
@@ -142,7 +159,22 @@ class ClaraSynthesizer(BaseSynthesizer):
         owner = type(self).__name__
         question, how = _whole(check_query(question, owner)), check_generation(options, owner)
         dispatcher.event(GetResponseStartEvent(query_str=question, text_chunks=list(map(_whole, texts))))
-        return question, LatentReader.of(self.llm, texts, how, self.callback_manager)
+        sure = self.min_confidence, self.no_answer
+        return question, LatentReader.of(self.llm, texts, how, self.callback_manager, *sure)
+
+    def _prepare_response_output(
+        self, response_str: RESPONSE_TEXT_TYPE | None, source_nodes: list[NodeWithScore]
+    ) -> RESPONSE_TYPE:
+        response = super()._prepare_response_output(response_str, source_nodes)
+        if isinstance(response_str, _Said):
+            response.metadata = {**(response.metadata or {}), METADATA: response_str.trust}
+        return response
+
+
+class _Said(str):
+    """An answer on its way to its `Response`, with what it says about itself."""
+
+    trust: dict[str, Any]
 
 
 def _whole(text: str) -> str:
@@ -153,6 +185,14 @@ def _whole(text: str) -> str:
 def _pieces(tokens: TokenGen) -> Generator[str, None, None]:
     """Without the empty one at the end, which carries the usage."""
     yield from filter(None, tokens)
+
+
+def _one_piece(reader: LatentReader, question: str) -> Generator[str, None, None]:
+    yield reader.predict(QUESTION, query_str=question)
+
+
+async def _aone_piece(reader: LatentReader, question: str) -> AsyncGenerator[str, None]:
+    yield await reader.apredict(QUESTION, query_str=question)
 
 
 async def _apieces(tokens: TokenAsyncGen) -> AsyncGenerator[str, None]:

@@ -28,7 +28,7 @@ LARGEST = 2**20
 """No size of a configuration is larger; a checkpoint's sizes are compared with its tensors besides."""
 LARGEST_JSON = 64 * 1024 * 1024
 """Bytes of a JSON file that is read at most."""
-_LATER = ("base_sha256", "residual", "lora_targets", "ranking")
+_LATER = ("base_sha256", "residual", "lora_targets", "ranking", "word_weight", "expand")
 """Fields that the first version did not have; at their defaults they are not written."""
 _SIZES = ("doc_max_length", "compression_rate", "lora_rank", "lora_alpha", "top_k", "max_prompt_length")
 
@@ -52,6 +52,11 @@ class ClaraConfig:
     ranking: str = "cosine"
     """The score of a document for a question: ``cosine`` of the flattened blocks (paper section 3.3), or ``late``:
     every slot of the question seeks its likest of the document (`modeling.ranking`); needs ``anchors``."""
+    word_weight: float = 0.0
+    """How much a candidate's share of the question's words adds to the score of its latents where its text is at hand
+    (``Clara(ranking="hybrid")``, the default of a checkpoint whose weight is above 0)."""
+    expand: int = 0
+    """How many of the windows that are read enter the prompt as text by default, best first."""
     roles: tuple[str, ...] = ROLES
     """The roles that have an adapter; a PISCO-like checkpoint has no query reasoner."""
     lora_rank: int = 16
@@ -86,6 +91,11 @@ class ClaraConfig:
         dropout = self.lora_dropout
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
             raise ClaraError(f"lora_dropout must be in [0, 1), got {shown(dropout)}")
+        weight, expand = self.word_weight, self.expand
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0.0 <= weight <= 1000.0:
+            raise ClaraError(f"word_weight must be a number from 0 to 1000, got {shown(weight)}")
+        if isinstance(expand, bool) or not isinstance(expand, int) or not 0 <= expand <= LARGEST:
+            raise ClaraError(f"expand must be a whole number from 0 to {LARGEST}, got {shown(expand)}")
         self._check_names()
 
     def _check_names(self) -> None:

@@ -25,7 +25,9 @@ from clara_model.console.command import (
     EXIT_CODES,
     LEFT_OUT,
     Parser,
+    at_least_nothing,
     at_least_one,
+    likelihood,
     load,
     output,
     print_json,
@@ -87,7 +89,23 @@ def _parser() -> argparse.ArgumentParser:
                             "are (default: quick, exact with --dtype float32)")  # fmt: skip
     model.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (extra quantization)")
 
-    ask = commands.add_parser("ask", parents=[model, quiet], help="answer a question from files", epilog=EXIT_CODES)
+    ranked = Parser(add_help=False)
+    ranked.add_argument(
+        "--ranking",
+        choices=("latents", "hybrid"),
+        help="hybrid: the words that question and passage share beside their latents (default: the model's)",
+    )
+    reading = Parser(add_help=False)
+    reading.add_argument(
+        "--expand",
+        type=at_least_nothing,
+        metavar="N",
+        help="of the passages that are read, the best N as text, the others as latents (default: the model's)",
+    )
+
+    ask = commands.add_parser(
+        "ask", parents=[model, quiet, ranked, reading], help="answer a question from files", epilog=EXIT_CODES
+    )
     ask.add_argument("question")
     ask.add_argument(
         "--docs",
@@ -111,13 +129,23 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--top-k", type=at_least_one, metavar="K", help="passages the answer is read from (default: the model's)"
     )
+    ask.add_argument(
+        "--min-confidence",
+        type=likelihood,
+        default=0.0,
+        metavar="P",
+        help="an answer that the model finds less likely, from 0 to 1, is not given: the documents do not say "
+        "(default: 0; an answer's confidence stands below it and in --json); such an answer is not streamed",
+    )
     ask.add_argument("--max-new-tokens", type=at_least_one, metavar="N", help="longest answer, in tokens")
     form = ask.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object instead of text")
     form.add_argument("--stream", action="store_true", help="print the answer piece by piece as it is written")
     ask.set_defaults(run=_ask)
 
-    show = commands.add_parser("demo", parents=[quiet], help="the bundled model on the bundled documents")
+    show = commands.add_parser(
+        "demo", parents=[quiet, ranked, reading], help="the bundled model on the bundled documents"
+    )
     show.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     show.add_argument(
         "--top-k", type=at_least_one, metavar="K", help="passages an answer is read from (default: the model's)"
@@ -140,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--json", action="store_true", help="one JSON object instead of text")
     export.set_defaults(run=serving.export)
     _add_serve(commands, model, quiet)
-    _add_store_commands(commands, model, quiet)
+    _add_store_commands(commands, model, quiet, ranked)
     return parser
 
 
@@ -173,7 +201,7 @@ def _add_text_key(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_store_commands(commands: Any, model: Parser, quiet: Parser) -> None:
+def _add_store_commands(commands: Any, model: Parser, quiet: Parser, ranked: Parser) -> None:
     """`compress`, `search` and `store`."""
     compress = commands.add_parser(
         "compress", parents=[model, quiet], help="files and folders into a store, once", epilog=EXIT_CODES
@@ -205,7 +233,9 @@ def _add_store_commands(commands: Any, model: Parser, quiet: Parser) -> None:
     compress.add_argument("--json", action="store_true", help="one JSON object instead of text")
     compress.set_defaults(run=corpus.run)
 
-    search = commands.add_parser("search", parents=[model, quiet], help="the passages of a store nearest to a question")
+    search = commands.add_parser(
+        "search", parents=[model, quiet, ranked], help="the passages of a store nearest to a question"
+    )
     search.add_argument("question")
     search.add_argument("--store", required=True, metavar="FOLDER", help="a store that clara compress made")
     search.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
@@ -264,7 +294,7 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
     latents, spent = _candidates(clara, [passage.text for passage in split], args)
     limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
     out = output()
-    if args.stream:
+    if stores.streams(args):
         answer = streamed(clara.stream(args.question, latents, args.top_k, **limits), args)
     else:
         with working("Answering", args):
@@ -274,8 +304,7 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
     if args.json:
         print_json({**_ask_record(args, split, answer), "stored": there})
         return
-    if not args.stream:
-        out.print(Text(tables.visible(answer.text)))
+    stores.print_answer(args, out, answer)
     if args.quiet:
         out.print(Text("Sources: " + "; ".join(tables.visible(split[index].citation) for index in answer.selected)))
         return
@@ -283,6 +312,7 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
     rows = [(scores.get(index), split[index].citation, split[index].text, True) for index in answer.selected]
     out.print()
     out.print(tables.ranking(rows, out.width))
+    out.print(tables.support(answer, [one.text for one in split], [one.citation for one in split]))
     out.print()
     _print_costs(out, answer, len(split))
     distinct = len({passage.text for passage in split})
@@ -338,9 +368,14 @@ def _demo(args: argparse.Namespace) -> None:
     if args.json:
         print_json(_demo_record(args, examples, answers, right))
         return
-    tokens, slots = (sum(getattr(a.usage, name) for a in answers) for name in ("text_tokens", "slots"))
+    whole, shown, slots = (
+        sum(getattr(a.usage, name) for a in answers) for name in ("text_tokens", "expanded_tokens", "slots")
+    )
+    letters = f"{shown:,} tokens were read as text, " if shown else ""
     out.print()
-    out.print(f"{sum(right)} of {len(right)} answers right; {tokens:,} tokens of text were read as {slots:,} slots.")
+    out.print(
+        f"{sum(right)} of {len(right)} answers right; {letters}{whole - shown:,} tokens of text as {slots:,} slots."
+    )
     if args.png:
         out.print(f"Scores and times as a picture: {args.png}")
 
@@ -350,11 +385,12 @@ def _show_answer(out: Console, examples: demo.DemoSet, question: str, accepted: 
     out.print()
     out.print(Text(question, style="bold"))
     verdict = ("  right", "green") if right else (f"  expected {accepted[0]}", "red")
-    out.print(Text.assemble("→ ", tables.visible(answer.text), verdict))
+    out.print(Text.assemble("→ ", tables.answer_text(answer), verdict))
     read = set(answer.selected)
     best = answer.ranking[: len(read) + 2]
     rows = [(r.score, examples.titles[r.index], examples.texts[r.index], r.index in read) for r in best]
     out.print(tables.ranking(rows, out.width))
+    out.print(tables.support(answer, examples.texts, examples.titles))
     _print_costs(out, answer, len(examples.texts))
 
 
@@ -378,6 +414,7 @@ def _ask_record(args: argparse.Namespace, split: Sequence[passages.Passage], ans
         "answer": answer.text,
         "finish_reason": answer.finish_reason,
         "answered_from": answer.answered_from,
+        **stores.trust(args, answer),
         "model": args.model,
         "passages": [
             {
@@ -409,6 +446,9 @@ def _demo_record(
                 "answer": answer.text,
                 "accepted": accepted,
                 "right": is_right,
+                "confidence": answer.confidence,
+                "quotes": [asdict(quote) for quote in answer.quotes],
+                "unsupported": answer.unsupported,
                 "ranking": [{"title": examples.titles[r.index], "score": r.score} for r in answer.ranking],
                 "read": [examples.titles[index] for index in answer.selected],
                 "usage": asdict(answer.usage),

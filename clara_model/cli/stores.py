@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.text import Text
 
 from clara_model.console import tables
@@ -98,7 +99,7 @@ def ask(args: argparse.Namespace) -> None:
         if results.latents is None:
             raise ClaraError(f"{args.store} holds nothing to answer from (or nothing that fits --where)")
         asked = (args.question, results.latents, len(results))
-        if args.stream:
+        if streams(args):
             answer = streamed(clara.stream(*asked, rerank=False, **limits), args)
         else:
             with working("Answering", args):
@@ -107,15 +108,36 @@ def ask(args: argparse.Namespace) -> None:
         print_json(_record(args, results, answer))
         return
     out = output()
-    if not args.stream:
-        out.print(Text(tables.visible(answer.text)))
+    print_answer(args, out, answer)
     if args.quiet:
         out.print(Text("Sources: " + "; ".join(tables.visible(one.citation) for one in results)))
         return
     out.print()
     out.print(tables.ranking([(one.score, one.citation, one.text or "", True) for one in results], out.width))
+    out.print(tables.support(answer, [one.text or "" for one in results], [one.citation for one in results]))
     out.print()
     out.print(Text(f"{_times(results)}, generate {tables.seconds(answer.timings.generate)}", style="dim"))
+
+
+def streams(args: argparse.Namespace) -> bool:
+    """Whether an answer is shown while it is written; not where it may turn out to be none."""
+    return bool(args.stream) and not args.min_confidence
+
+
+def print_answer(args: argparse.Namespace, out: Console, answer: Answer) -> None:
+    """The answer, which a stream has shown already, or that there is none."""
+    if not streams(args):
+        out.print(tables.answer_text(answer, args.min_confidence))
+
+
+def trust(args: argparse.Namespace, answer: Answer) -> dict[str, Any]:
+    """What an answer says about itself, for JSON."""
+    return {
+        "found": answer.found(args.min_confidence),
+        "confidence": answer.confidence,
+        "quotes": [asdict(quote) for quote in answer.quotes],
+        "unsupported": answer.unsupported,
+    }
 
 
 def manage(args: argparse.Namespace) -> int:
@@ -185,6 +207,7 @@ def _record(args: argparse.Namespace, results: SearchResults, answer: Answer) ->
         "question": args.question,
         "answer": answer.text,
         "finish_reason": answer.finish_reason,
+        **trust(args, answer),
         "model": args.model,
         "passages": [{"citation": one.citation, **asdict(one)} for one in results],
         "usage": asdict(answer.usage),

@@ -13,6 +13,7 @@ from clara_model import defaults
 
 DEFAULT_MODEL = defaults.DEFAULT_MODEL
 DEFAULT_TOP_K = 10
+NO_ANSWER = defaults.NO_ANSWER
 DEFAULT_DIMENSIONS = defaults.DIMENSIONS
 """Size of an embedding that stands for a block of latents in a first-stage index."""
 
@@ -49,6 +50,20 @@ def check_top(value: int, name: str, owner: str) -> int:
     if value <= 0:
         raise ValueError(f"{owner}: {name} must be > 0, but got {value}")
     return value
+
+
+def check_share(value: float, name: str, owner: str) -> float:
+    """A number from 0 to 1.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: another one.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{owner}: {name} must be a number, but got {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{owner}: {name} must be from 0 to 1, but got {value}")
+    return float(value)
 
 
 def check_query(query: object, owner: str) -> str:

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-LOAD_OPTIONS = (*options.NAMES, "cache_bytes", "batch_tokens", "batch_size", "long_documents", "cold", "store")
+LOAD_OPTIONS = (
+    *options.NAMES,
+    "cache_bytes",
+    "batch_tokens",
+    "batch_size",
+    "long_documents",
+    "cold",
+    "ranking",
+    "expand",
+    "store",
+)
 """The keyword arguments of `clara_model.Clara.load`."""
 
 _LOADING = ThreadPoolExecutor(1, thread_name_prefix="clara-load")

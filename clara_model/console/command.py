@@ -165,8 +165,7 @@ def load(args: argparse.Namespace, store: str | DurableStore | None = None) -> C
         if args.quiet or not sys.stderr.isatty():
             disable_progress_bars()
         keywords: dict[str, Any] = {name: getattr(args, name, None) for name in options.NAMES}
-        if "cold" in args:
-            keywords["cold"] = args.cold
+        keywords |= {name: getattr(args, name) for name in ("cold", "ranking", "expand") if name in args}
         return Clara.load(args.model, store=store, **keywords)
 
 
@@ -227,10 +226,30 @@ def print_json(record: object) -> None:
 
 def at_least_one(word: str) -> int:
     """A whole number of at least 1, for an argument."""
+    return _at_least(1, word)
+
+
+def at_least_nothing(word: str) -> int:
+    """A whole number of at least 0, for an argument."""
+    return _at_least(0, word)
+
+
+def _at_least(least: int, word: str) -> int:
     try:
         value = int(word)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {word!r}")
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {word!r}")
+    return value
+
+
+def likelihood(word: str) -> float:
+    """A number from 0 to 1, for an argument."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {word!r}")
     return value

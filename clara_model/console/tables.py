@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from clara_model.defaults import NO_ANSWER
 from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ PHASES = ("compress", "query", "rank", "generate")
 PHASE_COLOURS = ("#3b6fb6", "#8fb8de", "#c9c9c9", "#e08e45")
 _BAR_CELLS = 16
 _WIDTH_FOR_BARS = 90  # columns below which a ranking goes without bars
+_AROUND = 40  # characters shown before and after a quote
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
@@ -68,11 +70,44 @@ def ranking(rows: Sequence[tuple[float | None, str, str, bool]], width: int) -> 
     return Text("\n").join(lines)
 
 
+def answer_text(answer: Answer, min_confidence: float = 0.0) -> Text:
+    """The answer, or that there is none; numbers and names that stand in nothing that was read are coloured."""
+    if not answer.found(min_confidence):
+        return Text(NO_ANSWER)
+    text = Text(visible(answer.text))
+    text.highlight_words(answer.unsupported or (), "red")
+    return text
+
+
+def support(answer: Answer, documents: Sequence[str], places: Sequence[str]) -> Text:
+    """Where the longest of an answer's quotes stands, what stands nowhere, and how likely the model found the answer.
+
+    Args:
+        answer: its quotes count the documents as below.
+        documents: their texts.
+        places: title or citation of each.
+    """
+    parts = []
+    if answer.quotes:
+        quote = max(answer.quotes, key=lambda one: one.end - one.start)
+        text, start, end = documents[quote.document], quote.document_start, quote.document_end
+        before, after = text[max(0, start - _AROUND) : start], text[end : end + _AROUND]
+        shown = shortened(f"{before}{text[start:end]}{after}", 2 * _AROUND + end - start)
+        parts.append(f"“{shown}” ({visible(places[quote.document])})")
+    if answer.unsupported:
+        parts.append(f"not in what was read: {visible(', '.join(answer.unsupported))}")
+    if answer.confidence is not None:
+        parts.append(f"confidence {answer.confidence:.2f}")
+    return Text("; ".join(parts), style="dim")
+
+
 def usage_line(usage: Usage, read: int, candidates: int) -> str:
     """How much text the generator did not have to read."""
-    saved = f" ({usage.text_tokens / usage.slots:.1f}x fewer)" if usage.slots else ""
+    rest = usage.text_tokens - usage.expanded_tokens
+    saved = f" ({rest / usage.slots:.1f}x fewer)" if usage.slots else ""
+    shown = f"{usage.expanded_tokens:,} tokens as text, " if usage.expanded_tokens else ""
     return (
-        f"read {read} of {candidates} passages: {usage.text_tokens:,} tokens of text in {usage.slots:,} slots{saved}, "
+        f"read {read} of {candidates} passages: {shown}{rest:,} tokens of text in {usage.slots:,} slots{saved}, "
         f"{usage.completion_tokens:,} tokens written"
     )
 
@@ -147,7 +182,7 @@ def save_picture(path: Path, title: str, questions: Sequence[str], answers: Sequ
             left.scatter(
                 scores, [row] * len(scores), s=size, color=colour, alpha=0.85, linewidths=0, label=label, zorder=3
             )
-    left.set_xlabel("cosine of question and document")
+    left.set_xlabel("score of question and document")
     left.set_title("Scores of all candidates", fontsize=11, loc="left")
     left.set_yticks(list(rows), [_row_label(*pair) for pair in zip(questions, answers, strict=True)])
     left.set_ylim(len(questions) - 0.5, -0.5)

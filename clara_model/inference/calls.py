@@ -39,12 +39,23 @@ class Shared:
     """What the calls of one `Clara` share: a loaded model, the store and the limits."""
 
     def __init__(
-        self, loaded: Loaded, store: LatentStore, limits: Limits, long_documents: LongDocuments, cold: Cold
+        self,
+        loaded: Loaded,
+        store: LatentStore,
+        limits: Limits,
+        long_documents: LongDocuments,
+        cold: Cold,
+        word_weight: float,
+        expand: int,
     ) -> None:
         self.loaded, self.model, self.scheduler = loaded, loaded.model, loaded.scheduler
         self.store, self.limits = store, limits
         self.cuts, self._cold = long_documents == "truncate", cold
         self.splitter = Splitter(self.model.tokens, long_documents)
+        self.word_weight = word_weight
+        """What shared words add to a candidate's score; 0 for nothing."""
+        self.expand = expand
+        """Windows that are read as text, where their texts are known."""
         at_once = 1 if self.model.device.type == "cpu" else _LATER
         self.background = Background(self.scheduler, at_once, lasting=durable(store) is not None)
 
@@ -117,10 +128,11 @@ class Call:
         for number, row in given.items():
             if isinstance(row, Latents):
                 self.model.check_latents(row)
-                made[number] = Candidates(Encoded(row.vectors, row.lengths), range(len(row)), row.windows)
+                made[number] = Candidates(Encoded(row.vectors, row.lengths), range(len(row)), row.windows, row.texts)
             else:
                 places = [place[window.key] for document in split[number] for window in document.windows]
-                made[number] = Candidates(blocks, places, windows_of(split[number]))
+                shown = [self.read_part(text) for document in split[number] for _, text in document.parts]
+                made[number] = Candidates(blocks, places, windows_of(split[number]), shown)
         return [made[id(row)] for row in rows]
 
     # -- without latents ---------------------------------------------------------------------------------------
@@ -153,13 +165,34 @@ class Call:
         """The windows of each question's candidates, best first."""
         queries = self.queries(questions)
         start = time.perf_counter()
-        ranked = pipeline.rank(queries.vectors, rows, self.model.config.ranking)
+        weight = self.shared.word_weight
+        ranked = pipeline.rank(queries.vectors, rows, self.model.config.ranking, questions, weight)
         self._seconds["rank"] += time.perf_counter() - start
         return ranked
 
-    def answer(self, questions: Sequence[str], selected: Sequence[Encoded], how: Generation) -> list[Written]:
-        """Answer each question from its selected latents."""
-        return self.write(pipeline.answer_prompts(self.model, questions, selected), selected, how)
+    def answer(
+        self,
+        questions: Sequence[str],
+        selected: Sequence[Encoded],
+        how: Generation,
+        texts: Sequence[Sequence[str]] | None = None,
+    ) -> list[tuple[Written, int]]:
+        """Answer each question from what is selected for it, best first.
+
+        Args:
+            questions: the questions.
+            selected: latents of the windows of each.
+            how: to generate.
+            texts: of each question's first windows, those to be read as text where they fit; none by default.
+
+        Returns:
+            what was written, and how many of the windows were read as text.
+        """
+        shown = texts or [()] * len(questions)
+        made = [pipeline.mixed_prompt(self.model, *one) for one in zip(questions, selected, shown, strict=True)]
+        counts = [count for _, count in made]
+        latents = [part.pick(range(count, len(part))) for part, count in zip(selected, counts, strict=True)]
+        return list(zip(self.write([ids for ids, _ in made], latents, how), counts, strict=True))
 
     def write(self, prompts: Sequence[list[int]], selected: Sequence[Encoded] | None, how: Generation) -> list[Written]:
         """Generate for each prompt; without latents by the base model alone."""

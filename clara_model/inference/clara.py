@@ -40,12 +40,15 @@ from clara_model.validation import (
     Documents,
     Generation,
     LongDocuments,
+    Ranking,
     check_cold,
     check_count,
     check_documents,
+    check_expand,
     check_instruction,
     check_long_documents,
     check_question,
+    check_ranking,
     check_rows,
     check_texts,
     check_turns,
@@ -73,6 +76,8 @@ class Clara:
         batch_size: int | None = None,
         long_documents: LongDocuments = "split",
         cold: Cold = "compress",
+        ranking: Ranking | None = None,
+        expand: int | None = None,
     ) -> None:
         """Use a model that is in memory already.
 
@@ -84,9 +89,12 @@ class Clara:
             batch_size: texts or prompts in one batch at most; no bound by default.
             long_documents: as for `load`.
             cold: as for `load`.
+            ranking: as for `load`.
+            expand: as for `load`.
         """
         limits, long = limits_of(batch_tokens, batch_size, store), check_long_documents(long_documents)
-        self._start(loader.wrap(model), LatentCache(cache_bytes), store, limits, long, check_cold(cold))
+        how = check_cold(cold), check_ranking(ranking), check_expand(expand)
+        self._start(loader.wrap(model), LatentCache(cache_bytes), store, limits, long, *how)
 
     @classmethod
     def load(
@@ -99,6 +107,8 @@ class Clara:
         batch_size: int | None = None,
         long_documents: LongDocuments = "split",
         cold: Cold = "compress",
+        ranking: Ranking | None = None,
+        expand: int | None = None,
         **options: Unpack[LoadKeywords],
     ) -> Self:
         """Load a checkpoint; one that is in memory already, with the same options, is shared.
@@ -118,6 +128,13 @@ class Clara:
                 the background for the next question, the third one at the latest. Where fewer are missing than are
                 read, or where the checkpoint's compressor runs no base model (clara-small), they are compressed.
                 `Answer.answered_from` says which it was.
+            ranking: ``latents`` ranks by the latents alone; ``hybrid`` adds, where texts are known, the share of the
+                question's words that a candidate holds (BM25). By default what the checkpoint says: ``hybrid`` for
+                clara-small, ``latents`` for published ones. `Ranked` has both parts.
+            expand: how many of the windows that are read enter the prompt as text, letter for letter, best first; the
+                others as latents. By default what the checkpoint says: 1 for clara-small, 0 for published ones. Fewer
+                where the prompt has no room, none for latents whose texts are not known; `Answer.expanded` says how
+                many.
             **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
                 ``attn_implementation``, ``quantization``, ``decoding``, ``token``; see `LoadOptions`.
 
@@ -126,11 +143,11 @@ class Clara:
             TypeError: an unknown option.
         """
         limits, long = limits_of(batch_tokens, batch_size, store), check_long_documents(long_documents)
-        check_cold(cold)
+        how = check_cold(cold), check_ranking(ranking), check_expand(expand)
         loaded = loader.load(name, LoadOptions.of(options), cache_bytes)
         assert loaded.cache is not None
         clara = cls.__new__(cls)
-        clara._start(loaded, loaded.cache, store, limits, long, cold)
+        clara._start(loaded, loaded.cache, store, limits, long, *how)
         return clara
 
     # -- open and close --------------------------------------------------------------------------------------------
@@ -143,11 +160,16 @@ class Clara:
         limits: Limits,
         long_documents: LongDocuments,
         cold: Cold,
+        ranking: Ranking | None,
+        expand: int | None,
     ) -> None:
         """In place of a constructor, whose arguments are those of each way to open one."""
         kept = cache if store is None else layered(store, cache, loaded.model.fingerprint)
         lasting = durable(kept)
-        self._shared: Shared | None = Shared(loaded, kept, limits, long_documents, cold)
+        config = loaded.model.config
+        weight = 0.0 if ranking == "latents" else config.word_weight or float(ranking == "hybrid")
+        shown = config.expand if expand is None else expand
+        self._shared: Shared | None = Shared(loaded, kept, limits, long_documents, cold, weight, shown)
         self._search = None if lasting is None else StoreSearch(lasting, loaded.model.config.ranking)
         self._opened = lasting if isinstance(store, (str, Path)) else None
 
@@ -274,8 +296,8 @@ class Clara:
             text, and then ``.windows`` says which stretch of which text each stands for.
         """
         found = self.call().candidates([check_texts(texts)])[0]
-        latents = self._latents(found.pick(range(len(found))))
-        return latents if found.windows is None else replace(latents, windows=tuple(found.windows))
+        windows = None if found.windows is None else tuple(found.windows)
+        return replace(self._latents(found.pick(range(len(found)))), windows=windows, texts=tuple(found.texts or ()))
 
     def encode_queries(self, questions: Sequence[str]) -> Latents:
         """Encode questions into the documents' space; a blank one is allowed here."""
@@ -293,7 +315,7 @@ class Clara:
         return embed(self.encode_queries(questions), size, self.model.config.ranking)
 
     def rank(self, question: str, texts: Documents, top_k: int | None = None) -> list[Ranked]:
-        """Rank candidates by the checkpoint's score of their latents, a long one by its best window's.
+        """Rank candidates by the score of their latents, and their words if so loaded; a long one by its best window's.
 
         With ``cold="text"``, where latents are missing, by shared words, and `Ranked.by` says so.
 

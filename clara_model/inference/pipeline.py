@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from clara_model.inference.results import Ranked
 from clara_model.inference.splitting import warn_of_cuts
 from clara_model.modeling.model import RoleModel
 from clara_model.modeling.ranking import PART_BYTES, scores_in_parts
+from clara_model.search.bm25 import BM25
 from clara_model.validation import Generation
 from clara_model.windows import Window
 
@@ -88,6 +89,8 @@ class Candidates:
     places: Sequence[int]
     windows: Sequence[Window] | None = None
     """Which stretch of which document each is; None where every document is one window."""
+    texts: Sequence[str] | None = None
+    """Of the windows; None where they are not known."""
 
     def __len__(self) -> int:
         """Windows."""
@@ -110,6 +113,8 @@ class Written:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str
+    confidence: float | None = None
+    """See `Answer.confidence`."""
 
 
 # -- encode ------------------------------------------------------------------------------------------------------
@@ -193,11 +198,20 @@ def compress(
 # -- rank --------------------------------------------------------------------------------------------------------
 
 
-def rank(queries_BMD: Tensor, rows: Sequence[Candidates], ranking: str) -> list[list[Ranked]]:
+def rank(
+    queries_BMD: Tensor, rows: Sequence[Candidates], ranking: str, asked: Sequence[str] = (), word_weight: float = 0.0
+) -> list[list[Ranked]]:
     """Each question's candidates by the checkpoint's score, best first; equal scores in the order given.
 
     Equal texts have one block, so their scores are equal to the bit. Questions that share one `Candidates` object are
     scored together.
+
+    Args:
+        queries_BMD: the questions' latents.
+        rows: the candidates of each.
+        ranking: the checkpoint's way to score latents.
+        asked: the questions, where their words are looked at.
+        word_weight: how much a candidate's share of the question's words adds where its text is known; 0 for nothing.
     """
     rankings: dict[int, list[Ranked]] = {}
     for row in {id(row): row for row in rows}.values():
@@ -207,10 +221,20 @@ def rank(queries_BMD: Tensor, rows: Sequence[Candidates], ranking: str) -> list[
         blocks = row.blocks.vectors if whole else row.blocks.vectors[list(used)]
         scores_BK = _scored(queries_BMD[asking], blocks, ranking)
         columns = row.places if whole else [used[place] for place in row.places]
+        words = BM25(row.texts) if word_weight and row.texts is not None else None
         for index, scores in zip(asking, scores_BK, strict=True):
-            ranked = [Ranked(number, scores[column]) for number, column in enumerate(columns)]
+            ranked = [Ranked(number, scores[column], latents=scores[column]) for number, column in enumerate(columns)]
+            if words is not None:
+                ranked = _with_words(ranked, words.shares(asked[index]).tolist(), word_weight)
             rankings[index] = sorted(ranked, key=lambda candidate: -candidate.score)
     return [rankings[index] for index in range(len(rows))]
+
+
+def _with_words(ranked: Sequence[Ranked], shares: Sequence[float], weight: float) -> list[Ranked]:
+    return [
+        replace(one, score=one.score + weight * share, by="both", words=share)
+        for one, share in zip(ranked, shares, strict=True)
+    ]
 
 
 def _scored(queries_BMD: Tensor, blocks_NMD: Tensor, ranking: str) -> list[list[float]]:
@@ -234,7 +258,7 @@ def by_document(ranking: Sequence[Ranked], row: Candidates) -> list[Ranked]:
     best: dict[int, Ranked] = {}
     for one in ranking:
         window = row.windows[one.index]
-        best.setdefault(window.document, Ranked(window.document, one.score, None if window.whole else window, one.by))
+        best.setdefault(window.document, replace(one, index=window.document, window=None if window.whole else window))
     return list(best.values())
 
 
@@ -299,6 +323,29 @@ def answer_prompts(model: RoleModel, questions: Sequence[str], selected: Sequenc
     ]
 
 
+def mixed_prompt(model: RoleModel, question: str, selected: Encoded, texts: Sequence[str]) -> tuple[list[int], int]:
+    """The ids of a prompt that shows the first of the selected windows as text and has slots for the others.
+
+    Args:
+        model: its answer prompt.
+        question: shown whole, or else nothing is shown as text.
+        selected: the windows, best first.
+        texts: of the first of them, those to be shown.
+
+    Returns:
+        the ids, and how many windows stand in them as text: fewer than asked for where the prompt has no room.
+
+    Raises:
+        ClaraError: slots that do not fit the prompt.
+    """
+    tokens, prompt = model.tokens, model.config.prompts.answer
+    for count in range(len(texts), 0, -1):
+        shown, slots = "\n\n".join(texts[:count]), len(selected) - count
+        if tokens.fits(prompt, slots, question, shown):
+            return tokens.prompt_ids(prompt, slots, question, text=shown), count
+    return tokens.prompt_ids(prompt, len(selected), question), 0
+
+
 def write(
     model: RoleModel,
     prompts: Sequence[list[int]],
@@ -348,7 +395,8 @@ def _write_batch(
         options["stopping_criteria"] = StoppingCriteriaList(criteria)
     with how.seeded(model.device):
         made = model.generate_ids(rows, blocks, **options) if blocks else model.generate_plain(rows, **options)
-    return list(map(Written, made.texts, made.prompt_tokens, made.completion_tokens, made.finish_reasons))
+    parts = made.texts, made.prompt_tokens, made.completion_tokens, made.finish_reasons, made.confidences
+    return list(map(Written, *parts))
 
 
 class _StillWanted(StoppingCriteria):

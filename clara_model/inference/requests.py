@@ -14,6 +14,7 @@ import torch
 from clara_model.inference import pipeline
 from clara_model.inference.calls import Call, Shared, windows_of
 from clara_model.inference.pipeline import Candidates, Encoded, Written
+from clara_model.inference.quotes import Passage, quotes, unsupported
 from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import Feed, TextPieces
 from clara_model.latents import Latents
@@ -43,6 +44,7 @@ class Choice:
 class TextPrompt:
     """A question's prompt with text in the slots' place."""
 
+    question: str
     choice: Choice
     selected: list[int]
     """Those that fit."""
@@ -53,7 +55,8 @@ class TextPrompt:
 def rank(question: str, texts: Sequence[str]) -> list[Ranked]:
     """Texts by the words that they share with a question, best first; equal scores in the order given."""
     scores = BM25(texts).shares(question).tolist()
-    return sorted((Ranked(i, score, by="words") for i, score in enumerate(scores)), key=lambda one: -one.score)
+    ranked = (Ranked(i, score, by="words", words=score) for i, score in enumerate(scores))
+    return sorted(ranked, key=lambda one: -one.score)
 
 
 def choose(question: str, documents: Sequence[SplitText], k: int | None, *, rerank: bool) -> Choice:
@@ -76,7 +79,7 @@ def prompt(call: Call, question: str, choice: Choice, how: Generation) -> TextPr
         texts = [call.read_part(choice.texts[index]) for index in kept]
         ids = tokens.text_prompt_ids(wording, "\n\n".join(texts), question)
         if len(ids) + how.max_new_tokens <= reads:
-            return TextPrompt(choice, kept, ids, sum(map(tokens.count, texts)))
+            return TextPrompt(question, choice, kept, ids, sum(map(tokens.count, texts)))
     return None
 
 
@@ -129,7 +132,7 @@ class AnswerRequest:
     def _from_text(self, call: Call, prompts: list[TextPrompt]) -> list[Answer]:
         """By the base model alone; the seconds are put in later."""
         written = call.write([one.ids for one in prompts], None, self.how)
-        return [_text_answer(one, made) for one, made in zip(prompts, written, strict=True)]
+        return [_text_answer(call, one, made) for one, made in zip(prompts, written, strict=True)]
 
     def _from_latents(self, call: Call) -> list[Answer]:
         """Compress, rank, select and answer; the seconds are put in later."""
@@ -138,8 +141,10 @@ class AnswerRequest:
         rankings: list[list[Ranked]] = call.rank(self.questions, rows) if scored else [[] for _ in rows]
         selected = [self._selected(ranking, row) for ranking, row in zip(rankings, rows, strict=True)]
         latents = [row.pick(chosen) for row, chosen in zip(rows, selected, strict=True)]
-        written = call.answer(self.questions, latents, self.how)
-        return [self._answer(*parts) for parts in zip(written, rankings, rows, selected, latents, strict=True)]
+        shown = [_texts(row, chosen[: call.shared.expand]) or [] for row, chosen in zip(rows, selected, strict=True)]
+        written = call.answer(self.questions, latents, self.how, shown)
+        found = zip(self.questions, written, rankings, rows, selected, latents, strict=True)
+        return [self._answer(*parts) for parts in found]
 
     def _selected(self, ranking: list[Ranked], row: Candidates) -> list[int]:
         """The windows that the generator reads, in its order."""
@@ -148,18 +153,30 @@ class AnswerRequest:
         return pipeline.in_given_order(row, ranking, self.top_k)
 
     def _answer(
-        self, one: Written, ranking: list[Ranked], row: Candidates, selected: list[int], used: Encoded
+        self,
+        question: str,
+        written: tuple[Written, int],
+        ranking: list[Ranked],
+        row: Candidates,
+        selected: list[int],
+        used: Encoded,
     ) -> Answer:
         """What was written, with where it comes from by document and window."""
-        windows = [row.window(index) for index in selected]
-        return Answer(
-            text=one.text,
-            ranking=pipeline.by_document(ranking, row) if self.rerank else [],
-            selected=[window.document for window in windows],
-            usage=_usage(one, used, row),
-            timings=Timings(),
-            finish_reason=one.finish_reason,
-            windows=windows,
+        (one, expanded), windows = written, [row.window(index) for index in selected]
+        return _quoting(
+            question,
+            _texts(row, selected),
+            Answer(
+                text=one.text,
+                ranking=pipeline.by_document(ranking, row) if self.rerank else [],
+                selected=[window.document for window in windows],
+                usage=_usage(one, used, row, expanded),
+                timings=Timings(),
+                finish_reason=one.finish_reason,
+                windows=windows,
+                expanded=expanded,
+                confidence=one.confidence,
+            ),
         )
 
 
@@ -174,7 +191,8 @@ class PlainRequest:
         """Generate; one answer."""
         one = call.write([self.ids], None, self.how)[0]
         usage = Usage(prompt_tokens=one.prompt_tokens, completion_tokens=one.completion_tokens)
-        return [Answer(one.text, [], [], usage, call.timings(), one.finish_reason, answered_from="text")]
+        return [Answer(one.text, [], [], usage, call.timings(), one.finish_reason, answered_from="text",
+                       confidence=one.confidence)]  # fmt: skip
 
 
 def stream(feed: Feed, shared: Shared, request: AnswerRequest | PlainRequest) -> Answer:
@@ -185,25 +203,48 @@ def stream(feed: Feed, shared: Shared, request: AnswerRequest | PlainRequest) ->
     return answer
 
 
-def _text_answer(prompt: TextPrompt, one: Written) -> Answer:
+def _text_answer(call: Call, prompt: TextPrompt, one: Written) -> Answer:
     """What the base model wrote, with where it comes from."""
     windows = [prompt.choice.row.window(index) for index in prompt.selected]
-    return Answer(
+    count = prompt.text_tokens
+    answer = Answer(
         text=one.text,
         ranking=pipeline.by_document(prompt.choice.ranking, prompt.choice.row),
         selected=[window.document for window in windows],
-        usage=Usage(prompt.text_tokens, 0, one.prompt_tokens, one.completion_tokens, prompt.text_tokens),
+        usage=Usage(count, 0, one.prompt_tokens, one.completion_tokens, count, count),
         timings=Timings(),
         finish_reason=one.finish_reason,
         windows=windows,
         answered_from="text",
+        expanded=len(windows),
+        confidence=one.confidence,
     )
+    texts = [call.read_part(prompt.choice.texts[index]) for index in prompt.selected]
+    return _quoting(prompt.question, texts, answer)
 
 
-def _usage(one: Written, used: Encoded, row: Candidates) -> Usage:
-    slots = used.vectors.shape[0] * used.vectors.shape[1]
-    read = sum(row.blocks.lengths[place] for place in row.places)
-    return Usage(sum(used.lengths), slots, one.prompt_tokens, one.completion_tokens, read)
+def _texts(row: Candidates, windows: Sequence[int]) -> list[str] | None:
+    """The texts of some windows, where they are known."""
+    return None if row.texts is None else [row.texts[index] for index in windows]
+
+
+def _quoting(question: str, texts: Sequence[str] | None, answer: Answer) -> Answer:
+    """The answer with where its words stand in what was read."""
+    if texts is None:
+        return answer
+    read = [Passage(window.document, text, window.start) for window, text in zip(answer.windows, texts, strict=True)]
+    return replace(answer, quotes=quotes(answer.text, read), unsupported=unsupported(answer.text, question, read))
+
+
+def _usage(one: Written, used: Encoded, row: Candidates, expanded: int) -> Usage:
+    return Usage(
+        text_tokens=sum(used.lengths),
+        slots=(len(used) - expanded) * used.vectors.shape[1],
+        prompt_tokens=one.prompt_tokens,
+        completion_tokens=one.completion_tokens,
+        read_tokens=sum(row.blocks.lengths[place] for place in row.places),
+        expanded_tokens=sum(used.lengths[:expanded]),
+    )
 
 
 def search(call: Call, searched: StoreSearch, question: str, top_k: int, where: Where | None) -> SearchResults:
@@ -225,7 +266,10 @@ def search(call: Call, searched: StoreSearch, question: str, top_k: int, where: 
     latents = None
     if best:
         vectors_NMD = torch.stack([one.row.block.vector for one in best])
-        latents = Latents(vectors_NMD, tuple(one.row.block.length for one in best), call.model.fingerprint)
+        lengths = tuple(one.row.block.length for one in best)
+        texts = tuple(one.row.block.text for one in best if one.row.block.text is not None)
+        known = texts if len(texts) == len(best) else None
+        latents = Latents(vectors_NMD, lengths, call.model.fingerprint, texts=known)
     return SearchResults(found, latents, Timings(query=call.timings().query, rank=time.perf_counter() - start))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
+from clara_model.inference.quotes import Quote
 from clara_model.latents import Latents
 from clara_model.windows import Window
 
@@ -17,12 +18,17 @@ class Ranked:
 
     index: int
     score: float
-    """The cosine of its latents with the question's; of a text that is read in windows, the best window's."""
+    """How well it fits the question; of a text that is read in windows, the best window's. Compare it with scores of
+    the same checkpoint and ``by``, of any question; a word weighs by how rare it is among a question's candidates."""
     window: Window | None = None
     """That window; None where the text is read in one."""
-    by: Literal["latents", "words"] = "latents"
-    """``words`` where there were no latents yet (``cold="text"``): then the score is no cosine but the share of the
-    question's words that the text holds (BM25), from 0 to 1."""
+    by: Literal["latents", "both", "words"] = "latents"
+    """What the score is made of: ``latents``; ``both``, which is ``latents + word_weight * words``; or ``words`` where
+    there were no latents yet (``cold="text"``)."""
+    latents: float | None = None
+    """The checkpoint's score of its latents with the question's, from -1 to 1; None where there were none yet."""
+    words: float | None = None
+    """The share of the question's words that it holds (BM25), from 0 to 1; None where words were not looked at."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +36,17 @@ class Usage:
     """What an answer was read from and written with, in tokens."""
 
     text_tokens: int = 0
-    """Text tokens of the selected documents or windows, which their latents stand for."""
+    """Text tokens of the selected documents or windows."""
     slots: int = 0
-    """Memory tokens that the generator read in their place."""
+    """Memory tokens that the generator read in place of those that are not ``expanded_tokens``."""
     prompt_tokens: int = 0
     """The generator's whole prompt, slots included."""
     completion_tokens: int = 0
     """New tokens, the end token included."""
     read_tokens: int = 0
     """Text tokens of all candidates that were read, now or when they were compressed before."""
+    expanded_tokens: int = 0
+    """Of ``text_tokens``, those that entered the prompt as text (``expand``, or ``answered_from`` text)."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,21 @@ class Answer:
     """What the generator read of each document in ``selected``: the whole of it, or one of its windows."""
     answered_from: Literal["latents", "text"] = "latents"
     """``text`` where the base model alone has read text: candidates without latents (``cold="text"``), or a prompt."""
+
+    expanded: int = 0
+    """How many of ``windows``, the first, the generator read as text; the others as latents."""
+    confidence: float | None = None
+    """How likely the model that wrote the answer found it, from 0 to 1: the geometric mean over its tokens. Not
+    calibrated: compare it with that of other answers of the checkpoint. None where it is not measured (beams)."""
+    quotes: list[Quote] = field(default_factory=list)
+    """Where runs of the answer's words stand in what was read; none where the texts are not known."""
+    unsupported: list[str] | None = None
+    """Numbers and names of the answer that stand neither in the question nor in what was read; None where the texts are
+    not known (latents of a file)."""
+
+    def found(self, min_confidence: float) -> bool:
+        """Whether the model found its answer that likely; True where that is not measured."""
+        return self.confidence is None or self.confidence >= min_confidence
 
     @property
     def citations(self) -> list[str]:

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import LogitsProcessor, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,34 @@ class Generated:
     completion_tokens: list[int]
     finish_reasons: list[str]
     """``stop`` (end token or stop string) or ``length``."""
+    confidences: list[float | None]
+    """The geometric mean of the likelihoods of a text's tokens, its end among them, from 0 to 1."""
+
+
+class Likelihood(LogitsProcessor):
+    """Notes how likely each new token was among all that could have come; changes nothing.
+
+    A token is known one step after its scores, so only those of one step are kept. Not for beams, whose rows change.
+    """
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+        self._logs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        """Keep the scores ``[B, V]``, and of those before them the ones of the tokens that were taken."""
+        self._note(input_ids)
+        self._last = torch.log_softmax(scores.float(), dim=-1)
+        return scores
+
+    def logs(self, new_ids: Tensor) -> Tensor:
+        """The logarithm of each new token's likelihood, ``[B, T]`` float32; behind a row's end it means nothing."""
+        self._note(new_ids)
+        return torch.cat(self._logs, dim=1)
+
+    def _note(self, ids: Tensor) -> None:
+        if self._last is not None:
+            self._logs.append(self._last.gather(1, ids[:, -1:]))
 
 
 def read_generated(
@@ -32,11 +61,16 @@ def read_generated(
     prompt_tokens: list[int],
     ends: int | Sequence[int] | None,
     stop: Sequence[str],
+    logs_BT: Tensor | None = None,
 ) -> Generated:
-    """Texts, counts and finish reasons of new ids ``[B, T]``; a text is cut at its first stop string."""
+    """Texts, counts and finish reasons of new ids ``[B, T]``; a text is cut at its first stop string.
+
+    ``logs_BT`` are the logarithms of their likelihoods, where they were noted.
+    """
     end_ids = {ends} if isinstance(ends, int) else set(ends or ())
     texts, counts, reasons = [], [], []
-    for row in new_ids.tolist():
+    confidences: list[float | None] = []
+    for number, row in enumerate(new_ids.tolist()):
         end = next((i + 1 for i, token in enumerate(row) if token in end_ids), len(row))
         ended = end > 0 and row[end - 1] in end_ids
         text = str(tokenizer.decode(row[:end], skip_special_tokens=True))
@@ -48,7 +82,8 @@ def read_generated(
         texts.append(text[: min(cuts)] if cuts else text)
         counts.append(end)
         reasons.append("stop" if ended else "length")
-    return Generated(texts, new_ids, prompt_tokens, counts, reasons)
+        confidences.append(None if logs_BT is None or not end else float(logs_BT[number, :end].mean().exp()))
+    return Generated(texts, new_ids, prompt_tokens, counts, reasons, confidences)
 
 
 @contextmanager

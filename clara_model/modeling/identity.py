@@ -29,7 +29,7 @@ DIGITS = 32
 """Hexadecimal digits of a fingerprint."""
 NOT_SHAPING = (
     *("base_model", "base_revision", "roles", "lora_dropout", "top_k", "max_prompt_length", "stage", "prompts"),
-    *("licence", "base_sha256"),
+    *("licence", "base_sha256", "word_weight", "expand"),
 )
 """Fields of `ClaraConfig` that no latent depends on; a new field counts until it is named here."""
 _COSMETIC = (

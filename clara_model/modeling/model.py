@@ -16,7 +16,7 @@ from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.generation.streamers import BaseStreamer
 
 from clara_model.checkpoint import files, hub
@@ -26,7 +26,7 @@ from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.errors import ClaraError
 from clara_model.latents import Latents
 from clara_model.modeling.adapters import BASE, Roles
-from clara_model.modeling.generation import Generated, contiguous_inputs, read_generated
+from clara_model.modeling.generation import Generated, Likelihood, contiguous_inputs, read_generated
 from clara_model.modeling.identity import Identity, Place
 from clara_model.modeling.merged import Merged
 from clara_model.modeling.ranking import scores_in_parts
@@ -487,6 +487,9 @@ class RoleModel(nn.Module):
         }
         if stop:
             options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
+        likelihood = Likelihood() if options.get("num_beams", 1) == 1 else None
+        if likelihood is not None:
+            options["logits_processor"] = LogitsProcessorList([*options.get("logits_processor", ()), likelihood])
         generate, output = cast(Callable[..., Tensor], self.base.generate), self.base.get_output_embeddings()
         with (
             torch.no_grad(),
@@ -502,7 +505,8 @@ class RoleModel(nn.Module):
                 **merged,
                 **options,
             )
-        made = read_generated(tokenizer, new_ids, [len(p) for p in prompts], options["eos_token_id"], stop)
+        logs = None if likelihood is None else likelihood.logs(new_ids)
+        made = read_generated(tokenizer, new_ids, [len(p) for p in prompts], options["eos_token_id"], stop, logs)
         longest = max(map(sum, zip(made.prompt_tokens, made.completion_tokens, strict=True)))
         if longest > positions:
             logger.warning(

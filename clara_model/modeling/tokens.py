@@ -253,6 +253,13 @@ class Tokens:
         )  # fmt: skip
         return ids_with(kept)
 
+    def fits(self, prompt: Prompt, documents: int, question: str, text: str) -> bool:
+        """Whether a prompt holds the slots, the text and the whole question."""
+        limit = self.config.max_prompt_length
+        if len(question) + len(text) > READ_CHARS * limit:
+            return False
+        return len(self._prompt(prompt, documents, clean_text(question, "question"), 0, text=text)) <= limit
+
     def text_prompt_ids(self, prompt: Prompt, memory: str, question: str | None = None) -> list[int]:
         """Ids of the same prompt with plain text in the slots' place, for the base model reading text."""
         return self._prompt(prompt, 0, question, 0, text=memory)

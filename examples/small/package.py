@@ -26,6 +26,8 @@ ROWS = Path(__file__).resolve().parents[2] / "tests" / "examples" / "clara_small
 PASSAGES, QUESTIONS, LARGEST, CHECKED = 30, 10, 32 * 1024 * 1024, 60
 TOP_K = 3
 """Passages that it answers from by default: measured on NQ questions (docs/results.md)."""
+WORDS = 1.5
+"""Weight of shared words in the ranking: likewise."""
 MADE = "It was made by `python examples/small/train.py DATA`, whose settings are in that folder."
 CARD = """---
 license: apache-2.0
@@ -94,7 +96,7 @@ def main() -> None:
     parser.add_argument("--target", type=Path, default=BUNDLED)
     args = parser.parse_args()
     model = ClaraModel.from_pretrained(args.checkpoint, dtype=torch.bfloat16, device="cpu")
-    model.config = replace(model.config, base_model=BASE, top_k=TOP_K)
+    model.config = replace(model.config, base_model=BASE, top_k=TOP_K, word_weight=WORDS, expand=1)
     for role in filter(model.roles.adds_nothing, model.config.roles):
         model.roles.load(role, {}, "nothing")  # the start that need not be stored
     model.save_pretrained(args.target)

@@ -132,6 +132,8 @@ def test_it_comes_back_from_a_dict_json_and_pickle(rerank):
         "long_documents": None,
         "store": None,
         "cold": None,
+        "ranking": None,
+        "expand": None,
         "top_n": 3,
         "keep_retrieval_score": False,
         "metadata_mode": "embed",

@@ -48,7 +48,9 @@ def test_sources_and_metadata_are_the_base_classs(make):
     more = text_nodes(TEXTS[3:])
     response = make().synthesize(QueryBundle(QUESTION), NODES, additional_source_nodes=more)
     assert response.source_nodes == [*NODES, *more]
+    told = response.metadata.pop("clara")
     assert response.metadata == {node.node_id: node.metadata for node in [*NODES, *more]}
+    assert told.keys() == {"confidence", "found", "quotes", "unsupported"}
 
 
 def test_a_stream_has_one_piece_for_each_token(make, clara, expected):

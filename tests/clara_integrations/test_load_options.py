@@ -14,7 +14,7 @@ from haystack_integrations.components.generators.clara import ClaraGenerator
 from haystack_integrations.components.rankers.clara import ClaraRanker
 from haystack_integrations.components.retrievers.clara import ClaraRetriever as HaystackRetriever
 
-PER_CLARA = {"cache_bytes", "batch_tokens", "batch_size", "long_documents", "cold", "store"}
+PER_CLARA = {"cache_bytes", "batch_tokens", "batch_size", "long_documents", "cold", "ranking", "expand", "store"}
 """Options of one `Clara` rather than of the model; which of them a component offers by name is its own business."""
 
 

@@ -66,10 +66,15 @@ class Reader(Protocol):
 
 
 class FromLatents:
-    """The generator on the passages' latents: what the checkpoint is for."""
+    """The generator on the passages' latents, the best of them as text: what the checkpoint is for."""
 
-    def __init__(self, clara: Clara, budget: Budget) -> None:
+    def __init__(self, clara: Clara, budget: Budget, expand: int | None = None) -> None:
+        """``expand`` passages are read as text, as many as ``clara`` was loaded with by default."""
+        from clara_model.inference.clara import Clara
+
         self.clara, self.budget = clara, budget
+        self.writer = clara if expand is None else Clara(clara.model, expand=expand)
+        self.expand = self.writer.shared.expand
 
     def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
         """See `Reader`."""
@@ -77,7 +82,7 @@ class FromLatents:
         latents = [self._latents(*one, meter) for one in zip(questions, ranked, counts, strict=True)]
         asked, most = [question.text for question in questions], self.budget.max_new_tokens
         with meter.phase("generate"):
-            answers = self.clara.answers(asked, latents, max(counts), rerank=False, max_new_tokens=most)
+            answers = self.writer.answers(asked, latents, max(counts), rerank=False, max_new_tokens=most)
         found = []
         for one, count, whole in zip(answers, counts, ranked, strict=True):
             usage = one.usage
@@ -94,12 +99,17 @@ class FromLatents:
             return self.clara.compress(_chosen(question, ranked, count))
 
     def _fitting(self, question: Question, ranked: Ranked) -> int:
-        """How many passages' slots fit the prompt."""
+        """How many passages fit the prompt."""
         tokens, prompt = self.clara.model.tokens, self.clara.model.config.prompts.answer
         count, room = min(self.budget.top_k, len(ranked.order)), self.budget.room(self.clara)
         if self.budget.prompt_tokens is None:
             return count  # then the checkpoint's own bound holds
-        return _most(count, room, lambda k: len(tokens.prompt_ids(prompt, k, question.text)))
+
+        def length(k: int) -> int:
+            shown = _chosen(question, ranked, min(self.expand, k))
+            return len(tokens.prompt_ids(prompt, k - len(shown), question.text, text="\n\n".join(shown)))
+
+        return _most(count, room, length)
 
 
 class FromText:

@@ -72,8 +72,13 @@ def _what(group: Any) -> None:
                        help="stage2: the checkpoint ranks; stage1, stage1_2: documents are read as retrieved; "
                             "paraphrase: texts are told again (default: stage2 if it can rank)")  # fmt: skip
     group.add_argument("--systems", type=_listed, default=(),
-                       help="with commas: clara, closed, text, first, bm25, bi:MODEL, cross:MODEL, llmlingua[:MODEL] "
-                            "(default: the first five)")  # fmt: skip
+                       help="with commas: clara, clara:N, best, closed, text, first, bm25, bi:MODEL, cross:MODEL, "
+                            "llmlingua[:MODEL] "
+                            "(default: clara, closed, text, first, bm25)")  # fmt: skip
+    group.add_argument("--expand", type=_numbers, default=(), metavar="N,N",
+                       help="also clara:N for each: the best N passages as text, the others as latents")  # fmt: skip
+    group.add_argument("--ranking", choices=("latents", "hybrid"),
+                       help="what the checkpoint ranks by (default: what it says itself)")  # fmt: skip
     group.add_argument(
         "--text_reader", metavar="NAME", help="checkpoint on the same base that was trained to read text"
     )
@@ -114,6 +119,10 @@ def report_parser() -> argparse.ArgumentParser:
 
 def _listed(words: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in words.split(",") if word.strip())
+
+
+def _numbers(words: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in _listed(words))
 
 
 def _measure(args: argparse.Namespace) -> int:
@@ -165,6 +174,8 @@ def _settings(args: argparse.Namespace, dataset: str) -> Settings:
         setting=args.setting,
         stage=args.stage,
         systems=args.systems,
+        expand=args.expand,
+        ranking=args.ranking,
         top_k=args.generation_top_k,
         data=args.data,
         docs=tuple(args.docs),
@@ -184,7 +195,7 @@ def _store(args: argparse.Namespace) -> str | None:
 
 
 def _load(name: str, args: argparse.Namespace, processes: Processes, store: str | None = None) -> Clara:
-    own = {"model": name, "device": args.device or processes.device, "quiet": not processes.first}
+    own = {"model": name, "device": args.device or processes.device, "quiet": not processes.first, "expand": None}
     return command.load(argparse.Namespace(**{**vars(args), **own}), store)
 
 

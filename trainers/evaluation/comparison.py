@@ -35,7 +35,7 @@ OF_CHECKPOINT = {"pretrain": "stage1", "instruct": "stage1_2"}
 RUN, SUMMARY = "run.json", "summary.json"
 Answered = dict[str, list[Record]]
 """The records of each system."""
-_FREE = ("batch_size", "systems", "docs")
+_FREE = ("batch_size", "systems", "docs", "expand")
 """Settings that may differ when a run goes on: they do not change an answer."""
 
 
@@ -50,6 +50,10 @@ class Settings:
     """One of `STAGES`; by default ``stage2`` for a checkpoint that ranks, else what it was trained for."""
     systems: tuple[str, ...] = ()
     """By default those that need no further model."""
+    expand: tuple[int, ...] = ()
+    """For each number a further system that reads as many passages as text, the others as latents."""
+    ranking: str | None = None
+    """What the checkpoint was loaded to rank by."""
     top_k: int | None = None
     """Passages that are read; by default the checkpoint's own number."""
     data: str | None = None
@@ -79,6 +83,8 @@ class Settings:
                 raise ClaraError(f"{name} must be at least {number}, got {value}")
         if self.stage not in (None, *STAGES):
             raise ClaraError(f"stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
+        if any(number < 0 for number in self.expand):
+            raise ClaraError(f"expand must be numbers of at least 0, got {', '.join(map(str, self.expand))}")
         check_names(self.systems)
 
 
@@ -104,6 +110,7 @@ class Comparison:
         settings, stage = self.settings, self.stage
         questions, compressed = self._questions()
         names = settings.systems or (paraphrase.SYSTEMS if stage == "paraphrase" else self._default(questions))
+        names = (*names, *(f"clara:{number}" for number in settings.expand))
         budget = Budget(settings.top_k or self.clara.top_k, settings.max_new_tokens, settings.prompt_tokens)
         compressed = self._open(questions, compressed)
         device, size = self.clara.model.device, settings.batch_size

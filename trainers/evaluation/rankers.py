@@ -102,14 +102,18 @@ class ByLatents:
             queries = self.clara.compress(asked) if ours else self.clara.encode_queries(asked)
         with meter.phase("rank"):
             rows = [[place[text] for text in question.pool.passages] for question in questions]
-            return [self._ranked(vector, latents, row) for vector, row in zip(queries.vectors, rows, strict=True)]
+            return [self._ranked(*one, latents) for one in zip(questions, queries.vectors, rows, strict=True)]
 
-    def _ranked(self, query_MD: Tensor, latents: Latents, row: Sequence[int]) -> Ranked:
+    def _ranked(self, question: Question, query_MD: Tensor, row: Sequence[int], latents: Latents) -> Ranked:
         """The passages of a row of blocks; equal texts are scored once, and stand in the order given."""
         used = {block: number for number, block in enumerate(dict.fromkeys(row))}
         ranking = self.clara.model.config.ranking
         (scores,) = scores_in_parts(query_MD[None], latents.vectors[list(used)], ranking=ranking).tolist()
-        order = sorted(range(len(row)), key=lambda passage: -scores[used[row[passage]]])
+        values = [scores[used[block]] for block in row]
+        if weight := self.clara.shared.word_weight:
+            shares = BM25(question.pool.passages).shares(question.text)
+            values = [value + weight * share for value, share in zip(values, shares.tolist(), strict=True)]
+        order = sorted(range(len(row)), key=lambda passage: -values[passage])
         return Ranked(order, latents[[row[passage] for passage in order]])
 
     def _searched(self, question: Question, meter: Meter) -> Ranked:

@@ -2,7 +2,9 @@
 
 | name | reads | chosen by |
 |---|---|---|
-| ``clara`` | latents | the checkpoint (before stage 3: as retrieved) |
+| ``clara`` | latents, and as text what the checkpoint says | the checkpoint (before stage 3: as retrieved) |
+| ``clara:N`` | the best N passages as text, the others as latents | the same |
+| ``best`` | the best passage as text, nothing else; by the generator | the same |
 | ``text`` | the same passages as text | the same |
 | ``closed`` | nothing | |
 | ``first`` | text | as retrieved |
@@ -14,7 +16,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,7 @@ from trainers.evaluation.rankers import AsRetrieved, ByBM25, ByCrossEncoder, ByL
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
 
-PLAIN = ("clara", "closed", "text", "first", "bm25", "llmlingua")
+PLAIN = ("clara", "best", "closed", "text", "first", "bm25", "llmlingua")
 WITH_MODEL = ("bi", "cross", "llmlingua")
 DEFAULT = ("clara", "closed", "text", "first", "bm25")
 RANKING_STAGE = "stage2"
@@ -56,8 +58,8 @@ def check_names(names: Sequence[str]) -> list[str]:
     """
     for name in names:
         kind, _, model = name.partition(":")
-        if name not in PLAIN and not (kind in WITH_MODEL and model):
-            raise ClaraError(f"unknown system {name!r}; there are {', '.join(PLAIN)}, bi:MODEL, cross:MODEL")
+        if name not in PLAIN and not (kind in WITH_MODEL and model) and not (kind == "clara" and model.isdecimal()):
+            raise ClaraError(f"unknown system {name!r}; there are {', '.join(PLAIN)}, clara:N, bi:MODEL, cross:MODEL")
     return list(dict.fromkeys(names))
 
 
@@ -102,7 +104,9 @@ class Systems:
         shown = label(name)
         clara, budget, reader = self._clara, self._budget, self._reader
         if kind == "clara":
-            return System(shown, self._own, FromLatents(clara, budget))
+            return System(shown, self._own, FromLatents(clara, budget, int(model) if model else None))
+        if kind == "best":
+            return System(shown, self._own, FromLatents(clara, replace(budget, top_k=1), expand=1))
         if kind == "closed":
             return System(shown, None, FromText(clara, budget, reader, closed=True))
         if kind == "llmlingua":

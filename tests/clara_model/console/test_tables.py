@@ -1,20 +1,18 @@
 """Terminal text and the picture: what is shown is data, fits its width, and says the numbers it was given."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import matplotlib.image
 import pytest
 
 from clara_model.console import tables
+from clara_model.inference.quotes import Passage, quotes
+from clara_model.inference.results import Answer, Ranked, Timings, Usage
 
 
-def answer(text="Bern", scores=(0.9, 0.5, -0.2), selected=(0, 1), compress=0.2):
-    return SimpleNamespace(
-        text=text,
-        ranking=[SimpleNamespace(index=index, score=score) for index, score in enumerate(scores)],
-        selected=list(selected),
-        timings=SimpleNamespace(compress=compress, query=0.01, rank=0.001, generate=0.1),
-    )
+def answer(text="Bern", scores=(0.9, 0.5, -0.2), selected=(0, 1), compress=0.2, **more):
+    ranking = [Ranked(index, score) for index, score in enumerate(scores)]
+    return Answer(text, ranking, list(selected), Usage(), Timings(compress, 0.01, 0.001, 0.1), "stop", **more)
 
 
 def test_control_characters_are_made_visible_and_line_ends_stay():
@@ -47,11 +45,30 @@ def test_a_ranking_line_holds_rank_score_place_and_as_much_text_as_fits():
 
 
 def test_usage_says_what_was_saved_and_does_not_divide_by_no_slots():
-    usage = SimpleNamespace(text_tokens=1200, slots=80, prompt_tokens=130, completion_tokens=7)
+    usage = Usage(text_tokens=1200, slots=80, prompt_tokens=130, completion_tokens=7)
     line = tables.usage_line(usage, 5, 20)
     assert line == "read 5 of 20 passages: 1,200 tokens of text in 80 slots (15.0x fewer), 7 tokens written"
-    usage = SimpleNamespace(text_tokens=0, slots=0, prompt_tokens=9, completion_tokens=1)
+    line = tables.usage_line(replace(usage, expanded_tokens=400), 5, 20)
+    assert "passages: 400 tokens as text, 800 tokens of text in 80 slots (10.0x fewer), 7 tokens" in line
+    usage = Usage(text_tokens=0, slots=0, prompt_tokens=9, completion_tokens=1)
     assert "fewer" not in tables.usage_line(usage, 0, 0)
+
+
+def test_what_stands_nowhere_and_what_is_too_unlikely_are_told():
+    text = "The mill was rebuilt by Mei Lin for 1,450 euros in Osmere, as the old book says."
+    said = answer(
+        text="450 euros, to Mei Lin", confidence=0.25, unsupported=["450"], quotes=quotes("Mei Lin", [Passage(0, text)])
+    )
+    shown = tables.answer_text(said)
+    assert shown.plain == said.text and [shown.plain[one.start : one.end] for one in shown.spans] == ["450"]
+    assert tables.answer_text(said, 0.25).plain == said.text
+    assert tables.answer_text(said, 0.26).plain == "The documents do not say."
+    assert tables.answer_text(replace(said, confidence=None), 0.9).plain == said.text
+    assert tables.support(said, [text], ["notes.txt"]).plain == (
+        "“The mill was rebuilt by Mei Lin for 1,450 euros in Osmere, as the old b” (notes.txt); "
+        "not in what was read: 450; confidence 0.25"
+    )
+    assert tables.support(answer(text="x"), [text], ["a"]).plain == ""
 
 
 def test_the_picture_is_drawn_for_any_text_and_grows_with_the_questions(tmp_path):
@@ -66,8 +83,7 @@ def test_the_picture_is_drawn_for_any_text_and_grows_with_the_questions(tmp_path
 
 
 def test_the_picture_survives_a_checkpoint_that_cannot_rank_and_no_time_at_all(tmp_path):
-    nothing = answer(scores=(), selected=(0,))
-    nothing.timings = SimpleNamespace(compress=0.0, query=0.0, rank=0.0, generate=0.0)
+    nothing = replace(answer(scores=(), selected=(0,)), timings=Timings())
     tables.save_picture(tmp_path / "a.png", "t", ["Q?"], [nothing])
     assert (tmp_path / "a.png").stat().st_size > 1000
 

@@ -46,6 +46,30 @@ def test_answers_are_those_of_clara(measured: Path, tiny_clara_folder: Path):
     assert all(one.seconds["generate"] > 0 and one.peak_bytes["generate"] > 0 for one in records)
 
 
+def test_passages_as_text_beside_latents_and_the_best_alone(tmp_path: Path, tiny_clara_folder: Path):
+    rows = [dict(row, docs=training_rows.documents(5)) for row in training_rows.question_rows(4)]
+    file = training_rows.write(tmp_path / "rows.jsonl", rows)
+    rest = ("--systems", "clara,best,text", "--expand", "0,1,2", "--ranking", "hybrid", "--batch_size", "2")
+    assert measure(tmp_path, tiny_clara_folder, file, *rest) == 0
+    folder, asked = run_folder(tmp_path), [row["question"] for row in rows]
+    with Clara.load(tiny_clara_folder, dtype="float32", device="cpu") as clara:
+        for system, expand, top_k in (
+            ("clara", 0, 2),
+            ("clara:0", 0, 2),
+            ("clara:1", 1, 2),
+            ("clara:2", 2, 2),
+            ("best", 1, 1),
+        ):
+            ours = Clara(clara.model, ranking="hybrid", expand=expand)
+            answers = ours.answers(asked, [row["docs"] for row in rows], top_k, max_new_tokens=4)
+            records = list(read_records(next(folder.glob(f"{system.replace(':', '*')}.jsonl"))))
+            assert [one.answer for one in records] == [one.text.strip() for one in answers]
+            assert [one.ranking for one in records] == [[ranked.index for ranked in one.ranking] for one in answers]
+            assert [one.prompt_tokens for one in records] == [one.usage.prompt_tokens for one in answers]
+            assert [one.text_tokens for one in records] == [one.usage.text_tokens for one in answers]
+    assert measure(tmp_path, tiny_clara_folder, file, "--ranking", "latents") == 2  # another evaluation's folder
+
+
 def test_text_systems_read_the_same_passages_in_the_slots_place(measured: Path, tiny_clara_folder: Path):
     folder = run_folder(measured)
     ours, text = (list(read_records(folder / f"{name}.jsonl")) for name in ("clara", "text"))

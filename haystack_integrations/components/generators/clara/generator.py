@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import aclosing
+from dataclasses import asdict
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,14 @@ from haystack.dataclasses import (
 )
 from haystack.utils import ComponentDevice, Secret, deserialize_callable, serialize_callable
 
-from clara_model.components.checks import DEFAULT_MODEL, check_generation, check_query, check_top
+from clara_model.components.checks import (
+    DEFAULT_MODEL,
+    NO_ANSWER,
+    check_generation,
+    check_query,
+    check_share,
+    check_top,
+)
 from clara_model.components.items import best_copies
 from clara_model.components.streams import read_stream
 from haystack_integrations.common.clara.component import TOKEN, ClaraComponent, check_documents, text_of
@@ -56,6 +64,8 @@ class ClaraGenerator(ClaraComponent):
         streaming_callback: StreamingCallbackT | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
+        min_confidence: float = 0.0,
+        no_answer: str = NO_ANSWER,
         subfolder: str | None = None,
         revision: str | None = None,
         dtype: str | None = None,
@@ -75,6 +85,8 @@ class ClaraGenerator(ClaraComponent):
             generation_kwargs: ``max_new_tokens``, ``stop``, ``temperature``, ``top_p``, ``sampling_top_k``, ``seed``
                 and the others of `Clara.answer` (default: greedy).
             streaming_callback: called with a `StreamingChunk` for each piece of text.
+            min_confidence: a reply whose ``confidence`` is lower is replaced; with more than 0, it comes in one piece.
+            no_answer: by this.
 
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
@@ -86,6 +98,7 @@ class ClaraGenerator(ClaraComponent):
         self.rerank = rerank
         self.generation_kwargs = check_generation(generation_kwargs, owner)
         self.streaming_callback = streaming_callback
+        self.min_confidence, self.no_answer = check_share(min_confidence, "min_confidence", owner), no_answer
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.embedding_separator = embedding_separator
 
@@ -116,8 +129,11 @@ class ClaraGenerator(ClaraComponent):
         Returns:
             ``replies``: one message, none where there are no documents. Its ``meta`` holds ``model``, ``index``,
             ``finish_reason`` (``stop`` or ``length``), ``usage`` (``prompt_tokens`` with ``slots`` memory tokens among
-            them, ``completion_tokens``, ``total_tokens``, and ``text_tokens``, which the slots stand for),
+            them, ``completion_tokens``, ``total_tokens``, ``text_tokens`` of what was read, and ``expanded_tokens`` of
+            those that were read as text, the slots standing for the others),
             ``answered_from`` (``latents``, or ``text`` where there were none yet: ``cold``),
+            ``confidence`` and ``found`` (whether it reaches ``min_confidence``), ``quotes`` (where words of the reply
+            stand in the documents, in characters), ``unsupported`` (numbers and names that stand in none),
             ``document_ids`` (those that were read) and ``windows`` (what was read of them, in the generator's order:
             the number of the window and the characters of the text where it starts and ends; 0, 0 and None for a
             whole text).
@@ -131,8 +147,13 @@ class ClaraGenerator(ClaraComponent):
         if not offered:
             return {"replies": []}
         texts, how = self._texts(offered), self._how(generation_kwargs)
-        if callback is None:
-            return self._result(self.clara.answer(query, texts, self.top_k, rerank=self.rerank, **how), offered)
+        if callback is None or self.min_confidence:
+            answer = self.clara.answer(query, texts, self.top_k, rerank=self.rerank, **how)
+            result = self._result(answer, offered)
+            if callback is not None:
+                callback(self._chunk(result["replies"][0].text or "", start=True))
+                callback(self._last_chunk(answer))
+            return result
         with self.clara.stream(query, texts, self.top_k, rerank=self.rerank, **how) as stream:
             for number, piece in enumerate(stream):
                 callback(self._chunk(piece, start=number == 0))
@@ -158,8 +179,13 @@ class ClaraGenerator(ClaraComponent):
         texts, how = self._texts(offered), self._how(generation_kwargs)
         await self.warm_up_async()
         clara, how = self.clara, {**how, "rerank": self.rerank}
-        if callback is None:
-            return self._result(await self._run_in_thread(clara.answer, query, texts, self.top_k, **how), offered)
+        if callback is None or self.min_confidence:
+            answer = await self._run_in_thread(clara.answer, query, texts, self.top_k, **how)
+            result = self._result(answer, offered)
+            if callback is not None:
+                await _called(callback, self._chunk(result["replies"][0].text or "", start=True))
+                await _called(callback, self._last_chunk(answer))
+            return result
         stream, number = await self._run_in_thread(clara.stream, query, texts, self.top_k, **how), 0
         async with aclosing(read_stream(stream)) as pieces:
             async for piece in pieces:
@@ -194,7 +220,7 @@ class ClaraGenerator(ClaraComponent):
         return self._chunk("", finish_reason=answer.finish_reason)
 
     def _result(self, answer: Answer, offered: list[Document]) -> dict[str, list[ChatMessage]]:
-        usage = answer.usage
+        usage, found = answer.usage, answer.found(self.min_confidence)
         meta = {
             "model": self._holder.name,
             "index": 0,
@@ -205,15 +231,20 @@ class ClaraGenerator(ClaraComponent):
                 "total_tokens": usage.prompt_tokens + usage.completion_tokens,
                 "slots": usage.slots,
                 "text_tokens": usage.text_tokens,
+                "expanded_tokens": usage.expanded_tokens,
             },
             "answered_from": answer.answered_from,
+            "confidence": answer.confidence,
+            "found": found,
+            "quotes": [{**asdict(quote), "document_id": offered[quote.document].id} for quote in answer.quotes],
+            "unsupported": answer.unsupported,
             "document_ids": list(dict.fromkeys(offered[index].id for index in answer.selected)),
             "windows": [
                 {"document_id": offered[one.document].id, "number": one.number, "start": one.start, "end": one.end}
                 for one in answer.windows
             ],
         }
-        return {"replies": [ChatMessage.from_assistant(answer.text, meta=meta)]}
+        return {"replies": [ChatMessage.from_assistant(answer.text if found else self.no_answer, meta=meta)]}
 
 
 async def _called(callback: StreamingCallbackT, chunk: StreamingChunk) -> None:

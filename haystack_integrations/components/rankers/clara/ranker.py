@@ -75,7 +75,8 @@ class ClaraRanker(ClaraComponent):
             store: a folder where latents are kept beyond the process; what it holds is not compressed again, by no
                 component that is given the same.
             model_kwargs: further plain options of `Clara.load`: ``base_model``, ``quantization``, ``prompts``,
-                ``attn_implementation``, ``decoding``, ``cache_bytes``, ``batch_tokens``, ``long_documents``, ``cold``.
+                ``attn_implementation``, ``decoding``, ``cache_bytes``, ``batch_tokens``, ``long_documents``, ``cold``,
+                ``ranking``, ``expand``.
 
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
@@ -99,7 +100,7 @@ class ClaraRanker(ClaraComponent):
             score_threshold: instead of the component's; 0.0 counts.
 
         Returns:
-            ``documents``: copies with their scores, best first; equal scores in the order given. With
+            ``documents``: copies with their scores (`Ranked.score`), best first; equal scores in the order given. With
             ``cold="text"`` and latents missing, the score is the share of the query's words (`Ranked.by`), to which
             no threshold is put.
 
