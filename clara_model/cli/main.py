@@ -289,7 +289,8 @@ def _ask(args: argparse.Namespace) -> int:
 
 def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[passages.Document]) -> None:
     with working("Splitting documents", args):
-        split = passages.split_documents(documents, clara.count_tokens, clara.doc_max_length)
+        every = passages.split_documents(documents, clara.count_tokens, clara.doc_max_length)
+    split = [*{one.text: one for one in reversed(every)}.values()][::-1]  # of equal ones the first, as in a store
     there = stores.stored(clara, [passage.text for passage in split])
     latents, spent = _candidates(clara, [passage.text for passage in split], args)
     limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
@@ -315,13 +316,12 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
     out.print(tables.support(answer, [one.text for one in split], [one.citation for one in split]))
     out.print()
     _print_costs(out, answer, len(split))
-    distinct = len({passage.text for passage in split})
     if answer.answered_from == "text":
-        later = f"answered from text: {distinct - there} passages are compressed now for the next question"
+        later = f"answered from text: {len(split) - there} passages are compressed now for the next question"
         out.print(Text(later, style="dim"))
     elif there:
-        rest = "nothing was compressed" if there == distinct else f"{distinct - there} were compressed"
-        out.print(Text(f"{there} of {distinct} passages were kept from an earlier question: {rest}", style="dim"))
+        rest = "nothing was compressed" if there == len(split) else f"{len(split) - there} were compressed"
+        out.print(Text(f"{there} of {len(split)} passages were kept from an earlier question: {rest}", style="dim"))
 
 
 def _candidates(

@@ -156,6 +156,17 @@ def test_more_top_k_than_passages_reads_them_all(clara, docs, expected):
     assert f"read {len(expected[0])} of {len(expected[0])} passages" in out
 
 
+def test_of_equal_passages_the_first_is_read_and_no_other(clara, tmp_path):
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / f"{name}.txt").write_text(
+            "Mei Lin rebuilt the copper mill." if name == "b" else "Ada catalogued it."
+        )
+    words = ("ask", QUESTION, "--docs", tmp_path, "--top-k", 4, "--max-new-tokens", 2, "--no-store")
+    found = json.loads(clara(*words, "--json")[1])["passages"]
+    assert sorted(one["file"] for one in found) == [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+    assert "read 2 of 2 passages" in clara(*words)[1]
+
+
 def test_markup_and_escapes_in_documents_are_shown_not_obeyed(clara, tmp_path):
     (tmp_path / "x.txt").write_text("\x1b[31mA [bold]clock[/bold] [/]")
     code, out, _ = clara("ask", QUESTION, "--docs", tmp_path / "x.txt", "--max-new-tokens", 2)
