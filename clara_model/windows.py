@@ -13,13 +13,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import regex
+
 _WINDOW_CHARS_PER_TOKEN = 8  # how far ahead of a passage's start its end is looked for
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
-_SENTENCE_END = re.compile(
+_SENTENCE_END = regex.compile(
     r"[.!?\u2026](?<!\b[A-Z].)(?<!\bMr.)(?<!\bMs.)(?<!\bDr.)(?<!\bSt.)(?<!\bNo.)(?<!\bvs.)(?<!\bMrs.)(?<!\bProf.)"
     r"[\"'\u201d\u2019)\]]*(?=\s)(?!\s+[a-z])"  # not after J. or Dr.; "e.g. this" goes on
-    r"|[\u3002\uff01\uff1f][\u300d\u300f\uff09\"]*"  # Chinese, Japanese
+    # the full stops of all other scripts, no space needed; Tibetan's are no such letters in Unicode
+    r"|[[\p{Sentence_Break=STerm}\u0f0d\u0f0e]--[\u0000-\u007f\u2000-\u206f]]"
+    r"[\"'\u201d\u2019)\]\u300d\u300f\uff09\uff63]*",
+    regex.VERSION1,
 )
+_GRAPHEME = regex.compile(r"\X")
+_GRAPHEME_CHARS = 64  # how far beyond a cut the character that it may stand in is looked at
 _LINE_END = re.compile(r"\n+")
 _SPACE = re.compile(r"\s+")
 
@@ -84,8 +91,9 @@ def split_places(text: str, count_tokens: Callable[[str], int], max_tokens: int)
     """Where to cut a text into stretches of at most `max_tokens` tokens, each as long as fits.
 
     A stretch ends where a paragraph ends if that fills it at least by half, else where a sentence ends, else (again
-    filled by half, so never after a heading) a line, else a word, and only then inside a word. Nothing but the white
-    space between stretches is lost.
+    filled by half, so never after a heading) a line, else a word, and only then inside a word, between two characters
+    as people see them (letters with their marks, an emoji of several parts). Nothing but the white space between
+    stretches is lost.
 
     Returns:
         start and end of each stretch in the text.
@@ -99,15 +107,19 @@ def split_places(text: str, count_tokens: Callable[[str], int], max_tokens: int)
     while start < end:
         window = text[start : min(end, start + max_tokens * _WINDOW_CHARS_PER_TOKEN)]
         rest_fits = start + len(window) == end and count_tokens(window) <= max_tokens
-        cut = len(window) if rest_fits else _cut(window, count_tokens, max_tokens)
+        beyond = text[start + len(window) : start + len(window) + _GRAPHEME_CHARS]
+        cut = len(window) if rest_fits else _cut(window, beyond, count_tokens, max_tokens)
         yield start, start + len(window[:cut].rstrip())
         start += cut
         if space := _SPACE.match(text, start):
             start = space.end()
 
 
-def _cut(window: str, count_tokens: Callable[[str], int], max_tokens: int) -> int:
-    """Where the first stretch of the window ends: the best kind of end at which it fits; at least one character."""
+def _cut(window: str, beyond: str, count_tokens: Callable[[str], int], max_tokens: int) -> int:
+    """Where the first stretch of the window ends: the best kind of end at which it fits; at least one character.
+
+    ``beyond`` is what follows the window, which no stretch reaches into.
+    """
 
     def tokens(end: int) -> int:
         return count_tokens(window[:end].rstrip())
@@ -125,5 +137,15 @@ def _cut(window: str, count_tokens: Callable[[str], int], max_tokens: int) -> in
         cut = last_fitting([match.start() for match in _LINE_END.finditer(window)])
         if 2 * tokens(cut) < max_tokens:
             words = [match.start() for match in _SPACE.finditer(window)]
-            cut = last_fitting(words) or last_fitting(range(1, len(window) + 1)) or 1
+            cut = (
+                last_fitting(words) or _between_graphemes(window + beyond, last_fitting(range(1, len(window) + 1))) or 1
+            )
     return cut
+
+
+def _between_graphemes(text: str, cut: int) -> int:
+    """The last end of a character as people see it that is not beyond ``cut``; ``cut`` where there is none."""
+    if text.isascii():
+        return cut
+    ends = (match.end() for match in _GRAPHEME.finditer(text[: cut + _GRAPHEME_CHARS]))
+    return max((end for end in ends if end <= cut), default=cut)

@@ -11,6 +11,7 @@ Nothing here changes once it is made, so any number of threads may tokenise at o
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from clara_model.checkpoint.chat_template import NO_SYSTEM, ChatTemplate, Places
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.checkpoint.prompts import Prompt
 from clara_model.errors import ClaraError
+from clara_model.modeling.plain_text import clean_text
 from clara_model.validation import check_role
 from clara_model.windows import split_places
 
@@ -56,16 +58,6 @@ class Example:
     labels: list[int]
     shortened: bool = False
     """Its question, or the text in the slots' place, was too long and lost its end."""
-
-
-def clean_text(text: object, what: str = "text") -> str:
-    """The text as a plain string with lone surrogates replaced by U+FFFD; anything but a string is refused."""
-    if not isinstance(text, str):
-        raise TypeError(f"{what} must be a string, got {type(text).__name__}")
-    text = str.__str__(text)  # of a member of a string enumeration, its value
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Tokens:
@@ -162,9 +154,13 @@ class Tokens:
     def reach(self, text: str) -> int:
         """Characters of a document that `document_ids` keeps; all of them where nothing is cut."""
         limit = self.config.doc_max_length + 1
-        read = clean_text(_clipped(text, limit))
-        offsets = self._plain.encode(read, add_special_tokens=False).offsets
-        return offsets[limit - 1][1] if len(offsets) > limit else min(len(read), len(text))
+        read = _clipped(text, limit)
+        offsets = self._plain.encode(clean_text(read), add_special_tokens=False).offsets
+        if len(offsets) <= limit:
+            return len(read)
+        if clean_text(read) == read:
+            return offsets[limit - 1][1]
+        return bisect_right(range(len(read) + 1), limit, key=lambda end: self.count(read[:end])) - 1
 
     def document_ids(self, text: str, max_length: int | None = None) -> list[int]:
         """``<ENC> bos text eos`` cut to ``doc_max_length + 3``, then the memory ids.
@@ -417,6 +413,7 @@ class Tokens:
         answer = clean_text(answer, "answer")
         asked = None if question is None else clean_text(_clipped(question, max_length), "question")
         shown = None if text is None else clean_text(_clipped(text, max_length))
+        given = (asked, shown)
         if not self._shows_answers:
             raise self._unfit("does not show an assistant's turn once, so there is no answer to learn from")
 
@@ -447,8 +444,8 @@ class Tokens:
                 f"when cut to {max_length}; use fewer documents or a longer maximum"
             )
         labels = [-100] * min(before, len(ids)) + ids[before:]
-        shortened = len(asked or "") < len(question or "") or len(shown or "") < len(text or "")
-        return Example(ids[:max_length], labels[:max_length], shortened)
+        clipped = any(_clipped(one, max_length) != one for one in (question, text))
+        return Example(ids[:max_length], labels[:max_length], clipped or (asked, shown) != given)
 
 
 def _filled(wording: str, question: str | None) -> str:

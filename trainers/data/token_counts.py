@@ -104,7 +104,7 @@ def _tokenizer(name: str) -> Any:
 
 
 def _load(name: str) -> Callable[[Sequence[str]], list[int]]:
-    from clara_model.modeling.tokens import clean_text
+    from clara_model.modeling.plain_text import clean_text
 
     tokenizer = _tokenizer(name)
 

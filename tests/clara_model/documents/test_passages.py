@@ -172,6 +172,48 @@ def test_text_without_spaces_ends_at_its_own_full_stops():
     assert list(split_text("一二三四五。六七八九十。一二三。", len, 12)) == ["一二三四五。六七八九十。", "一二三。"]
 
 
+SENTENCES = {
+    "Hindi": ("राम घर गया।", " ", "सीता ने खाना बनाया।"),
+    "Urdu": ("وہ گھر گیا۔", " ", "اس نے کھانا کھایا۔"),
+    "Arabic": ("أين ولد الرجل؟", " ", "هل عاد إلى البيت؟"),
+    "Khmer": ("គាត់បានទៅផ្ទះ។", " ", "នាងបានចម្អិនអាហារ។"),
+    "Burmese": ("သူအိမ်သို့ပြန်သွားသည်။", "", "သူမထမင်းချက်သည်။"),
+    "Ethiopic": ("ሰውየው ወደ ቤት ሄደ።", " ", "እሷ ምግብ አበሰለች።"),
+    "Armenian": ("Նա գնաց տուն։", " ", "Նա ուտելիք պատրաստեց։"),
+    "Tibetan": ("ང་ཁྱིམ་ལ་འགྲོ་གི་ཡིན།", " ", "ཁོང་གིས་ཁ་ལག་བཟོས།"),
+    "half-width": ("ｶﾚﾊｲｴﾆｶｴｯﾀ｡", "", "｢ｶﾉｼﾞｮﾊﾘｮｳﾘｼﾀ｡｣"),
+    "Chinese, quoted": ("他说：“我回家了。”", "", "她做了饭。"),
+}
+
+
+@pytest.mark.parametrize(("one", "space", "two"), SENTENCES.values(), ids=SENTENCES)
+def test_sentences_of_every_script_end_where_they_end(one, space, two):
+    longest = max(len(one), len(two))
+    assert list(split_text(space.join([one, two, one]), len, longest + 2)) == [one, two, one]
+
+
+WHOLE = {
+    "an accent": "e\u0301",
+    "Thai": "\u0e01\u0e33",
+    "Devanagari": "\u0915\u093e\u0902",
+    "a family": "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466",
+    "a flag": "\U0001f1e9\U0001f1ea",
+    "a tone of skin": "\U0001f44d\U0001f3fd",
+    "Korean letters": "\u1112\u1161\u11ab",
+}
+
+
+@pytest.mark.parametrize("whole", WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_word_is_never_cut_inside_a_character_as_people_see_it(whole, more):
+    limit = 3 * len(whole) + more
+    assert list(split_text(whole * 10, len, limit)) == [whole * 3] * 3 + [whole]
+    long = list(split_text("x" + whole * 200, len, limit))  # reaches beyond what is looked at
+    assert all(part.removeprefix("x").replace(whole, "") == "" for part in long)
+    if len(whole) > 1:
+        assert list(split_text(whole, len, 1)) == list(whole)  # nothing smaller fits
+
+
 def test_a_paragraph_end_past_the_half_is_preferred_to_a_later_sentence_end():
     text = "One two three four five.\n\nSix seven. Eight nine ten. Eleven twelve."
     assert list(split_text(text, words, 8)) == ["One two three four five.", "Six seven. Eight nine ten. Eleven twelve."]

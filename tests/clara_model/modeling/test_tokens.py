@@ -13,7 +13,8 @@ from clara_model import ClaraModel
 from clara_model.checkpoint.config import ClaraConfig
 from clara_model.checkpoint.prompts import Prompt
 from clara_model.errors import ClaraError
-from clara_model.modeling.tokens import Tokens, clean_text
+from clara_model.modeling.plain_text import clean_text
+from clara_model.modeling.tokens import Tokens
 
 ASK = Prompt(system="S", user=("{memory}\nQ: {question}",))
 SAY = Prompt(user=("Say: {memory}",))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_model.inference.published import ClaraModel
-from clara_model.modeling.tokens import Tokens, clean_text
+from clara_model.modeling.plain_text import clean_text
+from clara_model.modeling.tokens import Tokens
 
 MARKERS = ["<MEM0>", "<MEM3>", "<AE>", "<ENC>", "<SEP>", "<s>", "</s>"]
 """Strings of special tokens of the small model: texts below often hold them."""
