@@ -29,6 +29,8 @@ settings.register_profile(
 settings.load_profile("project")
 FUZZ_EXAMPLES = 25
 """Random calls of each test in ``tests/fuzz``, where ``--fuzz-examples`` does not say."""
+SEQUENCES = 200
+"""Of calls on a store, in the same way."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """The profile of ``tests/fuzz``: ``@settings.get_profile("fuzz")``."""
     examples = config.getoption("--fuzz-examples") or FUZZ_EXAMPLES
     settings.register_profile("fuzz", settings.get_profile("project"), max_examples=examples)
+    sequences = config.getoption("--fuzz-examples") or SEQUENCES
+    settings.register_profile("sequences", settings.get_profile("project"), max_examples=sequences)
 
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

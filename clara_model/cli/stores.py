@@ -43,7 +43,7 @@ def cache() -> Path:
 def load_with_cache(args: argparse.Namespace) -> Clara:
     """The model with its store in the cache folder; without one where that cannot be used, which is said."""
     from clara_model.store import open_store
-    from clara_model.store.opening import trim
+    from clara_model.store.opening import evict
 
     clara = load(args)
     if args.no_store:
@@ -51,7 +51,7 @@ def load_with_cache(args: argparse.Namespace) -> Clara:
     folder = cache() / clara.fingerprint
     try:
         with open_store(folder) as store:
-            trim(store, CACHE_BYTES)
+            evict(store, CACHE_BYTES)
     except ClaraError as error:
         logger.warning("latents are not kept: %s", error)
         return clara

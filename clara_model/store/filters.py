@@ -79,7 +79,7 @@ def needed(where: Mapping[str, Any]) -> list[list[str]]:
         if name == "$and":
             pieces += [one for entry in wanted for one in needed(entry)]
         if isinstance(wanted, Mapping) and len(wanted) == 1:
-            wanted = wanted.get("$eq", wanted.get("$in", wanted))
+            wanted = [wanted["$eq"]] if "$eq" in wanted else wanted.get("$in", wanted)
         values = wanted if _is_many(wanted) else [wanted]
         if not name.startswith("$") and values and all(map(_spelled_alike, values)):
             pieces.append([f"{json.dumps(name)}: {json.dumps(value)}" for value in values])
@@ -122,10 +122,13 @@ def _type(name: str) -> SQL:
     return ("'text'", []) if name == DOCUMENT else ("coalesce(json_type(d.metadata, ?), '')", [_path(name)])
 
 
-def _plain(name: str, value: Any, kinds: tuple[type, ...] = (str, int, float, bool, datetime, type(None))) -> Any:
+_MEMBERS = (str, int, float, bool, type(None))
+
+
+def _plain(name: str, value: Any, kinds: tuple[type, ...] = (*_MEMBERS, datetime)) -> Any:
     if not isinstance(value, kinds) or (isinstance(value, float) and math.isnan(value)):
         *others, last = [_KINDS[kind] for kind in kinds if kind in _KINDS]
-        raise TypeError(f"where[{name!r}] must be {', '.join(others)} or {last}, got {value!r}")
+        raise TypeError(f"where[{name!r}] must be {', '.join(others)}{' or ' * bool(others)}{last}, got {value!r}")
     return value
 
 
@@ -133,10 +136,15 @@ _KINDS = {str: "a string", int: "a number", datetime: "a date", type(None): "Non
 
 
 def _is(name: str, value: Any) -> SQL:
+    if name == DOCUMENT and (not isinstance(value, (str, datetime)) or _spelled(value)):
+        return "0", []
+    if isinstance(value, list):
+        spelled = json.dumps([_plain(name, one, _MEMBERS) for one in value], separators=(",", ":"))
+        return "coalesce(d.metadata -> ? = ?, 0)", [_path(name), spelled]
     if isinstance(_plain(name, value), datetime):
         return _dated(name, "=", value)
     (found, path), (kind, typed) = _value(name), _type(name)
-    if _spelled(value) and name != DOCUMENT:  # what SQLite cannot hold is compared as JSON
+    if _spelled(value):  # what SQLite cannot hold is compared as JSON
         return "coalesce(d.metadata -> ? = ?, 0)", [*path, json.dumps(value)]
     if isinstance(value, str) and value[:1] in ("[", "{"):  # a list is no text
         return f"({kind} = 'text' AND {found} IS ?)", [*typed, *path, value]
@@ -210,23 +218,30 @@ def date_order(text: Any, other: str) -> int | None:
 def add_functions(connection: sqlite3.Connection) -> None:
     """What the tests call beside SQLite's own functions."""
     connection.create_function("date_order", 2, date_order, deterministic=True)
+    connection.create_function("folded", 1, lambda text: str(text).casefold(), deterministic=True)
 
 
 def _contains(name: str, value: Any) -> SQL:
     if isinstance(_plain(name, value), datetime):
         value = value.isoformat()
     (kind, typed), (found, path) = _type(name), _value(name)
+    if name == DOCUMENT:
+        return ("(instr(d.id, ?) > 0)", [value]) if isinstance(value, str) and not _spelled(value) else ("0", [])
     if _spelled(value):
         member, sought = "d.metadata -> fullkey = ?", json.dumps(value)
     else:
         member, sought = "atom IS ? AND type NOT IN ('array', 'object')", value
-    if name == DOCUMENT:
-        return "(instr(d.id, ?) > 0)", [value]
     test = f"EXISTS (SELECT 1 FROM json_each(d.metadata, ?) WHERE {member})"
     listed = f"({kind} = 'array' AND {test})", [*typed, *path, sought]
     if not isinstance(value, str) or _spelled(value):
         return listed
     return _joined("OR", [listed, (f"({kind} = 'text' AND instr({found}, ?) > 0)", [*typed, *path, value])], "0")
+
+
+def _holds(name: str, value: Any) -> SQL:
+    (kind, typed), (found, path) = _type(name), _value(name)
+    test = f"({kind} = 'text' AND instr(folded({found}), ?) > 0)"
+    return test, [*typed, *path, _plain(name, value, (str,)).casefold().encode("utf-8", "replace").decode()]
 
 
 OPERATORS: dict[str, Callable[[str, Any], SQL]] = {
@@ -236,5 +251,6 @@ OPERATORS: dict[str, Callable[[str, Any], SQL]] = {
     "$in": _in,
     "$nin": _not(_in),
     "$contains": _contains,
+    "$holds": _holds,
 }
-"""``$contains``: a list has the value, or a text holds it; the others are what they say."""
+"""``$contains``: a list has the value, or a text holds it; ``$holds``: a text holds it, in capitals or not."""

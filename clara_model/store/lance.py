@@ -173,6 +173,7 @@ class LanceStore:
                     break
                 try:
                     table.update_config({"fingerprint": fingerprint})
+                    self._took_nothing(table)
                 except OSError:  # another one was quicker: whose the store is now is read again
                     if turn == _RETRIES - 1:
                         raise
@@ -183,13 +184,16 @@ class LanceStore:
 
         with self._named(), self._writing:
             table = self._table(name)
-            before = table.version
             new = pyarrow.table({column: list(values) for column, values in columns.items()}, schema=table.schema)
             merge = table.merge_insert(on).when_matched_update_all().when_not_matched_insert_all()
             done = merge.conflict_retries(_RETRIES).retry_timeout(_PATIENCE).execute(new)
-            added = name == "blocks" and not done["num_updated_rows"]
-            if added and (before, table.version) == (self._version, before + 1):
-                self._version = table.version  # nothing has gone
+            if name == "blocks" and not done["num_updated_rows"]:
+                self._took_nothing(table)
+
+    def _took_nothing(self, table: Any) -> None:
+        """A commit of ours after which all blocks that were there are there; others may have committed in between."""
+        if table.version == self._version + 1:
+            self._version = table.version
 
     def delete(self, keys: Sequence[str]) -> int:
         """Forget blocks; how many there were."""

@@ -122,10 +122,10 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 _KEPT = 0.8
-"""Of the bound, so that the next few blocks do not make it be trimmed again."""
+"""Of the bound, so that the next few blocks do not make it be evicted from again."""
 
 
-def trim(store: DurableStore, max_bytes: int) -> int:
+def evict(store: DurableStore, max_bytes: int) -> int:
     """Delete the blocks that were put longest ago where a store is larger than ``max_bytes``; how many."""
     stats = store.stats()
     if stats.nbytes <= max_bytes:

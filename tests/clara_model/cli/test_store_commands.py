@@ -67,6 +67,41 @@ def test_metadata_of_rows_are_searched_by(tmp_path: Path, model: list[str], caps
     assert [(one["text"], one["metadata"]["year"]) for one in found] == [(TEXTS[2], 1902)]
 
 
+def test_where_takes_numbers_and_truth_values(tmp_path: Path, model: list[str], capsys):
+    row = {
+        "text": TEXTS[0],
+        "ok": True,
+        "price": 12.5,
+        "id": 2**64 - 1,
+        "file": "letters/report.pdf",
+        "tags": ["x", "y"],
+    }
+    (tmp_path / "rows.jsonl").write_text(
+        json.dumps(row) + "\n" + json.dumps({"text": TEXTS[1], "ok": False, "price": 1})
+    )
+    names = [word for name in row if name != "text" for word in ("--metadata", name)]
+    store = str(tmp_path / "store")
+    record(capsys, "compress", str(tmp_path / "rows.jsonl"), "--store", store, *names, *model)
+    for where in ("ok=true", "price=12.5", f"id={2**64 - 1}", "file=letters/report.pdf"):
+        found = record(capsys, "search", QUESTIONS[0], "--store", store, "--where", where, *model)["results"]
+        assert [one["text"] for one in found] == [TEXTS[0]], where
+
+
+def test_verify_exits_with_3_until_what_it_drops_is_made_anew(docs: Path, tmp_path: Path, model: list[str], capsys):
+    store = tmp_path / "store"
+    record(capsys, "compress", str(docs), "--store", str(store), *model)
+    data = bytearray((store / "data-1.bin").read_bytes())
+    data[7] ^= 1
+    (store / "data-1.bin").write_bytes(data)
+    assert main(["store", "verify", str(store)]) == 3
+    assert main(["store", "verify", str(store), "--mend", "--json"]) == 3
+    assert "the latents of its window 0 are not there" in capsys.readouterr().out
+    assert record(capsys, "compress", str(docs), "--store", str(store), *model)["compressed"] == 1
+    assert main(["store", "verify", str(store)]) == 0
+    assert main(["store", "compact", str(store), "--mend"]) == 2
+    assert "--mend drops the damage that verify finds" in capsys.readouterr().err
+
+
 def test_a_store_is_copied_into_another_element_type(docs: Path, tmp_path: Path, model: list[str], capsys):
     one, two = str(tmp_path / "one"), str(tmp_path / "two.lance")
     record(capsys, "compress", str(docs), "--store", one, *model)

@@ -153,6 +153,9 @@ def test_documents_are_found_by_id_and_metadata(store: DurableStore):
         ({"😀": "emoji", "it's": 1}, "c"),
         ({"tags": '["y","x"]'}, ""),
         ({"tags": ['["y","x"]', "x"]}, "b"),
+        ({"tags": {"$eq": ["y", "x"]}}, "c"),
+        ({"tags": {"$in": [["x"], None]}}, "a d e"),
+        ({"tab\tname": {"$holds": "Ü"}}, "b"),
         ({"big": 2**64 - 1}, "a"),
         ({"big": 2**64}, ""),
         ({"big": {"$gt": 2**63}}, "a"),
@@ -193,7 +196,8 @@ def test_filters(store: DurableStore, where: dict, expected: str):
     [
         *(
             {"a": {}},
-            {"a": [[]]},
+            {"a": [[[]]]},
+            {"a": {"$holds": 1}},
             {1: "a"},
             {'a"b': 1},
             {"a": {"$gt": None}},

@@ -23,7 +23,8 @@ class ClaraRetriever(ClaraComponent):
 
     A document's score is the one that `ClaraRanker` would give it, so none is needed behind it. Its content is what
     the store's latents were made of: a `ClaraGenerator` with the same ``store`` compresses nothing again. Its ``meta``
-    are the stored document's, with ``source_id``, ``split_id`` and ``split_idx_start`` as a `DocumentSplitter` has.
+    are the stored document's, with ``source_id``, ``split_id`` and ``split_idx_start`` as a `DocumentSplitter` has
+    where the document has none of its own.
 
     ```python
     from clara_model import Clara
@@ -120,5 +121,5 @@ class ClaraRetriever(ClaraComponent):
 
 def _document(one: Found, owner: str) -> Document:
     place = {"source_id": one.document, "split_id": one.window, "split_idx_start": one.start}
-    meta = {**one.metadata, **(place if one.document is not None else {})}
+    meta = {**(place if one.document is not None else {}), **one.metadata}
     return Document(id=one.id, content=passage_text(one, owner), meta=meta, score=float(one.score))
