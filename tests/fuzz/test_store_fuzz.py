@@ -27,6 +27,8 @@ from clara_model.store.opening import evict
 from clara_model.store.protocol import MissingBlocks, content_key
 
 SEQUENCES = settings.get_profile("sequences")
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""A disk that need not be waited for: a process that is killed loses nothing that it has written."""
 FINGERPRINT = "f"
 NAMES, IDS = [str(number) for number in range(12)], ["a", "b", "c", "ü"]
 Op = tuple[Any, ...]
@@ -144,9 +146,10 @@ class Model:
             if found and right and (not torch.equal(found.vector, right.vector) or found.text != right.text):
                 return f"block {name} is another"
         numbers = store.numbers(keys)
-        if store.all_numbers() != sorted(numbers.values()) or [row.number for row in store.iterate()] != sorted(
-            numbers.values()
-        ):
+        rows = list(store.iterate())
+        if not far(store) and [row.block.text for row in rows] != [f"{n} {v}" for n, v in self.blocks.items()]:
+            return "order"
+        if not store.all_numbers() == [row.number for row in rows] == sorted(numbers.values()):
             return "numbers"
         kept = {one.id: one for one in store.documents()}
         if {one: ([w.key for w in d.windows], d.metadata["year"]) for one, d in kept.items()} != {
@@ -160,10 +163,18 @@ class Model:
         return "" if store.matching({"year": {"$gt": 1991}}) == sorted(fitting) else "matching"
 
 
+def far(store: DurableStore) -> bool:
+    return store.url.endswith(".lance")
+
+
 class Forked:
-    """Another process with the store open, forked from this one."""
+    """Another process with the store open, forked from this one when it is first asked."""
 
     def __init__(self, place: Path) -> None:
+        self.place = place
+        self.pid = 0
+
+    def start(self) -> None:
         asked, ask = os.pipe()
         answered, answer = os.pipe()
         self.pid = os.fork()
@@ -175,21 +186,26 @@ class Forked:
             finally:
                 os._exit(1)
         os.close(asked), os.close(answer)
-        self.place, self.ask, self.answer = place, os.fdopen(ask, "wb"), os.fdopen(answered, "rb")
+        self.ask, self.answer = os.fdopen(ask, "wb"), os.fdopen(answered, "rb")
 
     def __call__(self, op: Op) -> object:
         self.send([op])
         return pickle.load(self.answer)
 
     def send(self, ops: list[Op]) -> None:
+        if not self.pid:
+            self.start()
         for op in ops:
             pickle.dump((str(self.place), op), self.ask)
         self.ask.flush()
 
     def kill(self) -> None:
+        if not self.pid:
+            return
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         self.ask.close(), self.answer.close()
+        self.pid = 0
 
 
 def serve(asked: Any, answer: Any) -> None:
@@ -212,11 +228,11 @@ def serve(asked: Any, answer: Any) -> None:
         answer.flush()
 
 
-def check(place: Path, calls: list[Any], there: Any, restart: Any = None) -> None:
+def check(place: Path, calls: list[Any], there: Any) -> None:
     """Do the calls and compare after each of them."""
     model, here = Model(), open_store(place)
     search = StoreSearch(here)
-    for who, op, *delay in calls:
+    for turn, (who, op, *delay) in enumerate(calls):
         if who == "killed":
             states = [model.copy()]
             for one in op:
@@ -225,7 +241,6 @@ def check(place: Path, calls: list[Any], there: Any, restart: Any = None) -> Non
             there.send(op)
             time.sleep(delay[0])
             there.kill()
-            there = restart()
             with open_store(place) as fresh:
                 wrong = [one.differs(fresh) for one in states]
             assert "" in wrong, wrong
@@ -246,26 +261,32 @@ def check(place: Path, calls: list[Any], there: Any, restart: Any = None) -> Non
         told = done(here, op) if who == "here" else there(op)
         if op[0] == "evict":
             assert isinstance(told, int)
-            for name in list(model.blocks)[:told]:
+            names = list(model.blocks)
+            if far(here):  # of one call, Lance has those that replace others behind the rest
+                there_still = here.numbers([content_key(name) for name in names])
+                names.sort(key=lambda name: content_key(name) in there_still)
+            for name in names[:told]:
                 del model.blocks[name]
         else:
             assert told == model.done(op), op
-        assert model.differs(here) == "", op
+        if not far(here) or turn % 3 == 2:  # Lance takes ten times as long
+            assert model.differs(here) == "", op
     with open_store(place) as fresh:
         assert model.differs(fresh) == ""
         assert sorted(one.where for one in fresh.verify()) == model.done(("mend",))
     search.close()
     here.close()
-    if restart is not None:
-        there.kill()
 
 
 @SEQUENCES
 @given(st.lists(st.one_of(CALLS, CALLS, CALLS, KILLED), min_size=3, max_size=12))
 def test_sqlite_is_a_dictionary_whoever_is_killed(calls: list[Any]):
-    with TemporaryDirectory() as folder:
-        place = Path(folder) / "latents"
-        check(place, calls, Forked(place), lambda: Forked(place))
+    with TemporaryDirectory(dir=MEMORY) as folder:
+        there = Forked(Path(folder) / "latents")
+        try:
+            check(there.place, calls, there)
+        finally:
+            there.kill()
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +304,7 @@ def other_process() -> Iterator[subprocess.Popen]:
 @SEQUENCES
 @given(st.lists(CALLS, min_size=3, max_size=8))
 def test_lance_is_a_dictionary(other_process: subprocess.Popen, calls: list[Any]):
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(dir=MEMORY) as folder:
         place = Path(folder) / "latents.lance"
 
         def there(op: Op) -> object:

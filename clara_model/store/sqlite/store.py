@@ -369,8 +369,9 @@ class SQLiteStore:
     def matching(self, where: Where) -> list[int]:
         """The numbers of the blocks that stand in a document whose metadata fit, rising."""
         test, values = condition(where)
-        query = f"""SELECT DISTINCT b.number FROM documents d JOIN windows w ON w.document = d.id
-            JOIN blocks b ON b.key = w.key WHERE {test}"""
+        # CROSS JOIN: in this order, so that the test comes first
+        query = f"""SELECT DISTINCT b.number FROM documents d CROSS JOIN windows w ON w.document = d.id
+            CROSS JOIN blocks b ON b.key = w.key WHERE {test}"""
         with self._connections.reading() as connection:
             return sorted(number for (number,) in connection.execute(query, values))
 
