@@ -22,7 +22,8 @@ from clara_model.documents.ahead import ahead
 from clara_model.documents.document import Document, Unread
 from clara_model.documents.hub import is_hub_name
 from clara_model.documents.passages import plain_name, read_source, sources_of
-from clara_model.store.protocol import DurableStore, MissingBlocks, StoredDocument, Window, content_key
+from clara_model.store.protocol import DurableStore, MissingBlocks, StoredDocument
+from clara_model.windows import Window, content_key
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara

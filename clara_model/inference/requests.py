@@ -20,9 +20,9 @@ from clara_model.inference.streaming import Feed, TextPieces
 from clara_model.latents import Latents
 from clara_model.search.bm25 import BM25
 from clara_model.search.store_search import Scored, StoreSearch
-from clara_model.store.protocol import Placed, Where
+from clara_model.store.protocol import Where
 from clara_model.validation import Generation
-from clara_model.windows import SplitText
+from clara_model.windows import SplitText, Window
 
 _NO_BLOCKS = Encoded(torch.empty(0), ())
 
@@ -257,7 +257,7 @@ def search(call: Call, searched: StoreSearch, question: str, top_k: int, where: 
     question_MD = call.queries([question]).vectors[0]
     start = time.perf_counter()
     best = searched.best(question_MD, top_k, where)
-    places: dict[str, Placed] = {}
+    places: dict[str, Window] = {}
     for place in searched.store.places([one.row.key for one in best], where):
         places.setdefault(place.key, place)
     if where is not None:  # what was damaged meanwhile stands nowhere any more
@@ -273,10 +273,9 @@ def search(call: Call, searched: StoreSearch, question: str, top_k: int, where: 
     return SearchResults(found, latents, Timings(query=call.timings().query, rank=time.perf_counter() - start))
 
 
-def _found(one: Scored, place: Placed | None) -> Found:
+def _found(one: Scored, place: Window | None) -> Found:
     block = one.row.block
     if place is None:
         return Found(one.score, block.text, None, 0, 0, len(block.text or ""), {}, block.length)
-    return Found(
-        one.score, block.text, place.document, place.number, place.start, place.end, place.metadata, block.length
-    )
+    end = len(block.text or "") if place.end is None else place.end
+    return Found(one.score, block.text, place.document, place.number, place.start, end, place.metadata, block.length)

@@ -6,19 +6,17 @@ from clara_model.store.protocol import (
     Damage,
     DurableStore,
     LatentStore,
-    Placed,
     Row,
     StoredDocument,
     StoreStats,
-    Window,
 )
+from clara_model.windows import Window
 
 __all__ = [
     "Block",
     "Damage",
     "DurableStore",
     "LatentStore",
-    "Placed",
     "Row",
     "StoreStats",
     "StoredDocument",

@@ -12,13 +12,14 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import xxhash
 from torch import Tensor
 
 from clara_model.errors import ClaraError
+from clara_model.windows import Window
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXACT = "exact"
@@ -184,16 +185,7 @@ def _checksum(data: bytes | memoryview, about: str) -> bytes:
     return digest.digest()
 
 
-class _Window(Protocol):
-    @property
-    def key(self) -> str: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
-
-
-def document_checksum(one: str, digest: str, metadata: str, windows: Iterable[_Window]) -> bytes:
+def document_checksum(one: str, digest: str, metadata: str, windows: Iterable[Window]) -> bytes:
     """8 bytes that depend on all that is kept of a document, spelled out here: stores outlast types and their names."""
     places = "".join(f", Window(key={w.key!r}, start={w.start}, end={w.end})" for w in windows)
     return _checksum(b"", f"({one!r}, {digest!r}, {metadata!r}{places})")

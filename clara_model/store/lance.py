@@ -38,15 +38,14 @@ from clara_model.store.protocol import (
     Block,
     Damage,
     MissingBlocks,
-    Placed,
     Row,
     StoredDocument,
     StoreStats,
     Where,
-    Window,
     check_fingerprint,
     placed,
 )
+from clara_model.windows import Window
 
 logger = logging.getLogger(__name__)
 
@@ -355,18 +354,18 @@ class LanceStore:
                     damaged.append(Damage(row["id"], str(error)))
         return [found[one] for one in sorted(found)]
 
-    def find(self, document: str | None = None, where: Where | None = None) -> list[Placed]:
+    def find(self, document: str | None = None, where: Where | None = None) -> list[Window]:
         """The windows of one document, or of those whose metadata fit (`clara_model.store.filters`), in order."""
         test = None if document is None else _in("id", [document])
         tests = [test] if not where else _in_parts("id", self._fitting(where, test))
         return [place for one in self._documents(tests) for place in placed(one)]
 
-    def places(self, keys: Sequence[str], where: Where | None = None) -> list[Placed]:
+    def places(self, keys: Sequence[str], where: Where | None = None) -> list[Window]:
         """Every place where these blocks stand, in documents whose metadata fit, in the order of the keys."""
         tests: list[str | None] = list(_with_keys(list(dict.fromkeys(keys))))
         if where:
             tests = list(_in_parts("id", [one for test in tests for one in self._fitting(where, test)]))
-        found: dict[str, list[Placed]] = {key: [] for key in keys}
+        found: dict[str, list[Window]] = {key: [] for key in keys}
         for one in self._documents(tests):
             for place in placed(one):
                 if place.key in found:

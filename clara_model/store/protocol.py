@@ -9,12 +9,13 @@ Shapes: ``M`` memory tokens, ``D`` hidden size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 from torch import Tensor
 
 from clara_model.errors import ClaraError
+from clara_model.windows import Window
 from clara_model.windows import content_key as content_key
 
 ENTRY_BYTES = 512
@@ -50,45 +51,22 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Window:
-    """Where a document's window stands, and the key of its block."""
-
-    key: str
-    start: int
-    """Offset of its first character in the document."""
-    end: int
-    """Offset behind its last character."""
-
-
-@dataclass(frozen=True)
 class StoredDocument:
     """A document that has been compressed: its windows in order, and what the user keeps beside it."""
 
     id: str
     windows: tuple[Window, ...]
+    """Each with its key, start and end."""
     digest: str
     """Of its content; another one means that the document has changed."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """JSON values by name."""
 
 
-@dataclass(frozen=True)
-class Placed:
-    """One window of one document, as `DurableStore.find` returns it."""
-
-    key: str
-    document: str
-    number: int
-    """Of the window in its document, from 0."""
-    start: int
-    end: int
-    metadata: Mapping[str, Any]
-
-
-def placed(one: StoredDocument) -> Iterator[Placed]:
+def placed(one: StoredDocument) -> Iterator[Window]:
     """A document's windows with what is said about it."""
     for number, window in enumerate(one.windows):
-        yield Placed(window.key, one.id, number, window.start, window.end, one.metadata)
+        yield replace(window, document=one.id, number=number, metadata=one.metadata)
 
 
 @dataclass(frozen=True)
@@ -216,10 +194,10 @@ class DurableStore(LatentStore, Protocol):
     def documents(self) -> Iterator[StoredDocument]:
         """All documents, in the order of their ids."""
 
-    def find(self, document: str | None = None, where: Where | None = None) -> list[Placed]:
+    def find(self, document: str | None = None, where: Where | None = None) -> list[Window]:
         """The windows of one document, or of those whose metadata fit, in order."""
 
-    def places(self, keys: Sequence[str], where: Where | None = None) -> list[Placed]:
+    def places(self, keys: Sequence[str], where: Where | None = None) -> list[Window]:
         """Every place where these blocks stand, in documents whose metadata fit, in the order of the keys."""
 
     def matching(self, where: Where) -> list[int]:

@@ -33,12 +33,10 @@ from clara_model.store.protocol import (
     Block,
     Damage,
     MissingBlocks,
-    Placed,
     Row,
     StoredDocument,
     StoreStats,
     Where,
-    Window,
     check_fingerprint,
     placed,
 )
@@ -56,6 +54,7 @@ from clara_model.store.sqlite.schema import (
     set_place,
 )
 from clara_model.store.sqlite.segments import SEGMENT_BYTES, Replaced, Segments
+from clara_model.windows import Window
 
 logger = logging.getLogger(__name__)
 
@@ -346,17 +345,17 @@ class SQLiteStore:
                     damaged.append(Damage(str(one), str(error)))
         return found
 
-    def find(self, document: str | None = None, where: Where | None = None) -> list[Placed]:
+    def find(self, document: str | None = None, where: Where | None = None) -> list[Window]:
         """The windows of one document, or of those whose metadata fit (`clara_model.store.filters`), in order."""
         test, values = condition(where or {})
         if document is not None:
             test, values = f"{test} AND d.id = ?", [*values, document]
         return [place for one in self._documents(test, values) for place in placed(one)]
 
-    def places(self, keys: Sequence[str], where: Where | None = None) -> list[Placed]:
+    def places(self, keys: Sequence[str], where: Where | None = None) -> list[Window]:
         """Every place where these blocks stand, in documents whose metadata fit, in the order of the keys."""
         test, values = condition(where or {})
-        found: dict[str, list[Placed]] = {key: [] for key in keys}
+        found: dict[str, list[Window]] = {key: [] for key in keys}
         for part in _parts([bytes.fromhex(key) for key in found]):
             standing = f"d.id IN (SELECT document FROM windows WHERE key IN ({_marks(part)})) AND {test}"
             here = {key.hex() for key in part}
