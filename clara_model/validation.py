@@ -10,22 +10,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Self, get_args
 
 import torch
 
 from clara_model.checkpoint.config import MAX_NEW_TOKENS
+from clara_model.checkpoint.options import ClaraOptions, Cold, GenerationKeywords, LongDocuments, Ranking
 from clara_model.checkpoint.prompts import Prompt
 from clara_model.latents import Latents
-
-LongDocuments = Literal["split", "truncate", "error"]
-"""What becomes of a text with more tokens than are read at once: windows, its start alone, or an error."""
-
-Cold = Literal["compress", "text"]
-"""What a question does where candidates have no latents yet: compress them first, or answer from their text."""
-
-Ranking = Literal["latents", "hybrid"]
-"""What candidates are ranked by: their latents alone, or latents and the words that they share with the question."""
 
 Documents = Sequence[str] | Latents
 """Candidates: their texts, or their latents where they have been compressed before."""
@@ -187,44 +179,26 @@ def check_instruction(instruction: object, prompt: Prompt) -> tuple[Prompt, int]
     return prompt, instruction
 
 
-def check_long_documents(value: object) -> LongDocuments:
-    """What to do with a long text."""
-    return cast(LongDocuments, _one_of(value, get_args(LongDocuments), "long_documents"))
+def check_options(options: ClaraOptions) -> ClaraOptions:
+    """How a `Clara` is to work."""
+    for name, kind in (("long_documents", LongDocuments), ("cold", Cold), ("ranking", Ranking)):
+        value, known = getattr(options, name), get_args(kind)
+        if value not in known and not (name == "ranking" and value is None):
+            raise ValueError(f"{name} must be {', '.join(known[:-1])} or {known[-1]}, got {_shown(value)}")
+    for name in ("batch_tokens", "batch_size"):
+        if getattr(options, name) is not None:
+            check_count(getattr(options, name), name)
+    if options.expand is not None:
+        check_count(options.expand, "expand", least=0)
+    return options
 
 
-def check_cold(value: object) -> Cold:
-    """What to do where there are no latents yet."""
-    return cast(Cold, _one_of(value, get_args(Cold), "cold"))
-
-
-def check_ranking(value: object) -> Ranking | None:
-    """What to rank by; None for what the checkpoint says."""
-    return None if value is None else cast(Ranking, _one_of(value, get_args(Ranking), "ranking"))
-
-
-def check_expand(value: object) -> int | None:
-    """How many windows to read as text; None for what the checkpoint says."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"expand must be a whole number, got {_shown(value)}")
-    if value < 0:
-        raise ValueError(f"expand must be at least 0, got {value}")
-    return value
-
-
-def _one_of(value: object, known: tuple[str, ...], what: str) -> object:
-    if value not in known:
-        raise ValueError(f"{what} must be {', '.join(known[:-1])} or {known[-1]}, got {_shown(value)}")
-    return value
-
-
-def check_count(value: object, what: str) -> int:
-    """A whole number of at least 1."""
+def check_count(value: object, what: str, least: int = 1) -> int:
+    """A whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{what} must be a whole number, got {_shown(value)}")
-    if value < 1:
-        raise ValueError(f"{what} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, got {value}")
     return value
 
 
@@ -282,6 +256,12 @@ class Generation:
         if "sampling_top_k" in values:
             values["top_k"] = values.pop("sampling_top_k")
         return cls(count, stops, values, seed)
+
+    @classmethod
+    def of(cls, keywords: GenerationKeywords) -> Self:
+        """From keyword arguments, checked."""
+        sampling: dict[str, Any] = dict(keywords)
+        return cls.check(sampling.pop("max_new_tokens", MAX_NEW_TOKENS), sampling.pop("stop", ()), sampling)
 
     @property
     def one_by_one(self) -> bool:

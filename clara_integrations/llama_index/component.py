@@ -17,6 +17,7 @@ from llama_index.core.bridge.pydantic import (
 )
 from llama_index.core.schema import BaseComponent
 
+from clara_model.checkpoint.options import Cold, LongDocuments, Ranking
 from clara_model.components.checks import DEFAULT_MODEL
 from clara_model.components.model_holder import ModelHolder
 from clara_model.components.streams import read_stream
@@ -27,10 +28,7 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["int8", "int4"]
-LongDocuments = Literal["split", "truncate", "error"]
 Decoding = Literal["quick", "exact"]
-Cold = Literal["compress", "text"]
-Ranking = Literal["latents", "hybrid"]
 
 
 class Loading(TypedDict, total=False):
@@ -45,6 +43,7 @@ class Loading(TypedDict, total=False):
     attn_implementation: Attention | None
     quantization: Quantization | None
     decoding: Decoding | None
+    batch_tokens: int | None
     batch_size: int | None
     cache_bytes: int | None
     long_documents: LongDocuments | None
@@ -83,6 +82,9 @@ class ClaraComponent(BaseComponent):
     quantization: Quantization | None = Field(default=None, frozen=True, description="Of the base model (GPU only).")
     decoding: Decoding | None = Field(
         default=None, frozen=True, description="`quick` or `exact` products of single positions on a CPU."
+    )
+    batch_tokens: int | None = Field(
+        default=None, gt=0, frozen=True, description="Tokens in one batch at most; by the device if not given."
     )
     batch_size: int | None = Field(
         default=None, gt=0, frozen=True, description="Texts in one batch at most; by their length alone if not given."

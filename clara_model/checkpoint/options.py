@@ -1,19 +1,27 @@
-"""How a checkpoint is loaded: the one list of options that loaders, commands and framework components go by.
+"""The one list of options: how a checkpoint is loaded, how a `Clara` works with it, how text is written.
 
-Naming the options needs neither torch nor transformers; resolving them does.
+Loaders, commands and framework components go by it. Naming the options needs neither torch nor transformers; resolving
+them does. Leaves out checks of values (`clara_model.validation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+
+from clara_model.defaults import CACHE_BYTES
 
 if TYPE_CHECKING:
     import torch
 
     from clara_model.checkpoint.prompts import PromptSet
+    from clara_model.store.protocol import LatentStore
+
+LongDocuments = Literal["split", "truncate", "error"]
+Cold = Literal["compress", "text"]
+Ranking = Literal["latents", "hybrid"]
 
 
 DECODINGS = ("quick", "exact")
@@ -100,3 +108,97 @@ class LoadOptions:
 
 
 NAMES = tuple(option.name for option in fields(LoadOptions))
+
+
+class ClaraKeywords(TypedDict, total=False):
+    """`ClaraOptions` as keyword arguments."""
+
+    store: str | Path | LatentStore | None
+    cache_bytes: int
+    batch_tokens: int | None
+    batch_size: int | None
+    long_documents: LongDocuments
+    cold: Cold
+    ranking: Ranking | None
+    expand: int | None
+
+
+class ClaraLoadKeywords(LoadKeywords, ClaraKeywords, total=False):
+    """Of `Clara.load`: both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaraOptions:
+    """How a `Clara` works with its model."""
+
+    store: str | Path | LatentStore | None = None
+    """Where latents are kept beyond the process: a folder or an opened store; nowhere by default."""
+    cache_bytes: int = CACHE_BYTES
+    """Bound of the cache in memory, which stands in front of the store and is shared like a loaded model; 0 keeps
+    nothing."""
+    batch_tokens: int | None = None
+    """Positions in one encoder batch; by default `BATCH_TOKENS` of the device."""
+    batch_size: int | None = None
+    """Texts or prompts in one batch at most; no bound by default."""
+    long_documents: LongDocuments = "split"
+    """What becomes of a text with more than ``doc_max_length`` tokens: ``split`` reads it whole, in windows that end
+    with sentences and count as its parts; ``truncate`` reads its start and says so in a warning; ``error`` refuses
+    it."""
+    cold: Cold = "compress"
+    """What a question does where candidates have no latents yet: ``compress`` makes them first; ``text`` answers from
+    the text of the best by shared words, by the base model alone, and makes the latents in the background for the next
+    question, the third one at the latest. Where fewer are missing than are read, or where the checkpoint's compressor
+    runs no base model (clara-small), they are compressed. `Answer.answered_from` says which it was."""
+    ranking: Ranking | None = None
+    """``latents`` ranks by the latents alone; ``hybrid`` adds, where texts are known, the share of the question's words
+    that a candidate holds (BM25). By default what the checkpoint says: ``hybrid`` for clara-small, ``latents`` for
+    published ones. `Ranked` has both parts."""
+    expand: int | None = None
+    """How many of the windows that are read enter the prompt as text, letter for letter, best first; the others as
+    latents. By default what the checkpoint says: 1 for clara-small, 0 for published ones. Fewer where the prompt has no
+    room, none for latents whose texts are not known; `Answer.expanded` says how many."""
+
+
+CLARA_NAMES = tuple(option.name for option in fields(ClaraOptions))
+LOAD_OPTIONS = (*NAMES, *CLARA_NAMES)
+"""Of `Clara.load`."""
+
+
+def parted(keywords: Mapping[str, Any]) -> tuple[LoadOptions, ClaraOptions]:
+    """The keyword arguments of `Clara.load`.
+
+    Raises:
+        TypeError: an unknown one.
+    """
+    own = {name: value for name, value in keywords.items() if name in CLARA_NAMES}
+    unknown = sorted(set(keywords) - set(LOAD_OPTIONS))
+    if unknown:
+        raise TypeError(f"unknown load option {', '.join(unknown)}; known are {', '.join(LOAD_OPTIONS)}")
+    return LoadOptions(**{name: value for name, value in keywords.items() if name in NAMES}), ClaraOptions(**own)
+
+
+class GenerationKeywords(TypedDict, total=False):
+    """How to write: of `Clara.answer` and every other call that writes. Greedy unless one says how to draw."""
+
+    max_new_tokens: int
+    """Most tokens to write."""
+    stop: str | Sequence[str]
+    """Strings that end the text; they are not part of it."""
+    do_sample: bool | None
+    temperature: float | None
+    top_p: float | None
+    sampling_top_k: int | None
+    """transformers' ``top_k``, which counts documents here."""
+    min_p: float | None
+    typical_p: float | None
+    repetition_penalty: float | None
+    no_repeat_ngram_size: int | None
+    min_new_tokens: int | None
+    num_beams: int | None
+    length_penalty: float | None
+    early_stopping: bool | Literal["never"] | None
+    seed: int | None
+    """Of what is drawn; the random state outside stays as it was."""
+
+
+GENERATION = tuple(GenerationKeywords.__annotations__)

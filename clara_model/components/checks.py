@@ -10,19 +10,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from clara_model import defaults
+from clara_model.checkpoint.options import GENERATION
 
 DEFAULT_MODEL = defaults.DEFAULT_MODEL
 DEFAULT_TOP_K = 10
 NO_ANSWER = defaults.NO_ANSWER
 DEFAULT_DIMENSIONS = defaults.DIMENSIONS
 """Size of an embedding that stands for a block of latents in a first-stage index."""
-
-GENERATION = (
-    *("max_new_tokens", "stop", "do_sample", "temperature", "top_p", "sampling_top_k", "min_p", "typical_p"),
-    *("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "num_beams", "length_penalty"),
-    *("early_stopping", "seed"),
-)
-"""The arguments of `clara_model.Clara.answer` that say how to generate."""
 
 
 def check_known(given: Collection[str], known: Collection[str], what: str, owner: str) -> None:

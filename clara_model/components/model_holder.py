@@ -14,26 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clara_model.checkpoint import options
+from clara_model.checkpoint.options import LOAD_OPTIONS
 from clara_model.components.checks import check_known
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
 
 Result = TypeVar("Result")
-
-LOAD_OPTIONS = (
-    *options.NAMES,
-    "cache_bytes",
-    "batch_tokens",
-    "batch_size",
-    "long_documents",
-    "cold",
-    "ranking",
-    "expand",
-    "store",
-)
-"""The keyword arguments of `clara_model.Clara.load`."""
 
 _LOADING = ThreadPoolExecutor(1, thread_name_prefix="clara-load")
 """Where models are loaded and let go of for event loops; the loader does one at a time anyway."""

@@ -164,9 +164,9 @@ def load(args: argparse.Namespace, store: str | DurableStore | None = None) -> C
         transformers_logging.disable_progress_bar()  # of reading weights; downloads keep theirs
         if args.quiet or not sys.stderr.isatty():
             disable_progress_bars()
-        keywords: dict[str, Any] = {name: getattr(args, name, None) for name in options.NAMES}
-        keywords |= {name: getattr(args, name) for name in ("cold", "ranking", "expand") if name in args}
-        return Clara.load(args.model, store=store, **keywords)
+        given: dict[str, Any] = {name: value for name, value in vars(args).items() if name in options.LOAD_OPTIONS}
+        given = {name: value for name, value in given.items() if value is not None} | {"store": store}
+        return Clara.load(args.model, **given)
 
 
 @contextmanager

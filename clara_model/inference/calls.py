@@ -12,10 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from clara_model.checkpoint.options import ClaraOptions
 from clara_model.inference import pipeline
 from clara_model.inference.loader import Loaded
 from clara_model.inference.pipeline import Candidates, Check, Encoded, Limits, Pass, Written
@@ -25,8 +27,9 @@ from clara_model.inference.scheduler import Background, Share, wait_for
 from clara_model.inference.splitting import Splitter, warn_of_cuts
 from clara_model.inference.streaming import Feed
 from clara_model.latents import Latents
-from clara_model.store.cache import Block, LatentStore, durable
-from clara_model.validation import Cold, Generation, LongDocuments
+from clara_model.search.store_search import StoreSearch
+from clara_model.store.cache import Block, LatentCache, durable, layered
+from clara_model.validation import Generation
 from clara_model.windows import SplitText, Window
 
 CLAIMED = 512
@@ -38,26 +41,32 @@ _LATER = 16
 class Shared:
     """What the calls of one `Clara` share: a loaded model, the store and the limits."""
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        store: LatentStore,
-        limits: Limits,
-        long_documents: LongDocuments,
-        cold: Cold,
-        word_weight: float,
-        expand: int,
-    ) -> None:
+    def __init__(self, loaded: Loaded, cache: LatentCache, options: ClaraOptions) -> None:
+        """Open the store; the options are checked."""
         self.loaded, self.model, self.scheduler = loaded, loaded.model, loaded.scheduler
-        self.store, self.limits = store, limits
-        self.cuts, self._cold = long_documents == "truncate", cold
-        self.splitter = Splitter(self.model.tokens, long_documents)
-        self.word_weight = word_weight
+        self.store = layered(options.store, cache, self.model.fingerprint)
+        lasting = durable(self.store)
+        self.search = None if lasting is None else StoreSearch(lasting, self.model.config.ranking)
+        self._opened = lasting if isinstance(options.store, (str, Path)) else None
+        outlives = options.store is not None and not isinstance(options.store, LatentCache)
+        self.limits = Limits(options.batch_tokens, options.batch_size, one_text_per_pass=outlives)
+        self.cuts, self._cold = options.long_documents == "truncate", options.cold
+        self.splitter = Splitter(self.model.tokens, options.long_documents)
+        config, hybrid = self.model.config, options.ranking == "hybrid"
+        self.word_weight = 0.0 if options.ranking == "latents" else config.word_weight or float(hybrid)
         """What shared words add to a candidate's score; 0 for nothing."""
-        self.expand = expand
+        self.expand = config.expand if options.expand is None else options.expand
         """Windows that are read as text, where their texts are known."""
         at_once = 1 if self.model.device.type == "cpu" else _LATER
-        self.background = Background(self.scheduler, at_once, lasting=durable(store) is not None)
+        self.background = Background(self.scheduler, at_once, lasting=lasting is not None)
+
+    def close(self) -> None:
+        """Finish what is compressed in the background, and close what was opened here."""
+        self.background.close()
+        if self.search is not None:
+            self.search.close()
+        if self._opened is not None:
+            self._opened.close()
 
     @property
     def text_first(self) -> bool:

@@ -18,37 +18,29 @@ from typing import Any, NoReturn, Self, Unpack
 
 from torch import nn
 
-from clara_model.checkpoint.config import MAX_NEW_TOKENS
-from clara_model.checkpoint.options import LoadKeywords, LoadOptions
+from clara_model.checkpoint.options import ClaraKeywords, ClaraLoadKeywords, ClaraOptions, GenerationKeywords, parted
 from clara_model.defaults import DEFAULT_MODEL, DIMENSIONS
 from clara_model.errors import ClaraError
 from clara_model.inference import loader, pipeline, requests
 from clara_model.inference.batching import release_memory
 from clara_model.inference.calls import Call, Shared
-from clara_model.inference.pipeline import Encoded, Limits
+from clara_model.inference.pipeline import Encoded
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.requests import AnswerRequest, PlainRequest, stream
 from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import TextStream
 from clara_model.latents import Latents
 from clara_model.modeling.embedding import embed
-from clara_model.search.store_search import StoreSearch
-from clara_model.store.cache import CACHE_BYTES, LatentCache, LatentStore, durable, layered
+from clara_model.store.cache import LatentCache, LatentStore
 from clara_model.store.protocol import Where
 from clara_model.validation import (
-    Cold,
     Documents,
     Generation,
-    LongDocuments,
-    Ranking,
-    check_cold,
     check_count,
     check_documents,
-    check_expand,
     check_instruction,
-    check_long_documents,
+    check_options,
     check_question,
-    check_ranking,
     check_rows,
     check_texts,
     check_turns,
@@ -66,112 +58,40 @@ class Clara:
     ``with Clara.load("clara-tiny") as clara: print(clara.answer("Who ..?", texts).text)``
     """
 
-    def __init__(
-        self,
-        model: ClaraModel,
-        *,
-        store: str | Path | LatentStore | None = None,
-        cache_bytes: int = CACHE_BYTES,
-        batch_tokens: int | None = None,
-        batch_size: int | None = None,
-        long_documents: LongDocuments = "split",
-        cold: Cold = "compress",
-        ranking: Ranking | None = None,
-        expand: int | None = None,
-    ) -> None:
+    def __init__(self, model: ClaraModel, **options: Unpack[ClaraKeywords]) -> None:
         """Use a model that is in memory already.
 
         Args:
             model: in evaluation mode, or its dropout is at work.
-            store: where latents are kept beyond the process: a folder or an opened store; nowhere by default.
-            cache_bytes: bound of the cache in memory, which stands in front of the store; 0 keeps nothing.
-            batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
-            batch_size: texts or prompts in one batch at most; no bound by default.
-            long_documents: as for `load`.
-            cold: as for `load`.
-            ranking: as for `load`.
-            expand: as for `load`.
+            **options: ``store``, ``cache_bytes``, ``batch_tokens``, ``batch_size``, ``long_documents``, ``cold``,
+                ``ranking``, ``expand``; see `ClaraOptions`.
         """
-        limits, long = limits_of(batch_tokens, batch_size, store), check_long_documents(long_documents)
-        how = check_cold(cold), check_ranking(ranking), check_expand(expand)
-        self._start(loader.wrap(model), LatentCache(cache_bytes), store, limits, long, *how)
+        own = check_options(ClaraOptions(**options))
+        self._shared: Shared | None = Shared(loader.wrap(model), LatentCache(own.cache_bytes), own)
 
     @classmethod
-    def load(
-        cls,
-        name: str | Path = DEFAULT_MODEL,
-        *,
-        store: str | Path | LatentStore | None = None,
-        cache_bytes: int = CACHE_BYTES,
-        batch_tokens: int | None = None,
-        batch_size: int | None = None,
-        long_documents: LongDocuments = "split",
-        cold: Cold = "compress",
-        ranking: Ranking | None = None,
-        expand: int | None = None,
-        **options: Unpack[LoadKeywords],
-    ) -> Self:
+    def load(cls, name: str | Path = DEFAULT_MODEL, **options: Unpack[ClaraLoadKeywords]) -> Self:
         """Load a checkpoint; one that is in memory already, with the same options, is shared.
 
         Args:
             name: a folder, a bundled name such as ``clara-tiny``, or a hub name.
-            store: where latents are kept beyond the process: a folder or an opened store; nowhere by default.
-            cache_bytes: bound of the cache in memory, which is shared like the model and stands in front of the store;
-                0 keeps nothing.
-            batch_tokens: positions in one encoder batch; by default `BATCH_TOKENS` of the device.
-            batch_size: texts or prompts in one batch at most; no bound by default.
-            long_documents: what becomes of a text with more than ``doc_max_length`` tokens: ``split`` reads it whole,
-                in windows that end with sentences and count as its parts; ``truncate`` reads its start and says so in
-                a warning; ``error`` refuses it.
-            cold: what a question does where candidates have no latents yet: ``compress`` makes them first; ``text``
-                answers from the text of the best by shared words, by the base model alone, and makes the latents in
-                the background for the next question, the third one at the latest. Where fewer are missing than are
-                read, or where the checkpoint's compressor runs no base model (clara-small), they are compressed.
-                `Answer.answered_from` says which it was.
-            ranking: ``latents`` ranks by the latents alone; ``hybrid`` adds, where texts are known, the share of the
-                question's words that a candidate holds (BM25). By default what the checkpoint says: ``hybrid`` for
-                clara-small, ``latents`` for published ones. `Ranked` has both parts.
-            expand: how many of the windows that are read enter the prompt as text, letter for letter, best first; the
-                others as latents. By default what the checkpoint says: 1 for clara-small, 0 for published ones. Fewer
-                where the prompt has no room, none for latents whose texts are not known; `Answer.expanded` says how
-                many.
             **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
-                ``attn_implementation``, ``quantization``, ``decoding``, ``token``; see `LoadOptions`.
+                ``attn_implementation``, ``quantization``, ``decoding``, ``token``; see `LoadOptions`. ``store``,
+                ``cache_bytes``, ``batch_tokens``, ``batch_size``, ``long_documents``, ``cold``, ``ranking``,
+                ``expand``; see `ClaraOptions`.
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.
             TypeError: an unknown option.
         """
-        limits, long = limits_of(batch_tokens, batch_size, store), check_long_documents(long_documents)
-        how = check_cold(cold), check_ranking(ranking), check_expand(expand)
-        loaded = loader.load(name, LoadOptions.of(options), cache_bytes)
+        how, own = parted(options)
+        loaded = loader.load(name, how, check_options(own).cache_bytes)
         assert loaded.cache is not None
         clara = cls.__new__(cls)
-        clara._start(loaded, loaded.cache, store, limits, long, *how)
+        clara._shared = Shared(loaded, loaded.cache, own)
         return clara
 
     # -- open and close --------------------------------------------------------------------------------------------
-
-    def _start(
-        self,
-        loaded: loader.Loaded,
-        cache: LatentCache,
-        store: str | Path | LatentStore | None,
-        limits: Limits,
-        long_documents: LongDocuments,
-        cold: Cold,
-        ranking: Ranking | None,
-        expand: int | None,
-    ) -> None:
-        """In place of a constructor, whose arguments are those of each way to open one."""
-        kept = cache if store is None else layered(store, cache, loaded.model.fingerprint)
-        lasting = durable(kept)
-        config = loaded.model.config
-        weight = 0.0 if ranking == "latents" else config.word_weight or float(ranking == "hybrid")
-        shown = config.expand if expand is None else expand
-        self._shared: Shared | None = Shared(loaded, kept, limits, long_documents, cold, weight, shown)
-        self._search = None if lasting is None else StoreSearch(lasting, loaded.model.config.ranking)
-        self._opened = lasting if isinstance(store, (str, Path)) else None
 
     def close(self) -> None:
         """Let go of the model; the last holder's close frees its memory. Closing twice is fine.
@@ -183,14 +103,8 @@ class Clara:
         """
         shared, self._shared = self._shared, None
         if shared is not None:
-            shared.background.close()
-        search, self._search = self._search, None
-        if search is not None:
-            search.close()
-        if self._opened is not None:
-            self._opened.close()
-        if shared is not None:
             last = weakref.ref(shared.loaded)
+            shared.close()
             del shared
             if last() is None:
                 release_memory()
@@ -357,11 +271,8 @@ class Clara:
         Raises:
             ClaraError: no store, a store that cannot be read, or a checkpoint without a query reasoner.
         """
-        question, call = check_question(question), self.call()
-        k = check_count(self.top_k if top_k is None else top_k, "top_k")
-        if self._search is None:
-            raise ClaraError("there is no store to search in; load with Clara.load(.., store=FOLDER)")
-        return requests.search(call, self._search, question, k, where)
+        question, k = check_question(question), check_count(self.top_k if top_k is None else top_k, "top_k")
+        return requests.search(self.call(), question, k, where)
 
     # -- answer ------------------------------------------------------------------------------------------------
 
@@ -372,9 +283,7 @@ class Clara:
         top_k: int | None = None,
         *,
         rerank: bool = True,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        stop: str | Sequence[str] = (),
-        **sampling: Any,
+        **generation: Unpack[GenerationKeywords],
     ) -> Answer:
         """Rank the candidates and answer from the latents of the best.
 
@@ -385,16 +294,16 @@ class Clara:
                 at what there is.
             rerank: False answers from the first ``top_k`` in the order given, as a checkpoint without a query
                 reasoner always does.
-            max_new_tokens: most tokens to write.
-            stop: strings that end the answer; they are not part of it.
-            **sampling: see `clara_model.validation.SAMPLING` (default: greedy).
+            **generation: ``max_new_tokens``, ``stop``, ``do_sample``, ``temperature``, ``top_p``, ``sampling_top_k``,
+                ``min_p``, ``typical_p``, ``repetition_penalty``, ``no_repeat_ngram_size``, ``min_new_tokens``,
+                ``num_beams``, ``length_penalty``, ``early_stopping``, ``seed``; see `GenerationKeywords`.
 
         Raises:
             ClaraError: latents of another checkpoint, or more slots than the prompt can hold.
             ValueError: a blank question, no candidates, or a number below its least value.
             TypeError: something that is not a string where one is needed.
         """
-        how = Generation.check(max_new_tokens, stop, sampling)
+        how = Generation.of(generation)
         request = self._request([question], [check_documents(texts)], top_k, rerank, how)
         return request.run(self.call())[0]
 
@@ -405,9 +314,7 @@ class Clara:
         top_k: int | None = None,
         *,
         rerank: bool = True,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        stop: str | Sequence[str] = (),
-        **sampling: Any,
+        **generation: Unpack[GenerationKeywords],
     ) -> list[Answer]:
         """Answer many questions in batches; arguments as for `answer`.
 
@@ -416,12 +323,10 @@ class Clara:
             texts: candidates that all questions share, or one list for each question, of any lengths.
             top_k: documents to answer each from.
             rerank: as for `answer`.
-            max_new_tokens: most tokens to write for each.
-            stop: strings that end an answer.
-            **sampling: as for `answer`.
+            **generation: as for `answer`.
         """
         asked = check_texts(questions, "question")
-        how = Generation.check(max_new_tokens, stop, sampling)
+        how = Generation.of(generation)
         request = self._request(asked, check_rows(texts, len(asked)), top_k, rerank, how)
         return request.run(self.call())
 
@@ -432,15 +337,13 @@ class Clara:
         top_k: int | None = None,
         *,
         rerank: bool = True,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        stop: str | Sequence[str] = (),
-        **sampling: Any,
+        **generation: Unpack[GenerationKeywords],
     ) -> AnswerStream:
         """`answer` piece by piece: an iterator of text, one piece for each token that completes some.
 
         After its end ``.answer`` is the whole `Answer`. Closing it early ends the generation.
         """
-        how = Generation.check(max_new_tokens, stop, sampling)
+        how = Generation.of(generation)
         return TextStream(stream, self.shared, self._request([question], [check_documents(texts)], top_k, rerank, how))
 
     def _request(
@@ -466,9 +369,7 @@ class Clara:
         texts: Sequence[str],
         *,
         instruction: int | str | None = None,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        stop: str | Sequence[str] = (),
-        **sampling: Any,
+        **generation: Unpack[GenerationKeywords],
     ) -> list[str]:
         """Each text in other words, written from its latents alone: what the compressor has kept of it.
 
@@ -476,11 +377,9 @@ class Clara:
             texts: at least one; the windows of a long one are told again one by one, a line each.
             instruction: index of one of the checkpoint's wordings (default: the first), or one of your own
                 with ``{memory}`` in it.
-            max_new_tokens: most tokens to write for each.
-            stop: strings that end a text.
-            **sampling: as for `answer`.
+            **generation: as for `answer`.
         """
-        how, texts = Generation.check(max_new_tokens, stop, sampling), check_texts(texts)
+        how, texts = Generation.of(generation), check_texts(texts)
         own = self.model.config.prompts.paraphrase
         prompt, wording = check_instruction(0 if instruction is None else instruction, own)
         call = self.call()
@@ -495,35 +394,27 @@ class Clara:
     def plain(
         self,
         prompt: str | Sequence[Mapping[str, str]],
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        stop: str | Sequence[str] = (),
-        **sampling: Any,
+        **generation: Unpack[GenerationKeywords],
     ) -> Answer:
         """The base model alone on ordinary text: no roles, no latents.
 
         Args:
             prompt: what the user says, or a conversation of ``{"role", "content"}`` turns.
-            max_new_tokens: most tokens to write.
-            stop: strings that end the text.
-            **sampling: as for `answer`.
+            **generation: as for `answer`.
 
         Returns:
             an `Answer` with an empty ranking.
         """
-        how = Generation.check(max_new_tokens, stop, sampling)
+        how = Generation.of(generation)
         return self._plain_request(prompt, how).run(self.call())[0]
 
     def stream_plain(
         self,
         prompt: str | Sequence[Mapping[str, str]],
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        stop: str | Sequence[str] = (),
-        **sampling: Any,
+        **generation: Unpack[GenerationKeywords],
     ) -> AnswerStream:
         """`plain` piece by piece, as `stream` does it for `answer`."""
-        how = Generation.check(max_new_tokens, stop, sampling)
+        how = Generation.of(generation)
         return TextStream(stream, self.shared, self._plain_request(prompt, how))
 
     def _plain_request(self, prompt: str | Sequence[Mapping[str, str]], how: Generation) -> PlainRequest:
@@ -562,11 +453,3 @@ def facts(model: ClaraModel) -> dict[str, Any]:
 
 def _nbytes(parameters: Sequence[nn.Parameter]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-
-
-def limits_of(batch_tokens: int | None, batch_size: int | None, store: str | Path | LatentStore | None) -> Limits:
-    """The bounds of a batch; what a store keeps beyond this process must not depend on what it was encoded with."""
-    for name, value in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
-        if value is not None:
-            check_count(value, name)
-    return Limits(batch_tokens, batch_size, one_text_per_pass=store is not None and not isinstance(store, LatentCache))

@@ -20,7 +20,7 @@ from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.scheduler import Scheduler
-from clara_model.store.cache import CACHE_BYTES, LatentCache
+from clara_model.store.cache import LatentCache
 
 ASYNC_THREADS = 4
 """For the calls of event loops on one model: enough to tokenise, rank and store beside the one pass at a time."""
@@ -64,7 +64,7 @@ def wrap(model: ClaraModel) -> Loaded:
         return Loaded(model, scheduler)
 
 
-def load(name: str | Path, options: LoadOptions, cache_bytes: int = CACHE_BYTES) -> Loaded:
+def load(name: str | Path, options: LoadOptions, cache_bytes: int) -> Loaded:
     """The model that these arguments name, loaded unless it is in memory.
 
     A checkpoint folder whose files have changed since is another model. The shared cache is as large as the largest

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from clara_model.errors import ClaraError
 from clara_model.inference import pipeline
 from clara_model.inference.calls import Call, Shared, windows_of
 from clara_model.inference.pipeline import Candidates, Encoded, Written
@@ -19,7 +20,7 @@ from clara_model.inference.results import Answer, Found, Ranked, SearchResults, 
 from clara_model.inference.streaming import Feed, TextPieces
 from clara_model.latents import Latents
 from clara_model.search.bm25 import BM25
-from clara_model.search.store_search import Scored, StoreSearch
+from clara_model.search.store_search import Scored
 from clara_model.store.protocol import Where
 from clara_model.validation import Generation
 from clara_model.windows import SplitText, Window
@@ -247,13 +248,16 @@ def _usage(one: Written, used: Encoded, row: Candidates, expanded: int) -> Usage
     )
 
 
-def search(call: Call, searched: StoreSearch, question: str, top_k: int, where: Where | None) -> SearchResults:
+def search(call: Call, question: str, top_k: int, where: Where | None) -> SearchResults:
     """The best windows of the store; checked arguments only.
 
     Raises:
-        ClaraError: the store or its index cannot be read.
+        ClaraError: no store, or one that cannot be read.
         TypeError: a filter that makes no sense.
     """
+    searched = call.shared.search
+    if searched is None:
+        raise ClaraError("there is no store to search in; load with Clara.load(.., store=FOLDER)")
     question_MD = call.queries([question]).vectors[0]
     start = time.perf_counter()
     best = searched.best(question_MD, top_k, where)

@@ -11,9 +11,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from clara_model.checkpoint.options import LongDocuments
 from clara_model.errors import ClaraError
 from clara_model.modeling.tokens import Tokens
-from clara_model.validation import LongDocuments
 from clara_model.windows import SplitText, Window, content_key
 
 logger = logging.getLogger(__name__)

@@ -13,13 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
+from clara_model.defaults import CACHE_BYTES
 from clara_model.store.opening import open_store
 from clara_model.store.protocol import ENTRY_BYTES, Block, DurableStore, LatentStore, check_fingerprint, content_key
 
 __all__ = ["CACHE_BYTES", "ENTRY_BYTES", "Block", "LatentCache", "LatentStore", "content_key"]
-
-CACHE_BYTES = 256 * 1024 * 1024
-"""Default size of the in-memory cache: 2,000 documents of a 7B model at rate 16 in bfloat16."""
 
 
 class LatentCache:

@@ -1,4 +1,4 @@
-"""The one list of load options, and every place that must go by it."""
+"""The one list of options, and every place that must go by it."""
 
 import inspect
 import re
@@ -10,24 +10,46 @@ import pytest
 import torch
 
 from clara_model.checkpoint.devices import DTYPES
-from clara_model.checkpoint.options import NAMES, LoadKeywords, LoadOptions
+from clara_model.checkpoint.options import (
+    CLARA_NAMES,
+    GENERATION,
+    LOAD_OPTIONS,
+    NAMES,
+    ClaraKeywords,
+    ClaraOptions,
+    LoadKeywords,
+    LoadOptions,
+)
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.cli.main import _parser
 from clara_model.inference.clara import Clara
 from clara_model.inference.published import ClaraModel
+from clara_model.validation import SAMPLING
 
 
-def test_the_keywords_are_the_options():
-    keywords = {name: found.__forward_arg__ for name, found in LoadKeywords.__annotations__.items()}
-    assert keywords == {option.name: option.type for option in fields(LoadOptions)}
+@pytest.mark.parametrize(("named", "kind"), [(LoadKeywords, LoadOptions), (ClaraKeywords, ClaraOptions)])
+def test_the_keywords_are_the_options(named, kind):
+    keywords = {name: found.__forward_arg__ for name, found in named.__annotations__.items()}
+    assert keywords == {option.name: option.type for option in fields(kind)}
 
 
-@pytest.mark.parametrize("call", [Clara.load, ClaraModel.from_pretrained])
-def test_the_loaders_say_which_options_they_take(call):
-    assert re.findall("``([a-z_]+)``", call.__doc__.partition("**options:")[2].partition("see `LoadOptions`")[0]) == [
-        *NAMES
-    ]
-    assert "options" in inspect.signature(call).parameters
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [(ClaraModel.from_pretrained, NAMES), (Clara.load, LOAD_OPTIONS), (Clara.__init__, CLARA_NAMES)],
+)
+def test_a_call_says_which_options_it_takes(call, names):
+    told = call.__doc__.partition("**options:")[2].partition("\n\n")[0]
+    assert re.findall("``([a-z_]+)``", told) == [*names] and "options" in inspect.signature(call).parameters
+
+
+def test_what_says_how_to_write_is_known_where_it_is_checked():
+    assert GENERATION == ("max_new_tokens", "stop", *SAMPLING)
+    assert re.findall("``([a-z_]+)``", Clara.answer.__doc__.partition("**generation:")[2]) == [*GENERATION]
+
+
+def test_a_model_in_memory_takes_no_load_options(loaded):
+    with pytest.raises(TypeError, match="dtype"):
+        Clara(loaded, dtype="float32")
 
 
 def test_the_command_takes_them():
