@@ -137,8 +137,8 @@ class ClaraComponent:
         Raises:
             ValueError: it was given a model or a token that cannot be saved.
         """
-        arguments = {name: copy(getattr(self, name)) for name in self._names()}
-        return default_to_dict(self, **{**arguments, "model": self._holder.saved_name, **self._saved()})
+        arguments = {name: copy(getattr(self, name)) for name in self._names() if name != "model"}
+        return default_to_dict(self, model=self._holder.saved_name, **{**arguments, **self._saved()})
 
     def _saved(self) -> dict[str, Any]:
         """Arguments that Haystack does not know how to save, as plain values."""
