@@ -21,7 +21,7 @@ from clara_model.errors import ClaraError
 PART_BYTES = 64 * 1024 * 1024
 """Of documents' latents that are scored at once, in float32."""
 UNLIKE, HALFWAY = 0.15, 0.4
-"""Cosine of two slots that counts as nothing, and what of the rest is worth 70 %: measured (docs/results.md)."""
+"""Cosine of two slots that counts as nothing, and what of the rest is worth 70 %: measured (docs/experiments)."""
 TAKEN = 1e-8
 """What is left of the soft mass of an item that an earlier slot has taken (its logit gains log(1e-8))."""
 

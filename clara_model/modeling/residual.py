@@ -5,7 +5,7 @@ center) + sum w P (e' - center) + gate * state``: its anchor ``e``, and the toke
 each by its weight ``w`` and by the projection ``P`` of its distance. The centre is the mean embedding of running text,
 ``P`` starts as half the identity, ``gate`` at 0: where every token is an anchor, an untrained latent *is* the token's
 embedding, which the base model reads as text. A question is one sum, repeated at every memory token, or has a slot for
-each of its tokens (late interaction). Why it helps: docs/results.md. A bare ``ClaraModel`` has none.
+each of its tokens (late interaction). Why it helps: docs/experiments. A bare ``ClaraModel`` has none.
 
 Shapes: ``N`` texts, ``T`` ids, ``M`` memory tokens, ``D`` hidden size, ``V`` vocabulary without added tokens.
 """

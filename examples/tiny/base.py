@@ -3,7 +3,7 @@
 Its diet is the chats of `chats.py`, in three phases: reading one document and then several; telling things apart by
 name, on short contexts where nothing but the name helps; and both together. Without the second phase it answers from
 any document that has a value of the right kind. Names are learned at once after a wait that differs from run to run
-(docs/results.md), so that phase ends by its loss. Answers carry most of the loss. Logits are computed only where the
+(docs/experiments), so that phase ends by its loss. Answers carry most of the loss. Logits are computed only where the
 loss has a weight, batches hold sequences of similar length. It trains on a GPU where there is one.
 
     python examples/tiny/base.py                       # train, then measure

@@ -4,7 +4,7 @@ The runs (`RUNS_BY_NAME`), each from the one before; `again.py` starts them. Row
 last runs `data.lookalike_rows`: in pools of relatives every document answers the question and only the name says which
 is asked about. That is learned from two documents, and first by the generator alone: as long as it does not use the
 names, a compressor that trains too gives them up, and from five documents at once they are not learned
-(docs/results.md).
+(docs/experiments/clara-tiny-tried.md).
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def card(figures: dict[str, float], commands: str, size: int) -> str:
 A CLaRa model small enough to ship inside the package ({size / MEGABYTE:.1f} MB), trained from nothing on invented
 people, places and works. It answers short questions about such documents and knows nothing else; it shows and tests the
 whole path offline. One command makes such a model from nothing (the one in the package went a longer way, see
-docs/results.md, "clara-tiny"):
+docs/experiments/clara-tiny.md):
 
 ```sh
 {commands}

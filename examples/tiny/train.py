@@ -4,7 +4,7 @@
 
 Stages 2 and 3 are those of `again.py`. Everything but the bundle goes to ``~/.cache/clara-tiny``, so a run that was
 stopped goes on from another checkout too. A step whose result is there is not done again; remove the folder to start
-over. It takes 2.3 hours on two CPU cores with bfloat16 (docs/results.md); ``--share 0.001`` walks through all.
+over. It takes 2.3 hours on two CPU cores with bfloat16 (docs/experiments); ``--share 0.001`` walks through all.
 """
 
 from __future__ import annotations

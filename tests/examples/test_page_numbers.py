@@ -70,7 +70,7 @@ def test_numbers_are_put_into_a_page(tmp_path: Path):
 
 
 def test_every_source_is_in_the_table_of_commands():
-    table = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs" / "experiments" / "commands.md").read_text(encoding="utf-8")
     for source in json.loads(page_numbers.LIST.read_text(encoding="utf-8"))["sources"].values():
         assert f"`{source['command']}`" in table
         assert (ROOT / source["file"]).is_file()

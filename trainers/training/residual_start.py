@@ -2,7 +2,7 @@
 
 ``min(-log p, RAREST) + 6 log(answered / mean) + 2 log(asked / mean)``, divided by `UNIT`: ``p`` the token's share of
 the text, ``answered`` the share of its places that are part of an answer, ``asked`` the share whose text's questions
-hold it too. Digits and names weigh much, full stops and articles little. The factors are measured (docs/results.md).
+hold it too. Digits and names weigh much, full stops and articles little. The factors are measured (docs/experiments).
 
 Shapes: ``V`` vocabulary without added tokens.
 """
