@@ -93,7 +93,7 @@ def test_nothing_that_a_user_can_do_is_guarded_by_an_assert():
     """pytest evaluates the asserts of tests without `assert` statements, so they hold under -O too."""
     files = [__file__, CLARA_TESTS / "test_validation.py"]
     done = subprocess.run(
-        [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        [sys.executable, "-O", "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *files],
         capture_output=True,
         text=True,
         check=False,

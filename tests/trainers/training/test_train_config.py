@@ -194,9 +194,18 @@ def test_yaml_holds_the_same_names_and_the_command_line_wins(tmp_path: Path, cap
     (tmp_path / "run.yaml").write_text("stage: stage1\npretrain: base\ndataset: [a.jsonl]\nlearning_rate: 1e-3\n")
     values = read_yaml(tmp_path / "run.yaml")
     assert TrainConfig.for_stage(values.pop("stage"), **values).learning_rate == 1e-3
+    assert main(["--config", str(tmp_path / "run.yaml"), "--learning_rate", "-1"]) == 2
+    assert "learning_rate must be more than 0, got -1" in capsys.readouterr().err
+
+
+def test_an_argument_that_is_none_is_said_in_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["--config", str(tmp_path / "run.yaml"), "--learning_rate", "-1"])
-    assert stop.value.code == 2 and "learning_rate must be more than 0, got -1" in capsys.readouterr().err
+        main(["--stage", "pretrain", "--learning_rate", "fast"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith(
+        "clara-train: argument --learning_rate: invalid float value: 'fast'"
+    )
+    assert said.count("\n") == 1
 
 
 def test_settings_survive_yaml():
