@@ -32,20 +32,26 @@ class StubEngine:
 
     @torch.no_grad()
     def ids(self, body):
-        """What the generator writes for a request."""
+        """What the generator writes for a request, and how likely it found each token."""
         if "prompt_embeds" in body:
             tensor = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
             inputs = {"inputs_embeds": tensor[None].to(self.model.dtype)}
         else:
             inputs = {"input_ids": torch.tensor([body["prompt"]])}
         options = {"do_sample": False, "max_new_tokens": body["max_tokens"]}
+        options |= {"output_scores": True, "return_dict_in_generate": True}
         if "stop" in body:
             options |= {"stop_strings": body["stop"], "tokenizer": self.tokenizer}
         with self.lock:
             made = self.model.generate(
                 **inputs, attention_mask=torch.ones(next(iter(inputs.values())).shape[:2]), **options
             )
-        return made[0, 0 if "prompt_embeds" in body else len(body["prompt"]) :].tolist()
+        new = made.sequences[0, -len(made.scores) :].tolist()
+        return new, [float(torch.log_softmax(s[0].float(), -1)[t]) for s, t in zip(made.scores, new, strict=True)]
+
+
+def choice(ids, logs, reason):
+    return {"index": 0, "text": "x", "token_ids": ids, "logprobs": {"token_logprobs": logs}, "finish_reason": reason}
 
 
 @contextmanager
@@ -83,16 +89,16 @@ def stub_engine(folder, **options):
             if body["model"] != stub.name:
                 return self.reply(404, {"error": {"message": f"The model {body['model']} does not exist."}})
             stub.before()
-            ids = stub.ids(body)
+            ids, logs = stub.ids(body)
             reason = "length" if len(ids) == body["max_tokens"] and ids[-1] != stub.tokenizer.eos_token_id else "stop"
             if not body.get("stream"):
                 time.sleep(stub.seconds)
-                return self.reply(200, {"choices": [{"index": 0, "token_ids": ids, "finish_reason": reason}]})
+                return self.reply(200, {"choices": [choice(ids, logs, reason)]})
             self.start_stream()
-            for place, one in enumerate(ids):
+            for place, (one, log) in enumerate(zip(ids, logs, strict=True)):
                 time.sleep(stub.seconds)
                 last = reason if place == len(ids) - 1 else None
-                self.piece({"choices": [{"index": 0, "token_ids": [one], "finish_reason": last}]})
+                self.piece({"choices": [choice([one], [log], last)]})
             self.end_stream()
 
         def start_stream(self):

@@ -51,6 +51,9 @@ class Loading(TypedDict, total=False):
     ranking: Ranking | None
     expand: int | None
     store: str | None
+    engine_url: str | None
+    engine_api_key: str | None
+    engine_timeout: float | None
 
 
 class ClaraComponent(BaseComponent):
@@ -117,6 +120,16 @@ class ClaraComponent(BaseComponent):
         default=None,
         frozen=True,
         description="A folder where latents are kept beyond the process; what it holds is not compressed again.",
+    )
+    engine_url: str | None = Field(
+        default=None, frozen=True, description="Of a vLLM server that writes with the checkpoint's exported generator."
+    )
+    engine_api_key: str | None = Field(
+        default=None, frozen=True, exclude=True, repr=False,
+        description="Of that server; never saved. Default: `$CLARA_ENGINE_API_KEY`.",
+    )  # fmt: skip
+    engine_timeout: float | None = Field(
+        default=None, gt=0, frozen=True, description="Seconds that it may take for an answer (default: 300)."
     )
 
     _holder: ModelHolder = PrivateAttr()

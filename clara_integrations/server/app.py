@@ -121,7 +121,7 @@ class _Meters:
         self.tokens.labels("text").inc(used.prompt_tokens - used.slots)
         self.tokens.labels("slots").inc(used.slots)
         self.tokens.labels("answer").inc(used.completion_tokens)
-        self.saved.inc(used.text_tokens if answer.answered_from == "latents" else 0)
+        self.saved.inc(used.text_tokens - used.expanded_tokens)
         for phase in ("compress", "query", "rank", "generate"):
             self.phases.labels(phase).inc(getattr(answer.timings, phase))
 
@@ -231,10 +231,10 @@ def _add_ranking(app: FastAPI, served: _Served) -> None:
         texts = body.texts if body.texts is not None else [_text(one) for one in body.documents or ()]
         served.check("the number of documents", len(texts), most)
         ranked = await served.run(request, served.clara.rank, body.query, texts)
-        ranking = served.clara.model.config.ranking
+        scale = served.clara.model.config.ranking, served.clara.shared.word_weight
         if body.texts is not None:
-            return shapes.tei_reply(body, texts, ranked, ranking)
-        return shapes.rerank_reply(body, texts, ranked, ranking, served.clara.name)
+            return shapes.tei_reply(body, texts, ranked, scale)
+        return shapes.rerank_reply(body, texts, ranked, scale, served.clara.name)
 
     @app.post("/v1/embeddings")
     async def embeddings(body: Embeddings, request: Request) -> dict[str, Any]:

@@ -177,27 +177,33 @@ def source_of(document: str | dict[str, Any]) -> Source | str:
 # -- replies -------------------------------------------------------------------------------------------------------
 
 
-def unit(one: Ranked, ranking: str) -> float:
+def unit(one: Ranked, ranking: str, word_weight: float = 0.0) -> float:
     """A score from 0 to 1, in the same order."""
-    score = (1 + one.score) / 2 if ranking == "cosine" and one.by == "latents" else one.score
-    return min(1.0, max(0.0, score))
+    least, most = (0.0, 1.0) if ranking == "late" else (-1.0, 1.0)
+    if one.by == "words":
+        least = 0.0
+    if one.by == "both":
+        most += word_weight
+    return min(1.0, max(0.0, (one.score - least) / (most - least)))
 
 
-def tei_reply(body: Rerank, texts: Sequence[str], ranked: Sequence[Ranked], ranking: str) -> list[dict[str, Any]]:
-    """As text-embeddings-inference ranks."""
+def tei_reply(
+    body: Rerank, texts: Sequence[str], ranked: Sequence[Ranked], scale: tuple[str, float]
+) -> list[dict[str, Any]]:
+    """As text-embeddings-inference ranks; ``scale`` is `unit`'s."""
     return [
-        {"index": one.index, "score": one.score if body.raw_scores else unit(one, ranking)}
+        {"index": one.index, "score": one.score if body.raw_scores else unit(one, *scale)}
         | ({"text": texts[one.index]} if body.return_text else {})
         for one in ranked
     ]
 
 
 def rerank_reply(
-    body: Rerank, texts: Sequence[str], ranked: Sequence[Ranked], ranking: str, model: str
+    body: Rerank, texts: Sequence[str], ranked: Sequence[Ranked], scale: tuple[str, float], model: str
 ) -> dict[str, Any]:
-    """As Jina, Cohere and vLLM rank."""
+    """As Jina, Cohere and vLLM rank; ``scale`` is `unit`'s."""
     results = [
-        {"index": one.index, "relevance_score": unit(one, ranking)}
+        {"index": one.index, "relevance_score": unit(one, *scale)}
         | ({"document": {"text": texts[one.index]}} if body.return_documents else {})
         for one in ranked[: body.top_n]
     ]
@@ -234,7 +240,11 @@ def clara_of(answer: Answer, sources: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "sources": sources,
         "answered_from": answer.answered_from,
+        "confidence": answer.confidence,
+        "quotes": [asdict(quote) for quote in answer.quotes],
+        "unsupported": answer.unsupported,
         "text_tokens": answer.usage.text_tokens,
+        "expanded_tokens": answer.usage.expanded_tokens,
         "slots": answer.usage.slots,
         "timings": asdict(answer.timings),
     }

@@ -121,6 +121,9 @@ class ClaraKeywords(TypedDict, total=False):
     cold: Cold
     ranking: Ranking | None
     expand: int | None
+    engine_url: str | None
+    engine_api_key: str | None
+    engine_timeout: float | None
 
 
 class ClaraLoadKeywords(LoadKeywords, ClaraKeywords, total=False):
@@ -157,6 +160,13 @@ class ClaraOptions:
     """How many of the windows that are read enter the prompt as text, letter for letter, best first; the others as
     latents. By default what the checkpoint says: 1 for clara-small, 0 for published ones. Fewer where the prompt has no
     room, none for latents whose texts are not known; `Answer.expanded` says how many."""
+    engine_url: str | None = None
+    """Address of a vLLM server that writes with this checkpoint's generator, as `clara export` has written it; this
+    process compresses, ranks, and writes what is the base model's alone. Looked at when the model is loaded."""
+    engine_api_key: str | None = field(default=None, repr=False)
+    """Of that server; ``$CLARA_ENGINE_API_KEY`` by default."""
+    engine_timeout: float | None = None
+    """Seconds that it may take for an answer, or for the next piece of a stream; 300 by default."""
 
 
 CLARA_NAMES = tuple(option.name for option in fields(ClaraOptions))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -88,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
                        help="products of single positions on a CPU: in float16 where it is faster, or as the weights "
                             "are (default: quick, exact with --dtype float32)")  # fmt: skip
     model.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (extra quantization)")
+    writing = Parser(add_help=False, parents=[model])
+    writing.add_argument(
+        "--engine-url", metavar="URL", help="a vLLM server that writes (its key: $CLARA_ENGINE_API_KEY)"
+    )
+    writing.add_argument("--engine-timeout", type=float, metavar="SECONDS", help="that it may take for an answer (300)")
 
     ranked = Parser(add_help=False)
     ranked.add_argument(
@@ -103,8 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         help="of the passages that are read, the best N as text, the others as latents (default: the model's)",
     )
 
+    server = "With CLARA_URL=http://127.0.0.1:8080 a running clara serve answers: from --docs, or from its store."
     ask = commands.add_parser(
-        "ask", parents=[model, quiet, ranked, reading], help="answer a question from files", epilog=EXIT_CODES
+        "ask",
+        parents=[writing, quiet, ranked, reading],
+        help="answer a question from files",
+        epilog=f"{server} {EXIT_CODES}",
     )
     ask.add_argument("question")
     ask.add_argument(
@@ -167,14 +177,25 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--push", metavar="REPOSITORY", help="send it to this hub repository too")
     export.add_argument("--json", action="store_true", help="one JSON object instead of text")
     export.set_defaults(run=serving.export)
-    _add_serve(commands, model, quiet)
+    _add_serve(commands, [writing, quiet, ranked, reading])
+
+    chat = commands.add_parser(
+        "chat", parents=[writing, quiet, ranked, reading], help="questions one after the other, the model loaded once"
+    )
+    chat.add_argument("--docs", nargs="+", metavar="FILE_OR_FOLDER", help="what to read, as for ask")
+    _add_text_key(chat)
+    chat.add_argument("--store", metavar="FOLDER", help="answer from a store (see compress) instead of --docs")
+    chat.add_argument("--no-store", action="store_true", help="keep no latents of --docs in the user's cache folder")
+    chat.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
+    chat.add_argument("--top-k", type=at_least_one, metavar="K", help="passages an answer is read from")
+    chat.set_defaults(run=serving.chat)
     _add_store_commands(commands, model, quiet, ranked)
     return parser
 
 
-def _add_serve(commands: Any, model: Parser, quiet: Parser) -> None:
+def _add_serve(commands: Any, parents: list[Parser]) -> None:
     """`serve`; its defaults are those of `clara_integrations.server.Settings`."""
-    serve = commands.add_parser("serve", parents=[model, quiet], help="an HTTP server that existing clients know")
+    serve = commands.add_parser("serve", parents=parents, help="an HTTP server that existing clients know")
     serve.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     serve.add_argument("--store", metavar="FOLDER", help="documents that are kept, searched and answered from")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
@@ -263,7 +284,10 @@ def _add_store_commands(commands: Any, model: Parser, quiet: Parser, ranked: Par
 def _ask(args: argparse.Namespace) -> int:
     if not args.question.strip():
         raise ValueError("The question is blank.")
-    if (args.docs is None) == (args.store is None):
+    server = os.environ.get(serving.SERVER)
+    if server and args.store:
+        raise ValueError(f"The server at {server} ({serving.SERVER}) has a store of its own; leave --store out.")
+    if not server and (args.docs is None) == (args.store is None):
         raise ValueError("ask needs either --docs FILE_OR_FOLDER or --store FOLDER.")
     if args.where and args.docs:
         raise ValueError("--where needs --store: documents of --docs have no metadata.")
@@ -273,9 +297,15 @@ def _ask(args: argparse.Namespace) -> int:
         stores.ask(args)
         return 0
     args.left_out = []
+    if server and args.docs is None:
+        serving.ask(args, server, [])
+        return 0
     documents = passages.read_documents(  # before the model: what is wrong with the files shows at once
         args.docs, text_key=args.text_key, unread=args.left_out
     )
+    if server:
+        serving.ask(args, server, documents)
+        return LEFT_OUT if args.left_out else 0
     with stores.load_with_cache(args) as clara:
         if stores.store_of(clara) is None:
             args.cold = "compress"

@@ -76,7 +76,7 @@ def stored(clara: Clara, texts: Sequence[str]) -> int:
 
 def search(args: argparse.Namespace) -> None:
     """`clara search`."""
-    with load(args, _existing(args.store)) as clara:
+    with load(args, existing(args.store)) as clara:
         with working("Searching", args):
             results = clara.search(args.question, args.top_k, where=conditions(args.where))
     if args.json:
@@ -93,7 +93,7 @@ def search(args: argparse.Namespace) -> None:
 def ask(args: argparse.Namespace) -> None:
     """`clara ask --store`: one pass for the question, the search, one generation."""
     limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
-    with load(args, _existing(args.store)) as clara:
+    with load(args, existing(args.store)) as clara:
         with working("Searching", args):
             results = clara.search(args.question, args.top_k, where=conditions(args.where))
         if results.latents is None:
@@ -171,7 +171,8 @@ def _show(records: list[dict[str, Any]], args: argparse.Namespace) -> None:
         out.print(f"{cache()} holds no store yet.")
 
 
-def _existing(name: str) -> str:
+def existing(name: str) -> str:
+    """A store that is there, as `existing_store`."""
     from clara_model.store.opening import existing_store  # not before it is known that there is something to do
 
     return existing_store(name)
@@ -218,14 +219,14 @@ def _record(args: argparse.Namespace, results: SearchResults, answer: Answer) ->
 def _stats(folder: str) -> dict[str, Any]:
     from clara_model.store import open_store
 
-    with open_store(_existing(folder)) as store:
+    with open_store(existing(folder)) as store:
         return asdict(store.stats())
 
 
 def _compact(folder: str) -> dict[str, Any]:
     from clara_model.store import open_store
 
-    with open_store(_existing(folder)) as store:
+    with open_store(existing(folder)) as store:
         before = store.stats().nbytes
         store.compact()
         return {"url": folder, "nbytes_before": before, "nbytes": store.stats().nbytes}
@@ -234,14 +235,14 @@ def _compact(folder: str) -> dict[str, Any]:
 def _copy(folder: str, target: str, encoding: str | None) -> dict[str, Any]:
     from clara_model.store import copy_store, open_store
 
-    with open_store(_existing(folder)) as source, open_store(target, encoding=encoding) as other:
+    with open_store(existing(folder)) as source, open_store(target, encoding=encoding) as other:
         return {"url": folder, "copied": copy_store(source, other), "to": target, "nbytes": other.stats().nbytes}
 
 
 def _verify(folder: str, mend: bool) -> dict[str, Any]:
     from clara_model.store import open_store
 
-    with open_store(_existing(folder)) as store:
+    with open_store(existing(folder)) as store:
         damages = store.verify(mend=mend)
     return {"url": folder, "damaged": len(damages), **{one.where: one.what for one in damages}}
 
@@ -250,7 +251,7 @@ def _clear(folder: str) -> dict[str, Any]:
     from clara_model.search.store_search import StoreSearch
     from clara_model.store import open_store
 
-    with open_store(_existing(folder)) as store:
+    with open_store(existing(folder)) as store:
         before = store.stats().nbytes
         store.clear()
         StoreSearch(store).clear()

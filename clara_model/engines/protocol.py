@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from torch import Tensor
@@ -46,6 +47,10 @@ class Engine(Protocol):
             EngineError: it cannot be reached, serves another generator, or failed.
             ClaraError: what it is asked for is not in it.
         """
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """Where calls of asynchronous callers wait."""
 
     def close(self) -> None:
         """Let go of its connections; closing twice is fine."""

@@ -5,7 +5,7 @@ tokens. What comes back are ids too, read as those of the model's own loop. All 
 thread, so that many callers ask at once. Leaves out starting the server (``docs/serving.md``) and exporting its weights
 (`checkpoint.export`).
 
-Source: vLLM's ``/v1/completions`` with ``prompt_embeds`` and ``return_token_ids`` (0.32.0).
+Source: vLLM's ``/v1/completions`` with ``prompt_embeds``, ``return_token_ids`` and ``logprobs`` (`TRIED`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from urllib.parse import urlsplit
 import httpx
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from clara_model.checkpoint.export import generator_name
 from clara_model.engines.protocol import Reader
@@ -33,6 +35,8 @@ from clara_model.modeling.generation import Generated, read_generated
 from clara_model.modeling.model import RoleModel
 from clara_model.validation import Generation
 
+TRIED = "0.32.0"
+"""The version of vLLM that the tests have run with."""
 AT_ONCE = 256
 """Requests of one engine that are under way at a time; others wait for these."""
 TIMEOUT = 300.0
@@ -47,6 +51,8 @@ _NOT_HERE = ("typical_p", "repetition_penalty", "no_repeat_ngram_size", "num_bea
 _NO_EFFECT = {"repetition_penalty": 1, "no_repeat_ngram_size": 0, "num_beams": 1, "typical_p": 1}
 _TOP_K = 50
 """What transformers draws from where nothing is said."""
+_New = tuple[list[int], list[float]]
+"""New ids, and the logarithms of their likelihoods."""
 _Pieces = queue.SimpleQueue[list[int] | None]
 
 
@@ -84,8 +90,7 @@ class VllmEngine:
         self._timeout = timeout or TIMEOUT
         key = api_key or os.environ.get("CLARA_ENGINE_API_KEY")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client: httpx.AsyncClient | None = None
-        self._process = os.getpid()
+        self._start_anew()
         self._ask(self._check_name())
 
     def write(
@@ -97,10 +102,12 @@ class VllmEngine:
         reader: Reader | None = None,
     ) -> Generated:
         """As `engines.protocol.Engine.write`; all prompts are asked for at once."""
+        if self._process != os.getpid():
+            self._start_anew()
         asked = self._sampling(how)
         model.check_positions(prompts)
         items = list(zip(prompts, blocks, strict=True))
-        rows: list[list[int]] = []
+        rows: list[_New] = []
         for start in range(0, len(items), AT_ONCE):  # a prompt's embeddings are megabytes
             bodies = [asked | _prompt(model, *item) for item in items[start : start + AT_ONCE]]
             if reader is None:
@@ -109,17 +116,23 @@ class VllmEngine:
                 assert len(items) == 1, "a stream is of one prompt"
                 pieces: _Pieces = queue.SimpleQueue()
                 rows.append(self._ask(self._stream(bodies[0], pieces), reader, pieces))
-        width = max(map(len, rows))
-        tokenizer = model.tokens.tokenizer
-        padded = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
-        ends = model.base.generation_config.eos_token_id
-        return read_generated(tokenizer, padded, [len(ids) for ids in prompts], ends, how.stop)
+        tokenizer, ends = model.tokens.tokenizer, model.base.generation_config.eos_token_id
+        ids = pad_sequence([torch.tensor(row) for row, _ in rows], True, tokenizer.pad_token_id)
+        logs = pad_sequence([torch.tensor(row) for _, row in rows], True)
+        return read_generated(tokenizer, ids, [len(row) for row in prompts], ends, how.stop, logs)
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """As `engines.protocol.Engine.threads`."""
+        if self._process != os.getpid():
+            self._start_anew()
+        return self._threads
 
     def close(self) -> None:
         """Let go of the connections."""
-        client, self._client = self._client, None
-        if client is not None and self._process == os.getpid():
-            asyncio.run_coroutine_threadsafe(client.aclose(), _loop()).result()
+        if self._process == os.getpid():
+            asyncio.run_coroutine_threadsafe(self._client.aclose(), _loop()).result()
+            self._threads.shutdown(wait=False)
 
     # -- what is asked -----------------------------------------------------------------------------------------
 
@@ -134,7 +147,12 @@ class VllmEngine:
             value = sampling.pop(name, None)
             if value is not None and value != _NO_EFFECT.get(name):
                 raise ClaraError(f"{name} is not possible with an engine (engine_url); leave it out, got {value}")
-        body: dict[str, Any] = {"model": self.name, "max_tokens": how.max_new_tokens, "return_token_ids": True}
+        body: dict[str, Any] = {
+            "model": self.name,
+            "max_tokens": how.max_new_tokens,
+            "return_token_ids": True,
+            "logprobs": 0,
+        }
         if sampling.pop("do_sample", False):
             kept = {"temperature": 1.0, "top_k": _TOP_K, **sampling}
             body |= {name: kept[name] for name in ("temperature", "top_p", "top_k", "min_p") if name in kept}
@@ -182,7 +200,7 @@ class VllmEngine:
                 f"{self._command}"
             )
 
-    async def _answers(self, bodies: Sequence[dict[str, Any]]) -> list[list[int]]:
+    async def _answers(self, bodies: Sequence[dict[str, Any]]) -> list[_New]:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._answer(body)) for body in bodies]
@@ -190,15 +208,15 @@ class VllmEngine:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _answer(self, body: dict[str, Any]) -> list[int]:
+    async def _answer(self, body: dict[str, Any]) -> _New:
         choice = _choice(await self._request("POST", "/v1/completions", body))
-        if not (ids := self._ids(choice)):
-            raise EngineError(f"the engine at {self.url} has written nothing; look into its log")
-        self._check_end(choice.get("finish_reason"))
-        return ids
+        ids, logs = self._new(choice)
+        self._check_end(choice.get("finish_reason"), ids)
+        return ids, logs
 
-    async def _stream(self, body: dict[str, Any], pieces: _Pieces) -> list[int]:
+    async def _stream(self, body: dict[str, Any], pieces: _Pieces) -> _New:
         found: list[int] = []
+        likely: list[float] = []
         reason = None
         async with self._sent("POST", "/v1/completions", body | {"stream": True}) as response:
             async for line in response.aiter_lines():
@@ -208,24 +226,28 @@ class VllmEngine:
                 if "error" in values:
                     raise EngineError(f"the engine at {self.url} failed: {_message(values)}")
                 choice = _choice(values)
-                ids = self._ids(choice)
+                ids, logs = self._new(choice)
                 reason = choice.get("finish_reason") or reason
                 if ids:
                     found += ids
+                    likely += logs
                     pieces.put(ids)
-        self._check_end(reason)
-        return found
+        self._check_end(reason, found)
+        return found, likely
 
-    def _ids(self, choice: dict[str, Any]) -> list[int]:
-        ids = choice.get("token_ids")
-        if ids is None and (choice.get("text") or choice.get("finish_reason") is None):
-            raise EngineError(f"the engine at {self.url} gives no token ids; it must be vLLM 0.11 or later")
-        return ids or []
+    def _new(self, choice: dict[str, Any]) -> _New:
+        """New ids and their likelihoods' logarithms; none in a piece that only ends a stream."""
+        ids, logs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
+        if choice.get("text") and not (ids and logs and len(ids) == len(logs)):
+            raise EngineError(f"the engine at {self.url} gives no token ids or likelihoods; use vLLM {TRIED} or later")
+        return ids or [], logs or []
 
-    def _check_end(self, reason: str | None) -> None:
+    def _check_end(self, reason: str | None, ids: list[int]) -> None:
         if reason not in ("stop", "length"):
             how = f"ended an answer with {reason!r}" if reason else "broke off in the middle of an answer"
             raise EngineError(f"the engine at {self.url} {how}; look into its log")
+        if not ids:
+            raise EngineError(f"the engine at {self.url} has written nothing; look into its log")
 
     async def _request(
         self, method: str, path: str, body: dict[str, Any] | None = None, timeout: float | None = None
@@ -244,7 +266,7 @@ class VllmEngine:
         """
         seconds = timeout or self._timeout
         try:
-            async with self._connections().stream(
+            async with self._client.stream(
                 method, f"{self.url}{path}", json=body, headers=self._headers,
                 timeout=httpx.Timeout(seconds, connect=_CONNECT, pool=None),
             ) as response:  # fmt: skip
@@ -286,12 +308,11 @@ class VllmEngine:
             raise EngineError(f"what answers at {self.url} is no vLLM server: {shown(text)}")
         return values
 
-    def _connections(self) -> httpx.AsyncClient:
-        """This process's own: a forked child must not read from its parent's."""
-        if self._client is None or self._process != os.getpid():
-            limits = httpx.Limits(max_connections=AT_ONCE, keepalive_expiry=_IDLE)
-            self._client, self._process = httpx.AsyncClient(limits=limits), os.getpid()
-        return self._client
+    def _start_anew(self) -> None:
+        """Connections and threads of this process: a forked child has none of its parent's."""
+        limits = httpx.Limits(max_connections=AT_ONCE, keepalive_expiry=_IDLE)
+        self._client, self._process = httpx.AsyncClient(limits=limits), os.getpid()
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="clara-async")
 
     @property
     def _command(self) -> str:

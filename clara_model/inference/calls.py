@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from clara_model.checkpoint.options import ClaraOptions
+from clara_model.engines.protocol import Engine
 from clara_model.inference import pipeline
 from clara_model.inference.loader import Loaded
 from clara_model.inference.pipeline import Candidates, Check, Encoded, Limits, Pass, Written
@@ -42,8 +43,9 @@ class Shared:
     """What the calls of one `Clara` share: a loaded model, the store and the limits."""
 
     def __init__(self, loaded: Loaded, cache: LatentCache, options: ClaraOptions) -> None:
-        """Open the store; the options are checked."""
+        """Look for the engine and open the store; the options are checked."""
         self.loaded, self.model, self.scheduler = loaded, loaded.model, loaded.scheduler
+        self.engine = _engine(self.model, options)
         self.store = layered(options.store, cache, self.model.fingerprint)
         lasting = durable(self.store)
         self.search = None if lasting is None else StoreSearch(lasting, self.model.config.ranking)
@@ -63,6 +65,8 @@ class Shared:
     def close(self) -> None:
         """Finish what is compressed in the background, and close what was opened here."""
         self.background.close()
+        if self.engine is not None:
+            self.engine.close()
         if self.search is not None:
             self.search.close()
         if self._opened is not None:
@@ -206,6 +210,11 @@ class Call:
     def write(self, prompts: Sequence[list[int]], selected: Sequence[Encoded] | None, how: Generation) -> list[Written]:
         """Generate for each prompt; without latents by the base model alone."""
         blocks = None if selected is None else [part.vectors for part in selected]
+        if self.shared.engine is not None and blocks is not None:
+            start = time.perf_counter()
+            written = self.shared.engine.write(self.model, prompts, blocks, how, self._feed)
+            self._seconds["generate"] += time.perf_counter() - start
+            return pipeline.read_written(written)
         width = max(map(len, prompts)) + how.max_new_tokens
         small = width * len(prompts) <= pipeline.GENERATE_TOKENS
         if self._feed is not None or not small or not may_share(self.model, how):
@@ -256,6 +265,15 @@ def windows_of(documents: Sequence[SplitText]) -> list[Window] | None:
     if all(len(document.windows) == 1 for document in documents):
         return None
     return [replace(window, key="", document=index) for index, one in enumerate(documents) for window in one.windows]
+
+
+def _engine(model: ClaraModel, options: ClaraOptions) -> Engine | None:
+    """What writes in place of this process's model, where an address is given."""
+    if options.engine_url is None:
+        return None
+    from clara_model.engines.vllm import VllmEngine  # HTTP is for those who use it
+
+    return VllmEngine(options.engine_url, model, options.engine_api_key, options.engine_timeout)
 
 
 def _write(model: ClaraModel, how: Generation, limits: Limits, items: list[Any], check: Check | None) -> list[Written]:

@@ -64,7 +64,7 @@ class Clara:
         Args:
             model: in evaluation mode, or its dropout is at work.
             **options: ``store``, ``cache_bytes``, ``batch_tokens``, ``batch_size``, ``long_documents``, ``cold``,
-                ``ranking``, ``expand``; see `ClaraOptions`.
+                ``ranking``, ``expand``, ``engine_url``, ``engine_api_key``, ``engine_timeout``; see `ClaraOptions`.
         """
         own = check_options(ClaraOptions(**options))
         self._shared: Shared | None = Shared(loader.wrap(model), LatentCache(own.cache_bytes), own)
@@ -78,10 +78,11 @@ class Clara:
             **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
                 ``attn_implementation``, ``quantization``, ``decoding``, ``token``; see `LoadOptions`. ``store``,
                 ``cache_bytes``, ``batch_tokens``, ``batch_size``, ``long_documents``, ``cold``, ``ranking``,
-                ``expand``; see `ClaraOptions`.
+                ``expand``, ``engine_url``, ``engine_api_key``, ``engine_timeout``; see `ClaraOptions`.
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.
+            EngineError: nobody answers at ``engine_url``, or the server there has another generator.
             TypeError: an unknown option.
         """
         how, own = parted(options)
@@ -161,8 +162,9 @@ class Clara:
 
     @property
     def threads(self) -> ThreadPoolExecutor:
-        """For calls of asynchronous callers; all who use the model share them."""
-        return self.shared.loaded.threads
+        """For calls of asynchronous callers; all who use the model share them, those of an engine have more."""
+        engine = self.shared.engine
+        return self.shared.loaded.threads if engine is None else engine.threads
 
     @property
     def fingerprint(self) -> str:

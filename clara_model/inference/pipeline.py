@@ -22,6 +22,7 @@ from transformers.generation.streamers import BaseStreamer
 from clara_model.inference.batching import Batches, is_out_of_memory, plan_batches, release_memory
 from clara_model.inference.results import Ranked
 from clara_model.inference.splitting import warn_of_cuts
+from clara_model.modeling.generation import Generated
 from clara_model.modeling.model import RoleModel
 from clara_model.modeling.ranking import PART_BYTES, scores_in_parts
 from clara_model.search.bm25 import BM25
@@ -395,6 +396,11 @@ def _write_batch(
         options["stopping_criteria"] = StoppingCriteriaList(criteria)
     with how.seeded(model.device):
         made = model.generate_ids(rows, blocks, **options) if blocks else model.generate_plain(rows, **options)
+    return read_written(made)
+
+
+def read_written(made: Generated) -> list[Written]:
+    """What was generated, one by one."""
     parts = made.texts, made.prompt_tokens, made.completion_tokens, made.finish_reasons, made.confidences
     return list(map(Written, *parts))
 

@@ -134,6 +134,8 @@ def test_it_comes_back_from_a_dict_json_and_pickle(rerank):
         "cold": None,
         "ranking": None,
         "expand": None,
+        "engine_url": None,
+        "engine_timeout": None,
         "top_n": 3,
         "keep_retrieval_score": False,
         "metadata_mode": "embed",

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 TOKEN = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False)
 _PLAIN = (str, int, float, bool, type(None))
-_LOADING = ("subfolder", "revision", "dtype", "batch_size", "store")
+ENGINE_KEY = Secret.from_env_var("CLARA_ENGINE_API_KEY", strict=False)
+_LOADING = ("subfolder", "revision", "dtype", "batch_size", "store", "engine_url", "engine_timeout")
 """Arguments that are options of `Clara.load` as they are."""
 
 
@@ -44,6 +45,9 @@ class ClaraComponent:
         "token",
         "batch_size",
         "store",
+        "engine_url",
+        "engine_api_key",
+        "engine_timeout",
         "model_kwargs",
     )
 
@@ -126,8 +130,9 @@ class ClaraComponent:
         """The model, loaded now if it is not yet."""
         if self._holder.loaded or not isinstance(self.model, str):
             return self._holder.get()
-        token = self.token.resolve_value() if self.token is not None else None
-        return self._holder.get(device=ComponentDevice.resolve_device(self.device).to_torch_str(), token=token)
+        secrets = {"token": self.token, "engine_api_key": getattr(self, "engine_api_key", None)}
+        known = {name: secret.resolve_value() for name, secret in secrets.items() if secret is not None}
+        return self._holder.get(device=ComponentDevice.resolve_device(self.device).to_torch_str(), **known)
 
     # -- saving ------------------------------------------------------------------------------------------------
 

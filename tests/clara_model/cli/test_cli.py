@@ -493,17 +493,3 @@ def test_a_bundled_model_with_a_demo_of_its_own_shows_that(tmp_path, monkeypatch
     (tmp_path / "clara-small" / "demo.json").write_text("{}")
     assert demo.set_of("clara-small") == tmp_path / "clara-small" / "demo.json"
     assert demo.set_of("some/where") == demo.BUNDLED_SET
-
-
-def test_export_writes_the_generator_and_says_how_to_serve_it(tmp_path, capsys, tiny_clara_folder):
-    words = ["export", str(tiny_clara_folder), str(tmp_path / "out"), "--dtype", "float32", "--device", "cpu"]
-    assert cli.main([*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["generator"] == json.loads((tmp_path / "out/config.json").read_text())["clara_generator"]
-    assert told["command"] == (
-        f"python -m vllm.entrypoints.openai.api_server --model {tmp_path}/out --served-model-name {told['generator']} "
-        "--enable-prompt-embeds --host 127.0.0.1 --port 8000 --dtype float32"
-    )
-    (tmp_path / "out" / "config.json").unlink()
-    assert cli.main(words) == 2
-    assert "out holds something else" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from stub_engine import stub_engine
+from stub_engine import choice, stub_engine
 
 from clara_model.checkpoint.export import export
 from clara_model.engines.vllm import VllmEngine
@@ -66,6 +66,7 @@ def test_ids_texts_counts_and_reasons_are_those_of_the_models_own_loop(loaded, e
     made = engine.write(loaded, ids, blocks, Generation.check(12, stop, {}))
     for name in ("texts", "prompt_tokens", "completion_tokens", "finish_reasons"):
         assert getattr(made, name) == [getattr(one, name)[0] for one in own]
+    assert made.confidences == pytest.approx([one.confidences[0] for one in own], abs=1e-5)
     for row, one in zip(made.ids, own, strict=True):
         assert row[: one.ids.shape[1]].tolist() == one.ids[0].tolist()
 
@@ -129,7 +130,8 @@ def test_sampling_goes_by_vllms_names_and_greedy_needs_none(loaded, stub, engine
     engine.write(loaded, ids[:1], blocks[:1], how)
     sent = {name: value for name, value in stub.bodies[-1].items() if name != "prompt_embeds"}
     assert sent == {
-        **{"model": engine.name, "max_tokens": 5, "return_token_ids": True, "temperature": 0.7, "top_p": 0.9},
+        **{"model": engine.name, "max_tokens": 5, "return_token_ids": True, "logprobs": 0, "temperature": 0.7},
+        **{"top_p": 0.9},
         **{"top_k": 50, "min_p": 0.1, "seed": 4, "stop": ["x"], "min_tokens": 2},
     }  # transformers draws from the best 50 by default
     engine.write(loaded, ids[:1], blocks[:1], Generation(5))
@@ -182,7 +184,7 @@ def test_nobody_at_the_address_is_one_sentence_with_the_command(loaded, stub, en
     stub.http.shutdown()
     stub.http.server_close()
     ids, blocks = prompts(loaded)
-    engine.close()  # its open connections
+    engine._start_anew()  # without its open connections
     with pytest.raises(EngineError, match="no engine answers"):
         engine.write(loaded, ids[:1], blocks[:1], Generation(5))
 
@@ -208,19 +210,19 @@ def says(status, values):
 
 def cut(handler, body):
     handler.start_stream()
-    handler.piece({"choices": [{"token_ids": [7], "finish_reason": None}]})
+    handler.piece({"choices": [choice([7], [-0.1], None)]})
     handler.close_connection = True
 
 
 def ended_early(handler, body):
     handler.start_stream()
-    handler.piece({"choices": [{"token_ids": [7], "finish_reason": None}]})
+    handler.piece({"choices": [choice([7], [-0.1], None)]})
     handler.end_stream()
 
 
 def failed_in_the_middle(handler, body):
     handler.start_stream()
-    handler.piece({"choices": [{"token_ids": [7], "finish_reason": None}]})
+    handler.piece({"choices": [choice([7], [-0.1], None)]})
     handler.piece({"error": {"message": "EngineCore encountered an issue", "code": 500}})
     handler.end_stream()
 
@@ -234,7 +236,7 @@ def failed_in_the_middle(handler, body):
         (says(503, b"busy"), False, "failed with 503: busy"),
         (says(200, b"<html>"), False, "is no vLLM server: '<html>'"),
         (says(200, {"choices": [{"token_ids": [], "finish_reason": "stop"}]}), False, "has written nothing"),
-        (says(200, {"choices": [{"text": "hello", "finish_reason": "stop"}]}), False, "gives no token ids"),
+        (says(200, {"choices": [{"text": "hello", "finish_reason": "stop"}]}), False, "gives no token ids or"),
         (says(200, {"choices": [{"token_ids": [4], "finish_reason": "abort"}]}), False, "an answer with 'abort'"),
         (cut, True, "broke off"),
         (ended_early, True, "broke off in the middle of an answer"),

@@ -106,11 +106,11 @@ class Collected:
 def test_token_ids_are_those_of_our_own_loop_one_by_one_all_at_once_and_streamed(served):
     model, url, rows = served
     ids, blocks = prompts(model, rows)
-    own = [
-        model.generate_ids([i], [b], max_new_tokens=MAX_NEW).ids[0].tolist() for i, b in zip(ids, blocks, strict=True)
-    ]
+    alone = [model.generate_ids([i], [b], max_new_tokens=MAX_NEW) for i, b in zip(ids, blocks, strict=True)]
+    own = [one.ids[0].tolist() for one in alone]
     engine = VllmEngine(url, model)
     together = engine.write(model, ids, blocks, Generation(MAX_NEW))
+    assert together.confidences == pytest.approx([one.confidences[0] for one in alone], abs=1e-4)
     made = [row[:count].tolist() for row, count in zip(together.ids, together.completion_tokens, strict=True)]
     equal = sum(one == other for one, other in zip(made, own, strict=True))
     print(f"{equal} of {len(own)} prompts equal")  # noqa: T201

@@ -28,7 +28,7 @@ from clara_model.components.checks import (
 )
 from clara_model.components.items import best_copies
 from clara_model.components.streams import read_stream
-from haystack_integrations.common.clara.component import TOKEN, ClaraComponent, check_documents, text_of
+from haystack_integrations.common.clara.component import ENGINE_KEY, TOKEN, ClaraComponent, check_documents, text_of
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, Clara
@@ -73,6 +73,9 @@ class ClaraGenerator(ClaraComponent):
         token: Secret | None = TOKEN,
         batch_size: int | None = None,
         store: str | os.PathLike[str] | None = None,
+        engine_url: str | None = None,
+        engine_api_key: Secret | None = ENGINE_KEY,
+        engine_timeout: float | None = None,
         model_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """Check and keep the arguments; `warm_up` or the first `run` loads the model.
@@ -87,6 +90,9 @@ class ClaraGenerator(ClaraComponent):
             streaming_callback: called with a `StreamingChunk` for each piece of text.
             min_confidence: a reply whose ``confidence`` is lower is replaced; with more than 0, it comes in one piece.
             no_answer: by this.
+            engine_url: of a vLLM server that writes with the checkpoint's exported generator (docs/serving.md).
+            engine_api_key: of that server, read when the model is loaded.
+            engine_timeout: seconds that it may take for an answer (default: 300).
 
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.

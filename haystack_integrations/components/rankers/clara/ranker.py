@@ -76,7 +76,7 @@ class ClaraRanker(ClaraComponent):
                 component that is given the same.
             model_kwargs: further plain options of `Clara.load`: ``base_model``, ``quantization``, ``prompts``,
                 ``attn_implementation``, ``decoding``, ``cache_bytes``, ``batch_tokens``, ``long_documents``, ``cold``,
-                ``ranking``, ``expand``.
+                ``ranking``, ``expand``, ``engine_url``, ``engine_api_key``, ``engine_timeout``.
 
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.

@@ -1,0 +1,94 @@
+"""`clara export`, `clara chat`, and `clara ask` of a running server."""
+
+import io
+import json
+
+import pytest
+from served import running
+
+from clara_model import Clara
+from clara_model.cli import main as cli
+
+QUESTIONS = "Where was Ranvun Mepos born?\n\nWhere was Ponwis Kilos born?\n"
+
+
+@pytest.fixture
+def notes(tmp_path):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "mepos.txt").write_text("Ranvun Mepos was born in Jiwas.")
+    (folder / "kilos.txt").write_text("Ponwis Kilos was born in Tenga.")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    with Clara.load("clara-tiny", dtype="float32", device="cpu") as clara:
+        yield clara
+
+
+MODEL = ("--model", "clara-tiny", "--dtype", "float32", "--device", "cpu")
+
+
+def test_export_writes_the_generator_and_says_how_to_serve_it(tmp_path, capsys, tiny_clara_folder):
+    words = ["export", str(tiny_clara_folder), str(tmp_path / "out"), "--dtype", "float32", "--device", "cpu"]
+    assert cli.main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["generator"] == json.loads((tmp_path / "out/config.json").read_text())["clara_generator"]
+    assert told["command"] == (
+        f"python -m vllm.entrypoints.openai.api_server --model {tmp_path}/out --served-model-name {told['generator']} "
+        "--enable-prompt-embeds --host 127.0.0.1 --port 8000 --dtype float32"
+    )
+    (tmp_path / "out" / "config.json").unlink()
+    assert cli.main(words) == 2
+    assert "out holds something else" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", ["--docs", "--store"])
+def test_chat_answers_one_question_after_the_other(notes, tmp_path, capsys, monkeypatch, kept):
+    where = notes
+    if kept == "--store":
+        where = tmp_path / "store"
+        assert cli.main(["compress", str(notes), "--store", str(where), *MODEL, "--quiet"]) == 0
+        capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO(QUESTIONS))
+    assert cli.main(["chat", kept, str(where), "--top-k", "1", "--quiet", *MODEL]) == 0
+    answered = capsys.readouterr().out.splitlines()
+    assert answered[::2] == ["Jiwas", "Tenga"]
+    assert all(name in line for name, line in zip(["mepos.txt", "kilos.txt"], answered[1::2], strict=True))
+
+
+def test_chat_goes_on_after_a_question_that_cannot_be_answered(notes, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("x " * 40_000 + f"\n{QUESTIONS}"))
+    assert cli.main(["chat", "--docs", str(notes), "--top-k", "1", "--quiet", *MODEL]) == 0
+    shown = capsys.readouterr()
+    assert "Jiwas" in shown.out and "Tenga" in shown.out
+    assert cli.main(["chat", *MODEL]) == 2
+    assert "chat needs either --docs" in capsys.readouterr().err
+
+
+def test_ask_lets_a_running_server_answer(notes, tiny, tmp_path, capsys, monkeypatch):
+    def no_model(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    with Clara.load("clara-tiny", dtype="float32", device="cpu", store=tmp_path / "store") as stored:
+        stored.compress(["Ranvun Mepos was born in Jiwas."])
+        with running(tiny, stored, api_key="k") as url:
+            monkeypatch.setenv("CLARA_URL", url)
+            monkeypatch.setenv("CLARA_API_KEY", "k")
+            monkeypatch.setattr("clara_model.inference.clara.Clara.load", no_model)
+            asked = ["ask", "Where was Ranvun Mepos born?", "--top-k", "1"]
+            for form in ([], ["--stream"], ["--quiet"]):
+                assert cli.main([*asked, "--docs", str(notes), *form]) == 0
+                shown = capsys.readouterr().out
+                assert shown.startswith("Jiwas\n") and "mepos.txt, passage 1" in shown
+            assert cli.main([*asked, "--json"]) == 0
+            record = json.loads(capsys.readouterr().out)
+            assert record["answer"] == "Jiwas" and record["sources"][0]["text"] == "Ranvun Mepos was born in Jiwas."
+            assert cli.main([*asked, "--store", "elsewhere"]) == 2
+            assert "has a store of its own" in capsys.readouterr().err
+            monkeypatch.setenv("CLARA_API_KEY", "other")
+            assert cli.main(asked) == 2
+            assert "wants its key" in capsys.readouterr().err
+    assert cli.main(asked) == 2
+    assert "no server answers at" in capsys.readouterr().err
