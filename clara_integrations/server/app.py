@@ -347,9 +347,9 @@ def _from_documents(
         if isinstance(source, Source):
             texts.append([source.text])
         else:
-            latents, windows = document_latents(served.store, served.stored.fingerprint, source)
+            latents = document_latents(served.store, served.stored.fingerprint, source)
             parts.append(latents)
-            texts.append(windows)
+            texts.append(list(latents.texts or [""] * len(latents)))
 
     def place(window: Window) -> dict[str, Any]:
         source, stored = sources[window.document], texts[window.document]

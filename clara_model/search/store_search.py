@@ -140,8 +140,8 @@ class StoreSearch:
                 self._index = None
 
 
-def document_latents(store: DurableStore, fingerprint: str, document: str) -> tuple[Latents, list[str]]:
-    """The latents of a document in a store, window by window, and the windows' texts (empty where none are kept).
+def document_latents(store: DurableStore, fingerprint: str, document: str) -> Latents:
+    """The latents of a document in a store, window by window, with their texts where these are kept.
 
     Raises:
         ClaraError: there is no such document, or a part of it has been lost.
@@ -153,8 +153,9 @@ def document_latents(store: DurableStore, fingerprint: str, document: str) -> tu
         raise ClaraError(f"the store {what} {shown(document)}; add it, or give its text")
     windows = tuple(Window(document=0, number=one.number, start=one.start, end=one.end) for one in places)
     vectors = torch.stack([block.vector for block in blocks])
+    texts = tuple(block.text for block in blocks if block.text is not None)
     lengths = tuple(block.length for block in blocks)
-    return Latents(vectors, lengths, fingerprint, windows), [block.text or "" for block in blocks]
+    return Latents(vectors, lengths, fingerprint, windows, texts if len(texts) == len(blocks) else None)
 
 
 def index_folder(store: DurableStore) -> Path:
