@@ -128,6 +128,7 @@ def test_it_comes_back_from_a_dict_json_and_pickle(rerank):
         "quantization": None,
         "decoding": None,
         "batch_size": None,
+        "batch_tokens": None,
         "cache_bytes": None,
         "long_documents": None,
         "store": None,
