@@ -57,6 +57,7 @@ class StoreSearch:
         """The index is opened, and brought up to date, when first needed; the ranking is the checkpoint's."""
         self.store, self.ranking = store, ranking
         self._index: CoarseIndex | None = None
+        self._found_some = False
         self._lock = Lock()
 
     def best(self, question_MD: Tensor, top_k: int, where: Where | None = None) -> list[Scored]:
@@ -106,7 +107,7 @@ class StoreSearch:
     def _ready(self) -> tuple[CoarseIndex, Reach, Array | None]:
         """The index, brought up to date, and which of its rows count; in the cache folder where there is no room."""
         with self._lock:
-            if self.store.fingerprint is None and self._index is not None and self._index.reach().last:
+            if self.store.fingerprint is None and self._found_some:
                 raise ClaraError(
                     f"{self.store.url} was emptied after it was opened here, and holds nothing to search; "
                     f"fill it again: clara compress FILE_OR_FOLDER --store {self.store.url}"
@@ -117,6 +118,7 @@ class StoreSearch:
                     if self._index is None or self._index.folder != folder:
                         self._index = CoarseIndex(folder, self.store.identity, self.ranking)
                     reach = self._index.update(self.store)
+                    self._found_some = self._found_some or reach.count > 0
                     return self._index, reach, self._index.places(self.store, reach)
                 except ClaraError as error:
                     self._index = None

@@ -126,6 +126,7 @@ def test_a_search_in_a_store_that_was_emptied_says_so(place: Path):
         search = StoreSearch(store)
         assert len(search.best(vectors[0], 5)) == 5
         other.clear()
+        StoreSearch(other).clear()  # as `clara store clear` does
         with pytest.raises(ClaraError, match="was emptied after it was opened here, and holds nothing to search"):
             search.best(vectors[0], 5)
         keys = fill(other, vectors[5:10], first=5)
