@@ -6,6 +6,7 @@ differ from each other and from the base.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -13,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from clara_model import ClaraModel
 from clara_model.checkpoint.config import ClaraConfig
+from clara_model.modeling.tokens import Tokens
 
 TEXTS = [
     "Ada Fenwick catalogued the tide clock in Larkhaven in 1962.",
@@ -27,6 +29,19 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant] {% endif %}"
 )
+
+
+class Documents(NamedTuple):
+    """Encoder ids of texts and their mask ``[N, T]``, left-padded to the longest, and the text tokens of each."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    lengths: tuple[int, ...]
+
+
+def documents(tokens: Tokens, texts: Sequence[str], max_length: int | None = None) -> Documents:
+    rows = [tokens.document_ids(text, max_length) for text in texts]
+    return Documents(*tokens.pad(rows), tokens.lengths(rows))
 
 
 def build_tokenizer(more: Sequence[str] = ()) -> PreTrainedTokenizerFast:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from clara_model.errors import ClaraError
+from trainers.processes import needing
 
 if TYPE_CHECKING:
     import transformers
@@ -48,10 +48,8 @@ def prepare(use_cpu: bool) -> None:
     Raises:
         ClaraError: DeepSpeed is not installed.
     """
-    try:
+    with needing("a run of several processes", "deepspeed", "train"):
         import deepspeed.ops
-    except ImportError as error:
-        raise ClaraError("several processes need DeepSpeed; install clara-integrations[train]") from error
     if use_cpu:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 

@@ -11,14 +11,26 @@ import tempfile
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from clara_model.errors import ClaraError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+
+@contextmanager
+def needing(what: str, package: str, install: str = "") -> Iterator[None]:
+    """Where an import inside the block fails: one sentence with the package and how to install it."""
+    try:
+        yield
+    except ImportError as error:
+        how = f"'clara-integrations[{install}]'" if install else package
+        raise ClaraError(f"{what} needs the {package} package; install it with: pip install {how}") from error
 
 
 def process_count() -> int:
@@ -197,39 +209,9 @@ def check_shared(folder: Path) -> None:
         )
 
 
-@dataclass
-class Processes:
-    """This process among those of an evaluation."""
+def of_evaluation() -> PartialState:
+    """This process among those of an evaluation, as the launcher has set them up."""
+    import torch
+    from accelerate import PartialState
 
-    index: int = 0
-    count: int = 1
-    device: str | None = None
-    """Where it computes, if the launcher gives each process a device of its own."""
-    _state: Any = None
-
-    @classmethod
-    def here(cls) -> Processes:
-        """As the launcher has set them up."""
-        if process_count() == 1:
-            return cls()
-        import torch
-        from accelerate import PartialState
-
-        state = PartialState(cpu=not torch.cuda.is_available())  # without a GPU it joins no group unless told to
-        device = None if state.device.type == "cpu" else str(state.device)
-        return cls(state.process_index, state.num_processes, device, state)
-
-    @property
-    def first(self) -> bool:
-        """Whether it writes what all have made."""
-        return self.index == 0
-
-    def wait(self) -> None:
-        """For all the others to come here."""
-        if self._state is not None:
-            self._state.wait_for_everyone()
-
-    def end(self) -> None:
-        """Leave the group of processes."""
-        if self._state is not None:
-            self._state.destroy_process_group()
+    return PartialState(cpu=not torch.cuda.is_available())  # without a GPU it joins no group unless told to

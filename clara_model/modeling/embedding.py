@@ -25,9 +25,9 @@ from clara_model.latents import Latents
 from clara_model.modeling.ranking import coarse_blocks
 
 _KEY = "clara embedding 1"
+"""Seed of the signs and the rows; another one would make stored vectors useless."""
 _FACTOR = 64
 """Width of the largest small Hadamard matrix."""
-"""Seed of the signs and the rows; another one would make stored vectors useless."""
 
 
 def embed(latents: Latents, size: int = DIMENSIONS, ranking: str = "cosine") -> list[list[float]]:

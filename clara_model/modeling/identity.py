@@ -91,7 +91,6 @@ class Identity:
     """Keeps a model's fingerprint, and computes it again only when something that it covers has changed."""
 
     def __init__(self, base: PreTrainedModel, tokens: Tokens) -> None:
-        """Nothing is hashed yet."""
         self._base = [base]  # in a list, so that this object is no parent of the base
         self._tokens = tokens
         self._base_watch: Watch | None = None

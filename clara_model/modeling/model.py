@@ -46,7 +46,6 @@ class MemoryRows(nn.Module):
     """The input embeddings of the memory tokens, one set of rows ``[M, D]`` for each encoder role."""
 
     def __init__(self, roles: Sequence[str], rows_MD: Tensor) -> None:
-        """Every role starts from a copy of the same rows."""
         super().__init__()
         self.rows = nn.ParameterDict({role: nn.Parameter(rows_MD.detach().clone()) for role in roles})
 

@@ -104,7 +104,6 @@ class Objective:
     residual trains without it, and no document or question runs through the base model."""
 
     def __post_init__(self) -> None:
-        """Check every value."""
         if self.stage not in TRAINED_ROLES:
             raise ValueError(f"stage must be one of {', '.join(TRAINED_ROLES)}, got {self.stage!r}")
         if self.alignment_weight < 0 or self.top_k < 1 or self.temperature <= 0:

@@ -42,15 +42,6 @@ ANSWER_ROOM = 64
 
 
 @dataclass(frozen=True)
-class Padded:
-    """Left-padded ids and their mask, ``[N, T]`` int64, and how many text tokens each row holds."""
-
-    ids: Tensor
-    mask: Tensor
-    lengths: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Example:
     """One training sequence of the generator: ids and labels, -100 where nothing is learned."""
 
@@ -177,14 +168,6 @@ class Tokens:
         else:
             ids = self._frame_ids(f"{self._encode_frame}{text}{self.tokenizer.eos_token}")
         return ids[:limit] + self.memory_ids
-
-    def documents(self, texts: Sequence[str], max_length: int | None = None) -> Padded:
-        """Encoder ids of many texts, left-padded to the longest of them."""
-        return self.padded([self.document_ids(text, max_length) for text in texts])
-
-    def padded(self, rows: Sequence[list[int]]) -> Padded:
-        """Rows of `document_ids`, left-padded to the longest of them."""
-        return Padded(*self.pad(rows), self.lengths(rows))
 
     def lengths(self, rows: Sequence[list[int]]) -> tuple[int, ...]:
         """How many text tokens rows of `document_ids` hold."""

@@ -19,7 +19,7 @@ from clara_model import ClaraModel
 from clara_model.checkpoint.files import BUNDLED
 from clara_model.checkpoint.options import LoadOptions
 from trainers.evaluation import cli
-from trainers.training.residual_start import at_rate
+from trainers.training.stages import at_rate
 
 
 def copies(checkpoint: Path, rates: list[int], out: Path) -> list[Path]:

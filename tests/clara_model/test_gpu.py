@@ -64,8 +64,8 @@ def stage3_gradients(model: ClaraModel, checkpointing: bool) -> dict[str, torch.
     training = TrainingModel(model, Objective(stage="end_to_end", top_k=2)).train()
     if checkpointing:
         training.gradient_checkpointing_enable()
-    documents = model.tokens.documents(small_model.TEXTS)
-    questions = model.tokens.documents(small_model.QUESTIONS)
+    documents = small_model.documents(model.tokens, small_model.TEXTS)
+    questions = small_model.documents(model.tokens, small_model.QUESTIONS)
     prompt = model.config.prompts.answer
     examples = [model.tokens.example(prompt, 2, "Larkhaven", 512, question) for question in small_model.QUESTIONS]
     ids, mask = model.tokens.pad([example.ids for example in examples])

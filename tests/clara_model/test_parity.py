@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import recorded
+import small_model
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -96,7 +97,7 @@ def test_tokenizer_facts(reference: Reference, checkpoint: str):
 @pytest.mark.parametrize("checkpoint", FIRST + SECOND + THIRD)
 def test_documents_to_latents(reference: Reference, checkpoint: str):
     model, (values, tensors) = reference.model(checkpoint), reference.case(checkpoint, "encode")
-    padded = model.tokens.documents(values["docs"])
+    padded = small_model.documents(model.tokens, values["docs"])
     assert rows(padded.ids, padded.mask) == rows(tensors["enc_input_ids"], tensors["enc_attention_mask"])
     close(model.compress(values["docs"]).vectors, tensors["latents"], 5e-5)
 
@@ -106,7 +107,7 @@ def test_alignment_loss_of_batch_first_three_and_single(reference: Reference, ch
     model, (values, _) = reference.model(checkpoint), reference.case(checkpoint, "encode")
 
     def loss(texts: list[str]) -> float:
-        padded = model.tokens.documents(texts)
+        padded = small_model.documents(model.tokens, texts)
         with torch.no_grad():
             _, states = model.encode("compressor", padded.ids, padded.mask)
         return alignment_losses(states, padded.mask, model.config.memory_tokens).mean().item()
@@ -119,7 +120,7 @@ def test_alignment_loss_of_batch_first_three_and_single(reference: Reference, ch
 @pytest.mark.parametrize("checkpoint", THIRD)
 def test_questions_to_scores_and_selection(reference: Reference, checkpoint: str):
     model, (values, tensors) = reference.model(checkpoint), reference.case(checkpoint, "query")
-    padded = model.tokens.documents(values["questions"])
+    padded = small_model.documents(model.tokens, values["questions"])
     assert rows(padded.ids, padded.mask) == rows(tensors["query_input_ids"], tensors["query_attention_mask"])
     queries, latents = model.encode_queries(values["questions"]), model.compress(values["documents"])
     close(queries.vectors.flatten(1), tensors["query_reps"], 5e-5)
@@ -266,7 +267,7 @@ class Run:
         self.training = TrainingModel(self.model, Objective(stage=self.stage, alignment_weight=weight, top_k=self.k))
         items = self.values["items"]
         self.candidates = len(items[0][0])
-        self.documents = self.model.tokens.documents([text for item in items for text in item[0]])
+        self.documents = small_model.documents(self.model.tokens, [text for item in items for text in item[0]])
         index = torch.arange(len(items) * self.candidates).view(len(items), self.candidates)
         batch: dict[str, Any] = {}
         if case == "train":
@@ -274,7 +275,7 @@ class Run:
             batch["prompt_ids"], batch["prompt_mask"] = self.model.tokens.pad([e.ids for e in self.examples])
             batch["labels"], _ = self.model.tokens.pad([e.labels for e in self.examples], -100)
         if self.stage in ("end_to_end", "pretrain_retrieval"):
-            self.questions = self.model.tokens.documents([item[1] for item in items])
+            self.questions = small_model.documents(self.model.tokens, [item[1] for item in items])
             batch |= {"question_ids": self.questions.ids, "question_mask": self.questions.mask}
         if case == "train_retrieval":
             batch["positives"] = positives_mask([item[4] for item in items], self.candidates)

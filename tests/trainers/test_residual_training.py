@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from clara_model import ClaraModel
 from clara_model.errors import ClaraError
 from trainers.data.rows import Row
-from trainers.training.residual_start import token_weights
 from trainers.training.run import train
-from trainers.training.stages import starting_model
+from trainers.training.stages import starting_model, token_weights
 
 
 def settings(folder: Path, rows: Path, **values: object) -> dict[str, object]:

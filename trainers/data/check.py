@@ -170,7 +170,6 @@ class Checker:
         return report
 
     def _row(self, line: bytes, place: str, report: FileReport) -> Row | None:
-        """The row of a line; a bad one goes into the report."""
         values: object = None
         try:
             values = decode(line)
@@ -186,7 +185,6 @@ class Checker:
         return None if fault else row
 
     def _look_at(self, row: Row, report: FileReport) -> None:
-        """Everything but lengths."""
         kind = "paraphrase" if row.kind == "paraphrase" else "question" if row.references else "pairs"
         report.rows[kind] += 1
         report.candidates[len(row.documents)] += 1
@@ -202,7 +200,6 @@ class Checker:
                 report.remarks.append(Problem(row.source, f"the same question as {asked}, other row"))
 
     def _measure(self, rows: Sequence[Row], report: FileReport) -> None:
-        """Lengths of the texts of some rows, counted together."""
         texts = {
             "document": [text for row in rows for text in row.documents],
             "question": [text for row in rows for text in row.questions],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from rich.text import Text
@@ -49,17 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# -- check ------------------------------------------------------------------------------------------------------
-
-
 def _add_check(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help=".jsonl, .jsonl.gz, or a folder of them")
     add("--model", "--tokenizer", metavar="NAME", help="counts tokens: a checkpoint, base model or tokenizer "
         "(default: clara-tiny's where it is there, else words)")  # fmt: skip
-    add(
-        "--doc-max-length", type=int, metavar="N", help="document tokens that are read (default: the model's, else 256)"
-    )
+    add("--doc-max-length", type=int, metavar="N", help="document tokens that are read (default: the model's, or 256)")
     add("--stage", metavar="STAGE", help="hold every row against a stage of clara-train: what it refuses, and whose "
         "questions it shortens")  # fmt: skip
     add("--max_len", "--max-len", type=int, default=0, metavar="N", help="clara-train's (default: the stage's)")
@@ -90,48 +86,34 @@ def _stage(args: argparse.Namespace, counter: TokenCounter, limit: int) -> Stage
     return StageCheck(args.stage, tokens, max_len=args.max_len, documents=args.generation_top_k)
 
 
-# -- convert ----------------------------------------------------------------------------------------------------
-
-
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="IN", help="official files, plain or gzipped")
-    add("--format", required=True, choices=tuple(FORMATS), help="the data set whose official format they have")
+    add(
+        "--format",
+        dest="form",
+        required=True,
+        choices=tuple(FORMATS),
+        help="the data set whose official format they have",
+    )
     add("--out", required=True, type=Path, metavar="FILE", help="where the rows go, .jsonl or .jsonl.gz")
     add("--split", choices=SPLITS, default="train", help="train: gold_answer, to learn; eval: all accepted answers")
     add("--setting", choices=SETTINGS, default="oracle", help="oracle: gold documents are always candidates; normal: "
         "what the search finds (default: oracle)")  # fmt: skip
-    add(
-        "--negatives",
-        choices=(*METHODS, NO_NEGATIVES),
-        default="bm25",
-        help="how candidates are filled up (default: bm25)",
-    )
+    add("--negatives", choices=(*METHODS, NO_NEGATIVES), default="bm25", help="how candidates are filled up "
+        "(default: bm25)")  # fmt: skip
     add("--candidates", type=int, default=20, metavar="N", help="documents per row (default: 20)")
     add("--corpus", nargs="+", type=Path, default=[], metavar="FILE", help="more passages: TSV 'id, text, title' or "
         ".jsonl with text and title; needed for nq")  # fmt: skip
     add("--embedding-model", metavar="NAME", help="sentence-transformers model, or a CLaRa checkpoint as clara:NAME")
-    add(
-        "--store",
-        metavar="FOLDER",
-        help="with clara:NAME: keep the passages' latents here, and use those that are there",
-    )
+    add("--store", metavar="FOLDER", help="with clara:NAME: keep the passages' latents here, and use those there")
     add("--seed", type=int, default=0, metavar="N", help="random seed of the candidates' order (default: 0)")
     add("--json", action="store_true", help="print the summary as one JSON object")
     parser.set_defaults(run=_convert)
 
 
 def _convert(args: argparse.Namespace) -> int:
-    config = ConvertConfig(
-        form=args.format,
-        split=args.split,
-        setting=args.setting,
-        negatives=args.negatives,
-        candidates=args.candidates,
-        embedding_model=args.embedding_model,
-        store=args.store,
-        seed=args.seed,
-    )
+    config = ConvertConfig(**{one.name: getattr(args, one.name) for one in fields(ConvertConfig)})
     check_output(args.out)
     converter = Converter(config, args.files, args.corpus)
     rows = write_rows(args.out, converter.rows())
@@ -143,9 +125,6 @@ def _convert(args: argparse.Namespace) -> int:
     if not args.json:
         output().print(Text(f"{rows:,} rows in {args.out}"))
     return 0
-
-
-# -- retrieve ---------------------------------------------------------------------------------------------------
 
 
 def _add_retrieve(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -40,40 +40,31 @@ class _Sequence:
     row: Row
 
 
+@dataclass
 class Collator:
     """Makes batches for one stage; the same items always give the same batch."""
 
-    def __init__(
-        self,
-        tokens: Tokens,
-        stage: Stage,
-        *,
-        top_k: int = 5,
-        max_length: int = 2048,
-        candidates: int = 0,
-        joined_pairs: bool = True,
-        shuffled: float = 0.0,
-        singles: bool = False,
-        seed: int = 0,
-    ) -> None:
-        """Keep the settings.
-
-        Args:
-            tokens: of the model that is trained.
-            stage: what the batches are for.
-            top_k: documents in a prompt: all of a row's up to so many in stages 1 and 2, the selected ones in stage 3.
-            max_length: ids of prompt and answer; an answer that does not fit loses its end.
-            candidates: at most so many per question in stage 3, gold ones kept; 0 for all.
-            joined_pairs: stage 1 learns to write all pairs of a row after one prompt (published); otherwise, and in
-                stage 2, each answer after its own question.
-            shuffled: share of rows whose documents are read in random order (stages 2 and 3).
-            singles: stage 3 brings a prompt for one document too (``single_ids`` ..).
-            seed: of the paraphrase wordings and of the orders.
-        """
-        self.tokens, self.stage, self.top_k, self.max_length = tokens, stage, top_k, max_length
-        self.candidates, self.joined_pairs, self.seed = candidates, joined_pairs, seed
-        self.shuffled, self.singles = shuffled, singles
-        self._ids: dict[str, list[int]] = {}
+    tokens: Tokens
+    """Of the model that is trained."""
+    stage: Stage
+    """What the batches are for."""
+    _: KW_ONLY
+    top_k: int = 5
+    """Documents in a prompt: all of a row's up to so many in stages 1 and 2, the selected ones in stage 3."""
+    max_length: int = 2048
+    """Ids of prompt and answer; an answer that does not fit loses its end."""
+    candidates: int = 0
+    """At most so many per question in stage 3, gold ones kept; 0 for all."""
+    joined_pairs: bool = True
+    """Stage 1 learns to write all pairs of a row after one prompt (published); otherwise, and in stage 2, each answer
+    after its own question."""
+    shuffled: float = 0.0
+    """Share of rows whose documents are read in random order (stages 2 and 3)."""
+    singles: bool = False
+    """Stage 3 brings a prompt for one document too (``single_ids`` ..)."""
+    seed: int = 0
+    """Of the paraphrase wordings and of the orders."""
+    _ids: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, items: Sequence[TrainingItem]) -> dict[str, Tensor]:
         """One batch; ``rows`` ``[B]`` beside the model's tensors says which rows are in it.
@@ -85,10 +76,12 @@ class Collator:
         """
         rows = [self._cut(item.row) for item in items]
         if self.stage == "instruct" and self.shuffled:
-            rows = [self._reordered(item, row) for item, row in zip(items, rows, strict=True)]
-        batch, place = self._documents_batch(rows)
+            rows = [_with(row, self._order(item, len(row.documents))) for item, row in zip(items, rows, strict=True)]
+        place = {text: i for i, text in enumerate(dict.fromkeys(text for row in rows for text in row.documents))}
+        batch = dict(zip(("document_ids", "document_mask"), self._encoded(list(place)), strict=True))
         if self.stage in RANKED:
-            batch |= self._questions_batch(rows)
+            asked = self._encoded([row.questions[0] for row in rows])
+            batch |= zip(("question_ids", "question_mask"), asked, strict=True)
             batch["document_index"] = _index([[place[text] for text in row.documents] for row in rows])
             width = batch["document_index"].shape[1]
             batch["positives"] = positives_mask([list(row.positives) for row in rows], width)
@@ -102,10 +95,7 @@ class Collator:
         batch["rows"] = torch.tensor([item.index for item in items])
         return batch
 
-    # -- rows ----------------------------------------------------------------------------------------------------
-
     def _cut(self, row: Row) -> Row:
-        """The row with the documents that are used in this stage."""
         fault = unfit(row, self.stage, self.top_k)
         if fault:
             raise ClaraError(f"{row.source}: {fault}")
@@ -120,7 +110,9 @@ class Collator:
         prompts = self.tokens.config.prompts
         documents = len(row.documents)
         if row.kind == "paraphrase":
-            wording = self._wording(item, len(prompts.paraphrase.user))
+            # drawn from seed, epoch and row alone, so that a resumed run draws the same
+            digest = hashlib.blake2b(f"{self.seed}/{item.epoch}/{item.index}".encode(), digest_size=8).digest()
+            wording = int.from_bytes(digest, "big") % len(prompts.paraphrase.user)
             return [_Sequence(prompts.paraphrase, wording, documents, None, row.answers[0], row)]
         if self.stage == "pretrain" and self.joined_pairs:
             pairs = zip(row.questions, row.answers, strict=True)
@@ -147,42 +139,22 @@ class Collator:
             extras |= {names[name]: tensor for name, tensor in prompts.items() if name in names}
         return extras
 
-    def _reordered(self, item: TrainingItem, row: Row) -> Row:
-        """The row with its documents in the order drawn for it."""
-        return _with(row, self._order(item, len(row.documents)))
-
     def _order(self, item: TrainingItem, count: int) -> list[int]:
-        """Drawn like the wording: as it is, or at random in a share of the rows."""
+        """Drawn like a wording: as it is, or at random in a share of the rows."""
         draw = random.Random(f"{self.seed}/{item.epoch}/{item.index}/order")
         order = list(range(count))
         if draw.random() < self.shuffled:
             draw.shuffle(order)
         return order
 
-    def _wording(self, item: TrainingItem, count: int) -> int:
-        """Drawn from seed, epoch and row alone, so that a resumed run draws the same."""
-        digest = hashlib.blake2b(f"{self.seed}/{item.epoch}/{item.index}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") % count
-
-    # -- tensors -------------------------------------------------------------------------------------------------
-
-    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encoder ids of documents or questions; those of a recent text are kept."""
+    def _encoded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Encoder ids of documents or questions and their mask; the ids of a recent text are kept."""
         new = {text: self.tokens.document_ids(text) for text in texts if text not in self._ids}
         rows = [new.get(text) or self._ids[text] for text in texts]
         self._ids |= new
         for text in list(self._ids)[: max(0, len(self._ids) - KEPT)]:
             del self._ids[text]
-        return rows
-
-    def _documents_batch(self, rows: Sequence[Row]) -> tuple[dict[str, Tensor], dict[str, int]]:
-        place = {text: i for i, text in enumerate(dict.fromkeys(text for row in rows for text in row.documents))}
-        ids, mask = self.tokens.pad(self._encoded(list(place)))
-        return {"document_ids": ids, "document_mask": mask}, place
-
-    def _questions_batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        ids, mask = self.tokens.pad(self._encoded([row.questions[0] for row in rows]))
-        return {"question_ids": ids, "question_mask": mask}
+        return self.tokens.pad(rows)
 
     def _prompts_batch(self, sequences: Sequence[_Sequence]) -> dict[str, Tensor]:
         examples = [self._example(part) for part in sequences]
@@ -213,6 +185,5 @@ def _with(row: Row, places: Sequence[int]) -> Row:
 
 
 def _index(rows: Sequence[Sequence[int]]) -> Tensor:
-    """``[B, K]``, filled with -1."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])

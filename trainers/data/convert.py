@@ -177,7 +177,11 @@ class Converter:
             return None
         self.counts["rows with fewer candidates"] += len(numbers) < self.config.candidates
         self.counts["rows without a gold document"] += not set(numbers) & set(golds)
-        return self._as_row(question, numbers, [i for i, number in enumerate(numbers) if number in set(golds)])
+        row: dict[str, Any] = {"id": question.id, "question": question.question}
+        row["docs"] = [self.pool.texts[number] for number in numbers]
+        train = self.config.split == "train"
+        row |= {"gold_answer": question.answers[0]} if train else {"answers": list(question.answers)}
+        return row | {"pos_index": [i for i, number in enumerate(numbers) if number in golds]}
 
     def _with_negatives(self, question: Question, golds: Sequence[int], found: Sequence[int]) -> list[int]:
         """Golds, the question's other paragraphs and negatives from the pool, shuffled."""
@@ -189,7 +193,9 @@ class Converter:
         if len(others) > room:
             others = chance.sample(others, room)
         taken = [*golds, *others]
-        for source, numbers in (("search", found), ("chance", self._by_chance(chance))):
+        tries = _CHANCES * self.config.candidates if self.config.negatives != NO_NEGATIVES else 0
+        drawn = (chance.randrange(len(self.pool)) for _ in range(tries))  # for what the search leaves open
+        for source, numbers in (("search", found), ("chance", drawn)):
             before = len(taken)
             for number in numbers:
                 if len(taken) >= self.config.candidates:
@@ -199,19 +205,6 @@ class Converter:
             self.counts[f"negatives by {source}"] += len(taken) - before
         chance.shuffle(taken)
         return taken
-
-    def _by_chance(self, chance: random.Random) -> Iterator[int]:
-        """Random passages, a bounded number of them, for what the search leaves open."""
-        if self.config.negatives != NO_NEGATIVES:
-            for _ in range(_CHANCES * self.config.candidates):
-                yield chance.randrange(len(self.pool))
-
-    def _as_row(self, question: Question, numbers: Sequence[int], positives: list[int]) -> dict[str, Any]:
-        row: dict[str, Any] = {"id": question.id, "question": question.question}
-        row["docs"] = [self.pool.texts[number] for number in numbers]
-        train = self.config.split == "train"
-        row |= {"gold_answer": question.answers[0]} if train else {"answers": list(question.answers)}
-        return row | {"pos_index": positives}
 
 
 def holds_answer(text: str, answers: Sequence[str]) -> bool:
@@ -223,6 +216,5 @@ def holds_answer(text: str, answers: Sequence[str]) -> bool:
 
 @lru_cache(maxsize=1 << 15)
 def _words(text: str) -> str:
-    """The words of a text in lower case, one space around each."""
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
     return f" {' '.join(words)} "

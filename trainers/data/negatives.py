@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from clara_model.errors import ClaraError
 from clara_model.search.bm25 import BM25
+from trainers.processes import needing
 
 METHODS = ("bm25", "embedding")
 CLARA_PREFIX = "clara:"
@@ -45,57 +46,35 @@ class Pool:
         return number
 
 
-class Search(Protocol):
-    """Finds the passages of a pool that are nearest to questions."""
-
-    def nearest(self, questions: Sequence[str], k: int) -> list[list[int]]:
-        """The numbers of at most ``k`` passages for each question, nearest first; fewer where nothing else matches."""
-
-
 class BM25Search:
     """BM25 over words; passages that share no word with the question are not found."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Index the passages."""
         self._index = BM25(texts)
 
     def nearest(self, questions: Sequence[str], k: int) -> list[list[int]]:
-        """See `Search`; equal scores stand in the order of the pool."""
+        """At most ``k`` passages for each question, nearest first; equal scores stand in the order of the pool."""
         return [self._index.best(question, k) for question in questions]
 
 
 class VectorSearch:
-    """Cosine between vectors; the pool's are computed once and kept as float16."""
+    """Cosine between an encoder's vectors ``[N, D]``; the pool's are computed once and kept as float16."""
 
-    def __init__(self, texts: Sequence[str], encoder: Encoder) -> None:
-        """Encode the passages."""
+    def __init__(self, texts: Sequence[str], encoder: Any) -> None:
         self._encoder = encoder
         rows = [encoder.documents(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
         self._vectors_ND = np.concatenate([unit(row).astype(np.float16) for row in rows])
 
     def nearest(self, questions: Sequence[str], k: int) -> list[list[int]]:
-        """See `Search`."""
+        """The numbers of at most ``k`` passages for each question, nearest first."""
         found: list[list[int]] = []
         for start in range(0, len(questions), _BATCH):
             queries_BD = unit(self._encoder.questions(questions[start : start + _BATCH]))
-            found += [_best(scores_N, k) for scores_N in self._scores(queries_BD)]
+            starts = range(0, len(self._vectors_ND), _ROWS_AT_ONCE)  # widened block by block, never as a whole
+            blocks = (self._vectors_ND[start : start + _ROWS_AT_ONCE].astype(np.float32) for start in starts)
+            scores_BN = np.concatenate([queries_BD @ block_ND.T for block_ND in blocks], axis=1)
+            found += [_best(scores_N, k) for scores_N in scores_BN]
         return found
-
-    def _scores(self, queries_BD: np.ndarray) -> np.ndarray:
-        """``[B, N]`` float32; the pool is widened block by block, never as a whole."""
-        starts = range(0, len(self._vectors_ND), _ROWS_AT_ONCE)
-        blocks = (self._vectors_ND[start : start + _ROWS_AT_ONCE] for start in starts)
-        return np.concatenate([queries_BD @ block_ND.astype(np.float32).T for block_ND in blocks], axis=1)
-
-
-class Encoder(Protocol):
-    """Turns texts into vectors ``[N, D]`` whose cosine says how near they are."""
-
-    def documents(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of passages."""
-
-    def questions(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of questions."""
 
 
 class SentenceTransformersEncoder:
@@ -107,13 +86,8 @@ class SentenceTransformersEncoder:
         Raises:
             ClaraError: the package is not installed, or the model cannot be loaded.
         """
-        try:
+        with needing("a bi-encoder", "sentence-transformers", "eval"):
             from sentence_transformers import SentenceTransformer
-        except ImportError as error:
-            raise ClaraError(
-                "embedding negatives need the sentence-transformers package; install it with: "
-                "pip install 'clara-integrations[eval]'"
-            ) from error
         try:
             self._model: Any = SentenceTransformer(name)
         except (OSError, ValueError) as error:
@@ -153,10 +127,10 @@ class LatentSearch:
             self._clara.compress(part)
             for number, text in enumerate(part, start=start):
                 for first, end in self._clara.model.tokens.windows(text):
-                    self._numbers.setdefault(_as_kept(text[first:end]), []).append(number)
+                    self._numbers.setdefault(text[first:end].encode("utf-8", "replace").decode(), []).append(number)
 
     def nearest(self, questions: Sequence[str], k: int) -> list[list[int]]:
-        """See `Search`; nothing for a blank question."""
+        """At most ``k`` passages for each question, nearest first; nothing for a blank question."""
         return [self._nearest(question, k) if question.strip() else [] for question in questions]
 
     def _nearest(self, question: str, k: int) -> list[int]:
@@ -171,9 +145,7 @@ class LatentSearch:
             asked *= 2
 
 
-def _as_kept(text: str) -> str:
-    """A text as a store gives it back."""
-    return text.encode("utf-8", "replace").decode()
+Search = BM25Search | VectorSearch | LatentSearch
 
 
 def make_search(

@@ -38,11 +38,7 @@ class Question:
 
 
 def read_questions(path: Path, form: str) -> Iterator[Question]:
-    """The questions of an official file.
-
-    Args:
-        path: the file.
-        form: a name in `FORMATS`.
+    """The questions of an official file; ``form`` is a name in `FORMATS`.
 
     Raises:
         ClaraError: no such file, or its form is another one, with the item that shows it.
@@ -88,9 +84,6 @@ def paragraph(title: str, text: str) -> str:
     return f"{title.strip()}\n{text.strip()}".strip()
 
 
-# -- formats ----------------------------------------------------------------------------------------------------
-
-
 def _hotpotqa(values: Mapping[str, Any], place: str) -> Question:
     titles = {title for title, *_ in values.get("supporting_facts", [])}
     given = values["context"]
@@ -134,9 +127,6 @@ def _question(
         others=tuple(text for gold, text in paragraphs if not gold),
         **more,
     )
-
-
-# -- files ------------------------------------------------------------------------------------------------------
 
 
 def _json_list(path: Path) -> Iterator[tuple[str, object]]:

@@ -41,8 +41,13 @@ def check_report(reports: Sequence[FileReport], unit: str, doc_max_length: int, 
 
 def _rows_table(reports: Sequence[FileReport]) -> Table:
     table = _table("file", "rows", "qa sets", "paraphrases", "questions", "with gold", "docs/row", "bad", "repeated")
+
+    def counts(report: FileReport) -> list[int]:
+        kinds = [report.rows[kind] for kind in ("pairs", "paraphrase", "question")]
+        return [report.rows.total(), *kinds, report.with_positives, len(report.bad), len(report.repeated)]
+
     together = sum((report.candidates for report in reports), Counter[int]())
-    lines = [_counts(report) for report in reports]
+    lines = [counts(report) for report in reports]
     named = [(visible(report.path), line, report.candidates) for report, line in zip(reports, lines, strict=True)]
     if len(reports) > 1:
         named.append(("together", [sum(column) for column in zip(*lines, strict=True)], together))
@@ -53,11 +58,6 @@ def _rows_table(reports: Sequence[FileReport]) -> Table:
         documents = "-" if not candidates else str(low) if low == high else f"{low}-{high}"
         table.add_row(name, *map(_number, line[:5]), documents, *map(_number, line[5:]))
     return table
-
-
-def _counts(report: FileReport) -> list[int]:
-    kinds = [report.rows[kind] for kind in ("pairs", "paraphrase", "question")]
-    return [report.rows.total(), *kinds, report.with_positives, len(report.bad), len(report.repeated)]
 
 
 def _lengths_table(reports: Sequence[FileReport], unit: str, doc_max_length: int) -> Table:
@@ -88,9 +88,6 @@ def _problems(title: str, style: str, found: Sequence[Sequence[Problem]], limit:
             lines.append(f"  and {len(problems) - limit:,} more there; --all shows them")
     number = sum(len(problems) for problems in found)
     return [Text(), Text(f"{title} ({number:,})", style=style), Text("\n".join(lines))]
-
-
-# -- what a run made -------------------------------------------------------------------------------------------------
 
 
 def facts_table(facts: Mapping[str, object]) -> Table:

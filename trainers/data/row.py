@@ -42,12 +42,8 @@ class Row:
 
 
 def parse_row(values: object, source: str = "", *, prefer_gold: bool = False) -> Row:
-    """Check and convert one decoded line.
-
-    Args:
-        values: the decoded JSON value.
-        source: ``file:line``, for messages.
-        prefer_gold: learn ``gold_answer`` where a row also has an ``answer`` written by a model (stage 3, evaluation).
+    """Check and convert one decoded line; with ``prefer_gold`` (stage 3, evaluation) ``gold_answer`` is learned where a
+    row also has an ``answer`` written by a model.
 
     Raises:
         ClaraError: what is wrong with the row, in one sentence without its source.

@@ -168,21 +168,11 @@ class HubRows(LazyRows):
     """The rows of a data set on the hub, kept on disk by `datasets` and mapped, so it may be larger than memory."""
 
     def __init__(
-        self,
-        name: str,
-        *,
-        prefer_gold: bool = False,
-        split: str = "train",
-        unfit: Unfit = fits,
-        skip_bad: bool = False,
+        self, name: str, *, prefer_gold: bool = False, split: str = "train", unfit: Unfit = fits, skip_bad: bool = False
     ) -> None:
         """Download it, or find it in the cache; arguments and errors as for `read_rows`."""
-        try:
+        with processes.needing(f"data set {name!r} on the hub", "datasets", "train"):
             import datasets
-        except ImportError as error:
-            raise ClaraError(
-                f"data set {name!r} is on the hub; install clara-integrations[train] to read it"
-            ) from error
         self.name = name
         repository, _, named = name.partition(":")
         try:
@@ -307,7 +297,7 @@ def read_rows(
         names: paths, or ``owner/name[:split]`` on the hub.
         prefer_gold: as for `parse_row`.
         split: of data sets on the hub whose name has none behind a colon.
-        unfit: what else is wrong with a row (`trainers.data.row`).
+        unfit: what else is wrong with a row.
         skip_bad: leave bad rows out; `left_out_of` names them.
 
     Raises:

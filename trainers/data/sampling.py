@@ -55,14 +55,11 @@ class TrainingOrder(Dataset[TrainingItem]):
         """Nothing is read yet.
 
         Args:
-            parts: the data sets.
-            epochs: how often each row comes.
-            seed: of the order.
-            shuffle: keep the files' order where false.
+            parts: the data sets; ``limit``: rows used at most, the first ones of each file, in proportion.
+            epochs: how often each row comes, in an order from the ``seed``, or in the files' without ``shuffle``.
             group: consecutive rows that stay together.
             weights: of the data sets in a mix. An epoch then is as long as without them, each set's rows are drawn
                 without repetition until it is used up, and then again from its start in a new order.
-            limit: rows used at most: the first ones of each file, in proportion.
             step: rows of a step, which are arranged by length where rows are shuffled; 0 for not.
             by_length: make steps of rows of like length: the rows of `POOL` steps are sorted, the steps shuffled.
         """
@@ -86,17 +83,14 @@ class TrainingOrder(Dataset[TrainingItem]):
         return self._count * self.epochs
 
     def __len__(self) -> int:
-        """Rows times epochs, and the fillers."""
         return -(-self.rows_to_train // self.multiple) * self.multiple
 
     def __getitem__(self, position: int) -> TrainingItem:
-        """The row at a place of the sequence."""
         filler = position >= self.rows_to_train
         epoch, index = self._at(min(position, self.rows_to_train - 1))
         return TrainingItem(self.rows[index], index, epoch, filler)
 
     def _at(self, position: int) -> tuple[int, int]:
-        """Epoch and row of a position."""
         if not self.step:
             return self._unarranged(position)
         number, offset = divmod(position, self.step)
@@ -138,7 +132,6 @@ class TrainingOrder(Dataset[TrainingItem]):
         return np.concatenate([groups[i] for i in order])
 
     def _used(self) -> np.ndarray:
-        """The rows that ``limit`` leaves."""
         total = len(self.rows)
         if self._count == total:
             return np.arange(total)

@@ -37,10 +37,8 @@ class TokenCounter:
 
 
 def token_counter(name: str | None = None) -> TokenCounter:
-    """The counter for a checkpoint, a base model or a tokenizer.
-
-    Args:
-        name: a folder, a bundled name or a hub name; by default the bundled model's, or words if there is none.
+    """The counter for a checkpoint, a base model or a tokenizer (a folder, a bundled or hub name); by default for the
+    bundled model, or words if there is none.
 
     Raises:
         ClaraError: no tokenizer of that name can be loaded.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,7 @@ from clara_model.validation import Generation
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Question
 from trainers.evaluation.rankers import Ranked
+from trainers.processes import needing
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
@@ -58,13 +59,6 @@ class Budget:
         return min((bound for bound in (room, self.prompt_tokens) if bound is not None), default=2**62)
 
 
-class Reader(Protocol):
-    """Answers questions from passages."""
-
-    def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
-        """An answer to each question from the best of its passages."""
-
-
 class FromLatents:
     """The generator on the passages' latents, the best of them as text: what the checkpoint is for."""
 
@@ -77,7 +71,7 @@ class FromLatents:
         self.expand = self.writer.shared.expand
 
     def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
-        """See `Reader`."""
+        """An answer to each question from the best of its passages."""
         counts = [self._fitting(question, one) for question, one in zip(questions, ranked, strict=True)]
         latents = [self._latents(*one, meter) for one in zip(questions, ranked, counts, strict=True)]
         asked, most = [question.text for question in questions], self.budget.max_new_tokens
@@ -99,7 +93,6 @@ class FromLatents:
             return self.clara.compress(_chosen(question, ranked, count))
 
     def _fitting(self, question: Question, ranked: Ranked) -> int:
-        """How many passages fit the prompt."""
         tokens, prompt = self.clara.model.tokens, self.clara.model.config.prompts.answer
         count, room = min(self.budget.top_k, len(ranked.order)), self.budget.room(self.clara)
         if self.budget.prompt_tokens is None:
@@ -120,7 +113,7 @@ class FromText:
         self.clara, self.budget, self.reader, self.closed = clara, budget, reader, closed
 
     def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
-        """See `Reader`."""
+        """An answer to each question from the best of its passages."""
         with meter.phase("generate"):
             texts = [self.texts(question, one) for question, one in zip(questions, ranked, strict=True)]
             fitted = [self._fitted(question, some) for question, some in zip(questions, texts, strict=True)]
@@ -136,7 +129,6 @@ class FromText:
         return [] if self.closed else _chosen(question, ranked, self.budget.top_k)
 
     def _fitted(self, question: Question, texts: Sequence[str]) -> tuple[list[int], int]:
-        """The prompt with as many texts as fit, and how many these are."""
         model = (self.reader or self.clara).model
 
         def prompt(count: int) -> list[int]:
@@ -166,12 +158,8 @@ class FromShortenedText(FromText):
             ClaraError: the package is not installed, or the model cannot be loaded.
         """
         super().__init__(clara, budget, reader)
-        try:
+        with needing("the system llmlingua", "llmlingua"):
             package: Any = importlib.import_module("llmlingua")
-        except ImportError as error:
-            raise ClaraError(
-                "the system llmlingua needs the llmlingua package; install it with: pip install llmlingua"
-            ) from error
         try:
             self._compressor = package.PromptCompressor(model, use_llmlingua2=True, device_map=clara.model.device.type)
         except (OSError, ValueError) as error:
@@ -186,6 +174,9 @@ class FromShortenedText(FromText):
             self._compressor.compress_prompt([text], rate=self._rate)["compressed_prompt"] if text.strip() else text
             for text in super().texts(question, ranked)
         ]
+
+
+Reader = FromLatents | FromText
 
 
 def _chosen(question: Question, ranked: Ranked, count: int) -> list[str]:

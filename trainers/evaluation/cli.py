@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,9 @@ from clara_model.console import command
 from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
     from clara_model.inference.clara import Clara
-    from trainers.evaluation.comparison import Settings
-    from trainers.processes import Processes
 
 FAILED = 1
 OUT = "runs/eval"
@@ -79,9 +80,7 @@ def _what(group: Any) -> None:
                        help="also clara:N for each: the best N passages as text, the others as latents")  # fmt: skip
     group.add_argument("--ranking", choices=("latents", "hybrid"),
                        help="what the checkpoint ranks by (default: what it says itself)")  # fmt: skip
-    group.add_argument(
-        "--text_reader", metavar="NAME", help="checkpoint on the same base that was trained to read text"
-    )
+    group.add_argument("--text_reader", metavar="NAME", help="checkpoint on the same base, trained to read text")
     group.add_argument("--docs", nargs="+", default=(), metavar="FILE_OR_FOLDER",
                        help="your own documents: .txt, .md, .jsonl; questions then need no docs")  # fmt: skip
     group.add_argument("--store", metavar="FOLDER",
@@ -90,11 +89,11 @@ def _what(group: Any) -> None:
 
 
 def _how(group: Any) -> None:
-    group.add_argument("--generation_top_k", type=int, metavar="K", help="passages read (default: the checkpoint's)")
-    group.add_argument("--max_samples", type=int, default=0, metavar="N", help="questions at most; 0: all")
     group.add_argument(
-        "--max_new_tokens", type=int, default=64, metavar="N", help="longest answer (default: %(default)s)"
+        "--generation_top_k", dest="top_k", type=int, metavar="K", help="passages read (default: the checkpoint's)"
     )
+    group.add_argument("--max_samples", type=int, default=0, metavar="N", help="questions at most; 0: all")
+    group.add_argument("--max_new_tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)")
     group.add_argument("--prompt_tokens", type=int, metavar="N",
                        help="longest prompt of every system (default: what the base model reads)")  # fmt: skip
     group.add_argument("--batch_size", type=int, default=16, metavar="N",
@@ -126,27 +125,27 @@ def _numbers(words: str) -> tuple[int, ...]:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from trainers.processes import Processes
+    from trainers.processes import of_evaluation
 
-    processes = Processes.here()
+    processes = of_evaluation()
     try:
         summaries = _summaries(args, processes)
     finally:
-        processes.end()
-    if not processes.first:
+        processes.destroy_process_group()
+    if not processes.is_main_process:
         return 0
     _show(summaries, as_json=args.json)
     return FAILED if any(system["failed"] for one in summaries for system in one["systems"].values()) else 0
 
 
-def _summaries(args: argparse.Namespace, processes: Processes) -> list[dict[str, Any]]:
+def _summaries(args: argparse.Namespace, processes: PartialState) -> list[dict[str, Any]]:
     """Of each data set in turn."""
     from trainers.evaluation import tables
-    from trainers.evaluation.comparison import Comparison, folder_of
-    from trainers.evaluation.systems import check_names
+    from trainers.evaluation.comparison import Comparison, Settings, check_names, folder_of
 
     check_names(args.systems)
-    settings = [_settings(args, name) for name in _listed(args.dataset)]
+    asked = {one.name: getattr(args, one.name) for one in fields(Settings)}
+    settings = [Settings(**{**asked, "dataset": name, "docs": tuple(args.docs)}) for name in _listed(args.dataset)]
     if not settings:
         raise ClaraError("--dataset names no data set")
     clara = _load(args.model, args, processes, _store(args))
@@ -166,36 +165,19 @@ def _summaries(args: argparse.Namespace, processes: Processes) -> list[dict[str,
     return summaries
 
 
-def _settings(args: argparse.Namespace, dataset: str) -> Settings:
-    from trainers.evaluation.comparison import Settings
-
-    return Settings(
-        dataset=dataset,
-        setting=args.setting,
-        stage=args.stage,
-        systems=args.systems,
-        expand=args.expand,
-        ranking=args.ranking,
-        top_k=args.generation_top_k,
-        data=args.data,
-        docs=tuple(args.docs),
-        max_samples=args.max_samples,
-        max_new_tokens=args.max_new_tokens,
-        prompt_tokens=args.prompt_tokens,
-        batch_size=args.batch_size,
-        first_answer=args.first_answer,
-        known_only=args.known_only,
-        spacy_model=args.spacy_model,
-    )
-
-
 def _store(args: argparse.Namespace) -> str | None:
     """Where latents are kept: below the results, if documents are named and no store is."""
     return args.store or (str(Path(args.out) / "latents") if args.docs else None)
 
 
-def _load(name: str, args: argparse.Namespace, processes: Processes, store: str | None = None) -> Clara:
-    own = {"model": name, "device": args.device or processes.device, "quiet": not processes.first, "expand": None}
+def _load(name: str, args: argparse.Namespace, processes: PartialState, store: str | None = None) -> Clara:
+    alone = processes.num_processes == 1 or processes.device.type == "cpu"  # else each has a device of its own
+    own = {
+        "model": name,
+        "device": args.device or (None if alone else str(processes.device)),
+        "quiet": not processes.is_main_process,
+        "expand": None,
+    }
     return command.load(argparse.Namespace(**{**vars(args), **own}), store)
 
 
@@ -208,9 +190,9 @@ def _report(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress(processes: Processes) -> Iterator[Callable[[str, int, int], None]]:
+def _progress(processes: PartialState) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each system, on a terminal, of the first process's part."""
-    with command.progress(not processes.first) as bar:
+    with command.progress(not processes.is_main_process) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(system: str, done: int, of: int) -> None:

@@ -2,13 +2,25 @@
 
 ``FOLDER/run.json`` holds what was asked for and where it ran, ``SYSTEM.jsonl`` every answer, ``summary.json`` the
 figures, ``table.md`` and ``table.csv`` the same for reading. Started again with the same settings, it goes on.
+
+| system | reads | chosen by |
+|---|---|---|
+| ``clara`` | latents, and as text what the checkpoint says | the checkpoint (before stage 3: as retrieved) |
+| ``clara:N`` | the best N passages as text, the others as latents | the same |
+| ``best`` | the best passage as text, nothing else; by the generator | the same |
+| ``text`` | the same passages as text | the same |
+| ``closed`` | nothing | |
+| ``first`` | text | as retrieved |
+| ``bm25`` | text | BM25 |
+| ``bi:MODEL``, ``cross:MODEL`` | text | a sentence-transformers model |
+| ``llmlingua``, ``llmlingua:MODEL`` | the passages of ``text``, shortened by LLMLingua-2 | the same |
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +29,18 @@ from clara_model.errors import ClaraError
 from clara_model.store.cache import durable
 from trainers.evaluation import paraphrase
 from trainers.evaluation import questions as data
-from trainers.evaluation.answerers import Budget
+from trainers.evaluation.answerers import LLMLINGUA, Budget, FromLatents, FromShortenedText, FromText
 from trainers.evaluation.measuring import environment
 from trainers.evaluation.questions import Compressed, Pool, Question, Setting
+from trainers.evaluation.rankers import AsRetrieved, ByBM25, ByCrossEncoder, ByLatents, ByVectors, Ranker
 from trainers.evaluation.records import Record, file_name
-from trainers.evaluation.runner import Runner
+from trainers.evaluation.runner import Runner, System
 from trainers.evaluation.summary import Summary, summarize
-from trainers.evaluation.systems import DEFAULT, RANKING_STAGE, Systems, check_names
-from trainers.processes import Processes
+from trainers.processes import of_evaluation
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
     from clara_model.inference.clara import Clara
 
 STAGES = ("stage1", "stage1_2", "stage2", "paraphrase")
@@ -37,6 +51,86 @@ Answered = dict[str, list[Record]]
 """The records of each system."""
 _FREE = ("batch_size", "systems", "docs", "expand")
 """Settings that may differ when a run goes on: they do not change an answer."""
+
+
+PLAIN = ("clara", "best", "closed", "text", "first", "bm25", "llmlingua")
+WITH_MODEL = ("bi", "cross", "llmlingua")
+DEFAULT = ("clara", "closed", "text", "first", "bm25")
+RANKING_STAGE = "stage2"
+
+
+def label(name: str) -> str:
+    """The name under which a system is recorded: a model's folder is named by its last two parts."""
+    kind, colon, model = name.partition(":")
+    return kind + colon + "/".join(Path(model).parts[-2:]) if model and Path(model).is_dir() else name
+
+
+def check_names(names: Sequence[str]) -> list[str]:
+    """The names of systems, each once.
+
+    Raises:
+        ClaraError: an unknown one, with those there are.
+    """
+    for name in names:
+        kind, _, model = name.partition(":")
+        if name not in PLAIN and not (kind in WITH_MODEL and model) and not (kind == "clara" and model.isdecimal()):
+            raise ClaraError(f"unknown system {name!r}; there are {', '.join(PLAIN)}, clara:N, bi:MODEL, cross:MODEL")
+    return list(dict.fromkeys(names))
+
+
+class Systems:
+    """Makes systems for one evaluation; a ranker that several use is made once."""
+
+    def __init__(
+        self,
+        clara: Clara,
+        questions: Sequence[Question],
+        budget: Budget,
+        *,
+        stage: str,
+        gold_first: bool,
+        reader: Clara | None = None,
+    ) -> None:
+        """Of all questions, whichever process answers them.
+
+        In ``stage2`` the checkpoint ranks; before, documents are read as retrieved, with ``gold_first`` (the oracle
+        setting) gold ones among them. A text reader's checkpoint reads text in the base model's place.
+
+        Raises:
+            ClaraError: ``stage2`` with a checkpoint that cannot rank.
+        """
+        self._clara, self._questions, self._budget, self._reader = clara, questions, budget, reader
+        self._as_retrieved = AsRetrieved(budget.top_k, gold=gold_first)
+        self._own: Ranker = self._as_retrieved
+        self._bm25: ByBM25 | None = None
+        if stage == RANKING_STAGE:
+            if not clara.can_rank:
+                raise ClaraError(f"{clara.name} has no query reasoner to rank with; use --stage stage1 or stage1_2")
+            self._own = ByLatents(clara)
+
+    def make(self, name: str) -> System:
+        """The system of a name that `check_names` has let through."""
+        kind, _, model = name.partition(":")
+        shown = label(name)
+        clara, budget, reader = self._clara, self._budget, self._reader
+        if kind == "clara":
+            return System(shown, self._own, FromLatents(clara, budget, int(model) if model else None))
+        if kind == "best":
+            return System(shown, self._own, FromLatents(clara, replace(budget, top_k=1), expand=1))
+        if kind == "closed":
+            return System(shown, None, FromText(clara, budget, reader, closed=True))
+        if kind == "llmlingua":
+            return System(shown, self._own, FromShortenedText(clara, budget, reader, model or LLMLINGUA))
+        rankers = {"text": self._own, "first": self._as_retrieved}
+        return System(shown, rankers.get(kind) or self._baseline(kind, model), FromText(clara, budget, reader))
+
+    def _baseline(self, kind: str, model: str) -> Ranker:
+        if kind == "bi":
+            return ByVectors(model)
+        if self._bm25 is None:
+            pools = {id(question.pool): question.pool.passages for question in self._questions}
+            self._bm25 = ByBM25([text for pool in pools.values() for text in pool], len(self._questions))
+        return self._bm25 if kind == "bm25" else ByCrossEncoder(model, self._bm25)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +191,7 @@ class Comparison:
     folder: Path
     reader: Clara | None = None
     """A text reader's checkpoint on the same base."""
-    processes: Processes = field(default_factory=Processes)
+    processes: PartialState = field(default_factory=of_evaluation)
     progress: Callable[[str, int, int], None] = lambda system, done, of: None
 
     def run(self) -> Summary | None:
@@ -109,7 +203,9 @@ class Comparison:
         self._check_reader()
         settings, stage = self.settings, self.stage
         questions, compressed = self._questions()
-        names = settings.systems or (paraphrase.SYSTEMS if stage == "paraphrase" else self._default(questions))
+        first = stage == RANKING_STAGE and not questions[0].pool.shared
+        plain = tuple(name for name in DEFAULT if name != "first" or first)
+        names = settings.systems or (paraphrase.SYSTEMS if stage == "paraphrase" else plain)
         names = (*names, *(f"clara:{number}" for number in settings.expand))
         budget = Budget(settings.top_k or self.clara.top_k, settings.max_new_tokens, settings.prompt_tokens)
         compressed = self._open(questions, compressed)
@@ -123,7 +219,7 @@ class Comparison:
             made = Systems(self.clara, questions, budget, stage=stage, gold_first=gold, reader=self.reader)
             systems = [made.make(name) for name in check_names(names)]
             found = {system.name: runner.run(system) for system in systems}
-        return self._written(found, questions, compressed) if self.processes.first else None
+        return self._written(found, questions, compressed) if self.processes.is_main_process else None
 
     @property
     def stage(self) -> str:
@@ -131,10 +227,6 @@ class Comparison:
         if self.settings.stage or self.clara.can_rank:
             return self.settings.stage or RANKING_STAGE
         return OF_CHECKPOINT[self.clara.model.config.stage]
-
-    def _default(self, questions: Sequence[Question]) -> tuple[str, ...]:
-        left_out = {"first"} if questions[0].pool.shared or self.stage != RANKING_STAGE else set()
-        return tuple(name for name in DEFAULT if name not in left_out)
 
     def _check_reader(self) -> None:
         if self.reader is None:
@@ -174,12 +266,10 @@ class Comparison:
         if durable(self.clara.store) is None:
             raise ClaraError("questions without docs need --docs or --store: what they are asked about")
         compressed = Compressed()
-        if self.settings.docs and self.processes.first:
+        if self.settings.docs and self.processes.is_main_process:
             compressed = data.compress(self.clara, self.settings.docs)
-        self.processes.wait()
+        self.processes.wait_for_everyone()
         return data.stored_pool(self.clara), compressed
-
-    # -- files -----------------------------------------------------------------------------------------------------
 
     def _open(self, questions: Sequence[Question], compressed: Compressed) -> Compressed:
         """Write down what this evaluation is, unless the folder is another's; what compressing took in all its runs."""
@@ -198,17 +288,21 @@ class Comparison:
         elif not questions[0].pool.shared:
             passages = [text for question in questions for text in question.pool.passages]
             compressed = Compressed(kept=data.kept(self.clara, passages))
-        self.processes.wait()
-        if self.processes.first:
+        self.processes.wait_for_everyone()
+        if self.processes.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             where = environment(self.clara.model.device)
             run = {"asked": asked, "compressed": asdict(compressed), "environment": where}
             file.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-        self.processes.wait()
+        self.processes.wait_for_everyone()
         return compressed
 
     def _asked(self, questions: Sequence[Question]) -> dict[str, Any]:
         config = self.clara.model.config
+        content = sha256()  # tells data sets apart that have the same name
+        for one in questions:
+            for text in (one.text, *one.references, *(() if one.pool.shared else one.pool.passages)):
+                content.update(text.encode("utf-8", "surrogatepass") + b"\0")
         values = {**asdict(self.settings), "stage": self.stage, "top_k": self.settings.top_k or self.clara.top_k}
         return json.loads(json.dumps(values)) | {
             "model": self.clara.name,
@@ -219,7 +313,7 @@ class Comparison:
             "slots": config.memory_tokens,
             "text_reader": None if self.reader is None else self.reader.name,
             "questions": len(questions),
-            "content": _content(questions),
+            "content": content.hexdigest()[:16],
         }
 
     def _written(self, records: Answered, questions: Sequence[Question], compressed: Compressed) -> Summary:
@@ -240,15 +334,6 @@ class Comparison:
         distinct = len({text for question in questions for text in question.pool.passages})
         offered = sum(len(question.pool.passages) for question in questions) / len(questions)
         return sum(spent) / distinct * offered  # questions may share documents, which are compressed once
-
-
-def _content(questions: Sequence[Question]) -> str:
-    """What tells data sets apart that have the same name."""
-    whole = sha256()
-    for one in questions:
-        for text in (one.text, *one.references, *(() if one.pool.shared else one.pool.passages)):
-            whole.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    return whole.hexdigest()[:16]
 
 
 def folder_of(out: str | Path, clara_name: str, settings: Settings, stage: str) -> Path:

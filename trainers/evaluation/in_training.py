@@ -63,12 +63,7 @@ class Report:
 
 
 def evaluate(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig | None = None) -> Report:
-    """Answer every question and score it.
-
-    Args:
-        model: in any mode; it is put back into it afterwards.
-        rows: with one question each.
-        config: what is measured.
+    """Answer the one question of every row and score it; the model is put back into its mode afterwards.
 
     Raises:
         ClaraError: a row has no or several questions, or lacks the positives that are asked for.
@@ -99,7 +94,6 @@ def evaluate(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig | 
 
 
 def _chosen(question: Question, ranked: Ranked, read: str) -> Ranked:
-    """What is read, in its order."""
     if read == "ranked":
         return ranked
     pool = question.pool

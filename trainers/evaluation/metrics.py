@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from clara_model.errors import ClaraError
 from trainers.evaluation.records import Record
+from trainers.processes import needing
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -132,26 +132,19 @@ def ranking_scores(records: Sequence[Record], *, known_only: bool = False) -> li
             for one in records
         ]
     measured = _measured([record for record in records if record.positives])
-    return [{} if known_only and not one.positives else _at_k(one) | measured.get(one.number, _NONE) for one in records]
-
-
-_NONE = dict.fromkeys(NAMES.values(), 0.0)
-
-
-def _at_k(record: Record) -> dict[str, float]:
-    ranking, wanted = record.ranking, record.positives
-    recall = {f"recall@{k}": recall_at(ranking, wanted, k) for k in RECALL_AT}
-    return recall | {f"precision@{k}": precision_at(ranking, wanted, k) for k in RECALL_AT}
+    found = []
+    for one in records:
+        scores = {f"recall@{k}": recall_at(one.ranking, one.positives, k) for k in RECALL_AT}
+        scores |= {f"precision@{k}": precision_at(one.ranking, one.positives, k) for k in RECALL_AT}
+        scores |= measured.get(one.number, dict.fromkeys(NAMES.values(), 0.0))
+        found.append({} if known_only and not one.positives else scores)
+    return found
 
 
 def _measured(records: Sequence[Record]) -> dict[int, dict[str, float]]:
     """nDCG@10 and the reciprocal rank of the first gold document, by question."""
-    try:
+    with needing("ranking (nDCG, MRR)", "pytrec-eval-terrier", "eval"):
         import pytrec_eval
-    except ImportError as error:
-        raise ClaraError(
-            "nDCG and MRR need the pytrec-eval-terrier package; install it with: pip install 'clara-integrations[eval]'"
-        ) from error
     wanted = {str(one.number): {str(document): 1 for document in one.positives} for one in records}
     run = {str(one.number): {str(doc): 1.0 / place for place, doc in enumerate(one.ranking, 1)} for one in records}
     found = pytrec_eval.RelevanceEvaluator(wanted, {"ndcg_cut.10", "recip_rank"}).evaluate(run)

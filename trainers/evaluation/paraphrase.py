@@ -20,6 +20,7 @@ from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Question
 from trainers.evaluation.records import Record
 from trainers.evaluation.runner import SHOWN, Answering
+from trainers.processes import needing
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
@@ -95,12 +96,8 @@ def scorer(spacy_model: str | None = None) -> Score:
     Raises:
         ClaraError: rouge-score is not installed, or the spaCy model that is named cannot be loaded.
     """
-    try:
+    with needing("the stage paraphrase", "rouge-score", "eval"):
         from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as error:
-        raise ClaraError(
-            "the stage paraphrase needs rouge-score; install it with: pip install 'clara-integrations[eval]'"
-        ) from error
     rouge, entities = RougeScorer(["rouge1", "rougeL"], use_stemmer=True), names_of(spacy_model)
 
     def score(said: str, references: Sequence[str]) -> dict[str, float]:
@@ -147,9 +144,8 @@ def names_of(spacy_model: str | None = None) -> Names | None:
         return None
     name = spacy_model or SPACY_MODEL
     try:
-        found: Any = import_module("spacy").load(name)
-    except ImportError as error:
-        raise ClaraError("names in texts need spaCy; install it with: pip install spacy") from error
+        with needing("finding names", "spacy"):
+            found: Any = import_module("spacy").load(name)
     except (OSError, ValueError) as error:
         first = " ".join(str(error).split()).partition(". ")[0]
         raise ClaraError(

@@ -21,13 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Summary = Mapping[str, Any]
-COLOURS = {
-    "clara": "#3b6fb6",
-    "text": "#e08e45",
-    "closed": "#9a9a9a",
-    "first": "#b7a57a",
-    "bm25": "#4f9d69",
-}
+COLOURS = {"clara": "#3b6fb6", "text": "#e08e45", "closed": "#9a9a9a", "first": "#b7a57a", "bm25": "#4f9d69"}
 OTHERS = ("#8e5ea2", "#c44e52", "#64b5cd", "#937860")
 PHASE_COLOURS = dict(zip(PHASES, ("#3b6fb6", "#8fb8de", "#c9c9c9", "#e08e45"), strict=True))
 RECALLS = ("recall@1", "recall@3", "recall@5")
@@ -52,7 +46,6 @@ def names_of(summaries: Sequence[Summary]) -> list[str]:
 
 
 def _framed(shown: Sequence[Summary], height: float) -> tuple[Figure, list[tuple[Axes, Summary]]]:
-    """A panel for each evaluation, with its title."""
     figure, frames = panels(len(shown), height)
     for axes, one in zip(frames, shown, strict=True):
         axes.set_title(f"{_model(one)}: {title(one)}", fontsize=10, loc="left")
@@ -153,6 +146,10 @@ def costs(summaries: Sequence[Summary], path: Path) -> bool:
 
 def rates(summaries: Sequence[Summary], path: Path) -> bool:
     """Answer quality against how many text tokens one slot stands for, with reading the text itself as a line."""
+
+    def tokens_a_slot(one: Summary) -> float:
+        return max(one["systems"]["clara"]["text_tokens"] / (one["asked"]["slots"] * one["asked"]["top_k"]), 0.1)
+
     score = _score(summaries)
     shown: dict[str, list[Summary]] = {}
     for one in summaries:
@@ -162,7 +159,7 @@ def rates(summaries: Sequence[Summary], path: Path) -> bool:
         return False
     figure, frames = panels(len(shown), height=3.3)
     for axes, (name, some) in zip(frames, shown.items(), strict=True):
-        points = sorted(((_tokens_a_slot(one), one) for one in some), key=lambda point: point[0])
+        points = sorted(((tokens_a_slot(one), one) for one in some), key=lambda point: point[0])
         for place, (rates_x, values) in enumerate(_curves(points, score)):
             label = "latents" if place == 0 else None
             axes.plot(rates_x, values, marker="o", color=COLOURS["clara"], label=label, zorder=3)
@@ -222,13 +219,6 @@ def places(summaries: Sequence[Summary], path: Path) -> bool:
         _legend(axes)
         plain(axes, "y")
     return saved(figure, "Exact match by place (numbers: questions)", path)
-
-
-def _tokens_a_slot(summary: Summary) -> float:
-    """Text tokens that were read for each memory token."""
-    asked, system = summary["asked"], summary["systems"]["clara"]
-    slots = asked["slots"] * asked["top_k"]
-    return max(system["text_tokens"] / slots, 0.1)
 
 
 def _score(summaries: Sequence[Summary]) -> str:

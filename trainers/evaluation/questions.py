@@ -100,13 +100,7 @@ def has_documents(files: Sequence[Path]) -> bool:
 
 
 def read_candidates(files: Sequence[Path], setting: Setting, split: Split, limit: int = 0) -> list[Question]:
-    """The questions of published evaluation files.
-
-    Args:
-        files: as `find_dataset` gives them.
-        setting: ``oracle`` wants a gold document among the candidates of every question.
-        split: of long documents.
-        limit: questions at most; 0 for all.
+    """The questions of published evaluation files, at most ``limit`` (0: all), their long documents split.
 
     Raises:
         ClaraError: bad lines, several questions in a row, or no gold document in the oracle setting.
@@ -173,7 +167,6 @@ def question_of(number: int, row: Row, split: Split, setting: Setting = "normal"
 
 
 def _asked(row: Row) -> tuple[str, tuple[str, ...]]:
-    """A row's one question and its accepted answers."""
     if len(row.questions) != 1 or not row.questions[0].strip():
         what = "a blank question" if row.questions else "no question"
         what = f"{len(row.questions)} questions" if len(row.questions) > 1 else what
@@ -182,7 +175,6 @@ def _asked(row: Row) -> tuple[str, tuple[str, ...]]:
 
 
 def _key(texts: Sequence[str]) -> str:
-    """12 hexadecimal digits that tell texts apart."""
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 

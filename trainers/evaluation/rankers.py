@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -21,6 +21,7 @@ from clara_model.search.bm25 import BM25
 from trainers.data.negatives import SentenceTransformersEncoder, unit
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Pool, Question
+from trainers.processes import needing
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
@@ -29,7 +30,6 @@ DEPTH = 50
 """Passages of a corpus that a ranker names."""
 RERANKED = 100
 """Passages of a corpus, best by BM25, that a cross-encoder looks at."""
-_EXTRA = "install it with: pip install 'clara-integrations[eval]'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +39,6 @@ class Ranked:
     order: list[int]
     latents: Latents | None = None
     """In the same order; at least as many as are read."""
-
-
-class Ranker(Protocol):
-    """Orders passages."""
-
-    @property
-    def name(self) -> str:
-        """Rankings of the same name are the same."""
-
-    def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
-        """The passages of each question."""
 
 
 class AsRetrieved:
@@ -62,7 +51,7 @@ class AsRetrieved:
         self.top_k, self.gold = top_k, gold
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
-        """See `Ranker`."""
+        """The passages of each question."""
         return [Ranked(self._order(question)) for question in questions]
 
     def _order(self, question: Question) -> list[int]:
@@ -89,7 +78,7 @@ class ByLatents:
         self._places: dict[int, dict[str, int]] = {}
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
-        """See `Ranker`."""
+        """The passages of each question."""
         if questions[0].pool.shared:
             return [self._searched(question, meter) for question in questions]
         asked = [question.text for question in questions]
@@ -117,7 +106,6 @@ class ByLatents:
         return Ranked(order, latents[[row[passage] for passage in order]])
 
     def _searched(self, question: Question, meter: Meter) -> Ranked:
-        """The best passages of the store."""
         pool = question.pool
         place = self._places.get(id(pool))
         if place is None:
@@ -142,7 +130,7 @@ class ByBM25:
         self._share = (time.perf_counter() - start) / max(1, questions)
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
-        """See `Ranker`; equal scores stand in the order of the pool."""
+        """The passages of each question; equal scores stand in the order of the pool."""
         meter.add("compress", self._share * len(questions))
         with meter.phase("rank"):
             return [Ranked(self.best(question)) for question in questions]
@@ -167,7 +155,7 @@ class ByVectors:
         self._vectors: dict[str, np.ndarray] = {}
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
-        """See `Ranker`."""
+        """The passages of each question."""
         new = dict.fromkeys(text for question in questions for text in question.pool.passages)
         new = {text: None for text in new if text not in self._vectors}
         if new:
@@ -193,10 +181,8 @@ class ByCrossEncoder:
         Raises:
             ClaraError: the package is not installed, or the model cannot be loaded.
         """
-        try:
+        with needing("a cross-encoder", "sentence-transformers", "eval"):
             from sentence_transformers import CrossEncoder
-        except ImportError as error:
-            raise ClaraError(f"a cross-encoder needs the sentence-transformers package; {_EXTRA}") from error
         self.name, self._first = f"cross:{model}", first
         try:
             self._model: Any = CrossEncoder(model)
@@ -204,20 +190,23 @@ class ByCrossEncoder:
             raise ClaraError(f"the cross-encoder {model!r} cannot be loaded ({str(error).splitlines()[0]})") from error
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
-        """See `Ranker`."""
+        """The passages of each question."""
         with meter.phase("rank"):
-            offered = [self._offered(question) for question in questions]
+            offered = [
+                self._first.best(one, RERANKED) if one.pool.shared else list(range(len(one.pool.passages)))
+                for one in questions
+            ]
             pairs = [(q.text, q.pool.passages[i]) for q, places in zip(questions, offered, strict=True) for i in places]
             scores = np.asarray(self._model.predict(pairs, show_progress_bar=False), dtype=np.float64).reshape(-1)
             parts = np.split(scores, np.cumsum([len(places) for places in offered])[:-1])
             orders = [np.argsort(-part, kind="stable").tolist() for part in parts]
         return [Ranked([places[i] for i in order]) for places, order in zip(offered, orders, strict=True)]
 
-    def _offered(self, question: Question) -> list[int]:
-        pool = question.pool
-        return self._first.best(question, RERANKED) if pool.shared else list(range(len(pool.passages)))
-
 
 def _best(scores_N: np.ndarray, pool: Pool, depth: int = DEPTH) -> list[int]:
     """Places, best first and equal ones in their order; of a corpus so many."""
     return np.argsort(-scores_N, kind="stable").tolist()[: depth if pool.shared else None]
+
+
+Ranker = AsRetrieved | ByLatents | ByBM25 | ByVectors | ByCrossEncoder
+"""Orders passages; rankings by the same ``name`` are the same."""

@@ -105,7 +105,7 @@ def _evaluation(place: Path, summary: Summary) -> str:
         file = Records(place, name).path
         if file.exists():
             records[name] = list(read_records(file))
-    pairs = tables.pairs_grid(summary)
+    pairs, bad = tables.pairs_grid(summary), "".join(_question(*one) for one in worst(records))
     facts = ", ".join(f"{name} {value}" for name, value in summary["environment"].items())
     failures = [
         f'<p class="bad">{escape(name)}: {escape(one.source or str(one.number))}: {escape(one.error or "")}</p>'
@@ -121,7 +121,7 @@ def _evaluation(place: Path, summary: Summary) -> str:
             *failures,
             f"<p>{escape(facts)}</p>",
             f"<h3>Any two systems, paired by question</h3>{_table(pairs)}" if pairs else "",
-            _worst(records),
+            f"<h3>Worst questions, those first on which latents lost most against text</h3>{bad}" if bad else "",
         ]
     )
 
@@ -132,14 +132,6 @@ def _table(found: tables.Grid) -> str:
 
     body = row(found[0], "th") + "".join(row(cells, "td") for cells in found[1:])
     return f'<div class="wide"><table>{body}</table></div>'
-
-
-def _worst(records: Mapping[str, Sequence[Record]]) -> str:
-    rows = worst(records)
-    if not rows:
-        return ""
-    shown = "".join(_question(lost, ours, text) for lost, ours, text in rows)
-    return f"<h3>Worst questions, those first on which latents lost most against text</h3>{shown}"
 
 
 def _question(lost: float, ours: Record, text: Record | None) -> str:

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from clara_model.errors import ClaraError
 from clara_model.inference.batching import is_out_of_memory, release_memory
-from trainers.evaluation.answerers import Read
+from trainers.evaluation.answerers import Read, Reader
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.metrics import holds_answer, score_answer
 from trainers.evaluation.questions import Question
-from trainers.evaluation.rankers import Ranked
+from trainers.evaluation.rankers import Ranked, Ranker
 from trainers.evaluation.records import Record, Records
-from trainers.evaluation.systems import System
-from trainers.processes import Processes
+from trainers.processes import of_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,16 @@ SHOWN = 300
 """Characters of a passage that a record keeps."""
 Answering = Callable[[Sequence[Question], Meter], list[Record]]
 _FAILURES = (ClaraError, ValueError, RuntimeError, MemoryError)
+
+
+@dataclass(frozen=True)
+class System:
+    """One of the compared."""
+
+    name: str
+    ranker: Ranker | None
+    """None where nothing is read."""
+    reader: Reader
 
 
 @dataclass
@@ -41,7 +51,7 @@ class Runner:
     folder: Path
     device: torch.device
     batch_size: int = 16
-    processes: Processes = field(default_factory=Processes)
+    processes: PartialState = field(default_factory=of_evaluation)
     progress: Callable[[str, int, int], None] = lambda system, done, of: None
     """Called with a system's name and how many of this process's questions are done."""
     _ranked: dict[tuple[str, int], tuple[Ranked, dict[str, float], dict[str, int]]] = field(default_factory=dict)
@@ -60,19 +70,19 @@ class Runner:
         Raises:
             ClaraError: every question failed, with the reason of the first.
         """
-        records = Records(self.folder, name, self.processes.index)
+        records = Records(self.folder, name, self.processes.process_index)
         done = records.read()
         if system is not None:
             self._remember(system, done)
-        mine = self.questions[self.processes.index :: self.processes.count]
+        mine = self.questions[self.processes.process_index :: self.processes.num_processes]
         todo = [question for question in mine if question.number not in done]
         counted = len(mine) - len(todo)
         for made in self._batches(todo, answering, self.batch_size):
             records.append(made)
             counted += len(made)
             self.progress(name, counted, len(mine))
-        self.processes.wait()
-        if not self.processes.first:
+        self.processes.wait_for_everyone()
+        if not self.processes.is_main_process:
             return []
         whole = records.merge(len(self.questions))
         if all(one.failed for one in whole):
@@ -80,7 +90,6 @@ class Runner:
         return whole
 
     def _batches(self, todo: Sequence[Question], answering: Answering, size: int) -> Iterator[list[Record]]:
-        """Records of one batch after the other."""
         for start in range(0, len(todo), size):
             batch = todo[start : start + size]
             try:
@@ -99,10 +108,7 @@ class Runner:
                 logger.warning("%s failed: %s", batch[0].source or f"question {batch[0].number}", reason)
                 yield [_base(batch[0], error=reason)]
 
-    # -- one batch -----------------------------------------------------------------------------------------------
-
     def _answered(self, system: System, questions: Sequence[Question], meter: Meter) -> list[Record]:
-        """Rank, read and score."""
         ranked = self._rankings(system, questions, meter)
         spent = Meter(self.device)
         read = system.reader.read(questions, [one for one, _, _ in ranked], spent)
@@ -134,7 +140,6 @@ class Runner:
         ]
 
     def _remember(self, system: System, done: dict[int, Record]) -> None:
-        """Rankings of an earlier run."""
         if system.ranker is None:
             return
         for number, one in done.items():

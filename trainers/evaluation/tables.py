@@ -102,20 +102,21 @@ def pairs_grid(summary: Summary) -> Grid:
 
 
 def _columns(summary: Summary) -> list[tuple[str, Any]]:
-    """Titles, and what makes a cell from a system's name and figures."""
     systems = summary["systems"].values()
     shown = [name for name in TITLES if any(name in one["metrics"] for one in systems)]
+    compared = next((name for name in COMPARED if name in shown), COMPARED[0])
+
+    def against(found: Mapping[str, Any] | None) -> str:
+        return _difference(found[compared]) if found and compared in found else ABSENT
+
     columns: list[tuple[str, Any]] = [("system", lambda name, _: name)]
     columns += [
         (TITLES[name], lambda _, one, m=name: _figure(one["metrics"].get(m), m in WITH_INTERVAL)) for name in shown
     ]
     if any(one["retained_f1"] for one in systems):
         columns.append(("F1 retained", lambda _, one: _figure(one["retained_f1"], True)))
-    compared = next((name for name in COMPARED if name in shown), None)
-    if compared and any(one["against_clara"] for one in systems):
-        columns.append(
-            (f"{TITLES[compared]} against clara (p)", lambda _, one: _against(one["against_clara"], compared))
-        )
+    if compared in shown and any(one["against_clara"] for one in systems):
+        columns.append((f"{TITLES[compared]} against clara (p)", lambda _, one: against(one["against_clara"])))
     columns += [
         ("prompt tokens", lambda _, one: f"{one['prompt_tokens']:.0f}"),
         ("s/question", lambda _, one: _seconds(sum(one["seconds"].values()), unit=False)),
@@ -133,12 +134,7 @@ def _figure(found: Mapping[str, Any] | None, with_interval: bool) -> str:
     return f"{found['value']:.3f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
-def _against(found: Mapping[str, Any] | None, name: str) -> str:
-    return _difference(found[name]) if found and name in found else ABSENT
-
-
 def _difference(found: Mapping[str, Any]) -> str:
-    """With its p-value."""
     value, p = found["value"], found["p"]
     return f"{value:+.3f} ({'<0.001' if p < 0.001 else f'{p:.3f}'})"
 

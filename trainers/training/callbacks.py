@@ -155,8 +155,6 @@ def reporters(config: TrainConfig) -> list[TrainerCallback]:
     return found
 
 
-# -- the first batches, written out ------------------------------------------------------------------------------
-
 PREVIEW = "preview.txt"
 BATCHES = 3
 SHOWN_ROWS = 4
@@ -194,8 +192,6 @@ def _batch(batch: dict[str, Tensor], tokens: Tokens) -> str:
         lines.append(f"[document {row}] {text(batch['document_ids'][row], batch['document_mask'][row])}")
     return "\n".join(lines) + "\n"
 
-
-# -- what a step or the clock decides ----------------------------------------------------------------------------
 
 WINDOW = 20
 """Log lines whose mean recall is compared."""

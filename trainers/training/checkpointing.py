@@ -64,7 +64,6 @@ def publish(save_path: Path, step: int, keep: int) -> Path:
 
 
 def _flush(path: Path) -> None:
-    """Have the system write a file or folder out."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

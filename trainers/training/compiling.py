@@ -30,10 +30,6 @@ def wanted(settings: Mapping[str, Any]) -> bool:
 def compile_layers(base: nn.Module, settings: Mapping[str, Any]) -> None:
     """Have the decoder layers compiled when they first run; with gradient checkpointing on, each of their parts.
 
-    Args:
-        base: the base model with its adapters.
-        settings: the run's, with `SETTINGS`.
-
     Raises:
         ClaraError: the model has no decoder layers of transformers' kind.
     """

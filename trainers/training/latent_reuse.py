@@ -8,7 +8,6 @@ are kept on disk. Shapes: ``U`` documents, ``T`` ids, ``M`` memory tokens, ``D``
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,7 +35,8 @@ class FrozenLatents:
         """The batch with ``document_latents`` ``[U, M, D]`` in place of ``document_ids`` and ``document_mask``."""
         rest = {name: tensor for name, tensor in batch.items() if name not in ("document_ids", "document_mask")}
         ids_UT, mask_UT = batch["document_ids"], batch["document_mask"]
-        keys = _keys(ids_UT, mask_UT)
+        texts = zip(ids_UT.cpu(), mask_UT.cpu().bool(), strict=True)
+        keys = [hashlib.sha256(ids[keep].numpy().tobytes()).hexdigest() for ids, keep in texts]
         found = dict(zip(keys, self.store.get(self.fingerprint, keys), strict=True))
         missing = [place for place, key in enumerate(keys) if found[key] is None]
         self.asked, self.made = self.asked + len(keys), self.made + len(missing)
@@ -56,9 +56,3 @@ class FrozenLatents:
         latents_NMD = self.model.latents("compressor", ids_NT[:, -width:], mask_NT[:, -width:])
         memory = self.model.config.memory_tokens
         return [Block(block.clone(), int(n) - memory) for block, n in zip(latents_NMD.cpu(), lengths, strict=True)]
-
-
-def _keys(ids_UT: Tensor, mask_UT: Tensor) -> Sequence[str]:
-    """A name for each document: SHA-256 of its unpadded ids."""
-    rows = zip(ids_UT.cpu(), mask_UT.cpu().bool(), strict=True)
-    return [hashlib.sha256(ids[keep].numpy().tobytes()).hexdigest() for ids, keep in rows]

@@ -30,10 +30,14 @@ def write(config: TrainConfig, model: ClaraConfig, parts: Parts, history: Histor
     path = folder / NAME
     if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         return
+    data = [
+        (_name(name), f"{len(part):,}", f"{len(left_out_of(part)):,}", fingerprint_of_rows(part))
+        for name, part in zip(config.dataset, parts, strict=True)
+    ]
     sections = [
         _header(model),
         f"# A CLaRa checkpoint on {_name(model.base_model)}\n\n{MARK}\n\n{_what(config, model)}",
-        "## Data\n\n" + _table(("set", "rows", "left out", "fingerprint"), _data(config, parts)),
+        "## Data\n\n" + _table(("set", "rows", "left out", "fingerprint"), data),
         "## Figures\n\n" + _figures(history),
         "## Settings\n\n" + _table(("setting", "value"), _settings(config)),
         "## Versions\n\n" + _table(("package", "version"), list(versions().items())),
@@ -61,15 +65,7 @@ def _what(config: TrainConfig, model: ClaraConfig) -> str:
     )
 
 
-def _data(config: TrainConfig, parts: Parts) -> list[tuple[str, ...]]:
-    return [
-        (_name(name), f"{len(part):,}", f"{len(left_out_of(part)):,}", fingerprint_of_rows(part))
-        for name, part in zip(config.dataset, parts, strict=True)
-    ]
-
-
 def _figures(history: History) -> str:
-    """The last training line, and every evaluation."""
     found = [line for line in history if "loss" in line][-1:]
     found += [line for line in history if any(name.startswith("eval_") for name in line)]
     rows = [

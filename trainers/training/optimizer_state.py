@@ -59,7 +59,6 @@ class OptimizerState:
         return found
 
     def _flat_states(self) -> list[tuple[Tensor, dict[str, Any]]]:
-        """Each flat part that this process owns, with its state."""
         parts = next(getattr(self.zero, name) for name in FLAT if hasattr(self.zero, name))
         return [(part, self.plain.state[part]) for part in parts]
 

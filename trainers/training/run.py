@@ -55,13 +55,7 @@ class Batches:
 
 
 def train(config: TrainConfig) -> Path:
-    """Train one stage.
-
-    Args:
-        config: of the run; see `TrainConfig.for_stage`.
-
-    Returns:
-        ``save_path``, which holds the trained checkpoint, ready to load.
+    """Train one stage; returns ``save_path``, which holds the trained checkpoint, ready to load.
 
     Raises:
         ClaraError: settings, data or a checkpoint are not usable, the loss is not finite, a checkpoint cannot be
@@ -77,7 +71,6 @@ def train(config: TrainConfig) -> Path:
 
 
 def _train(config: TrainConfig) -> Path:
-    """The run itself, in folders of its own."""
     save_path = Path(config.save_path)
     processes.start(on_cpu(config))
     check_shared(config.checkpoints_path)
@@ -221,17 +214,13 @@ def _rows(config: TrainConfig, names: Sequence[str], split: str) -> list[Sequenc
     ]
     left_out = [one for part in parts for one in left_out_of(part)]
     if left_out and is_first():
-        _list_left_out(left_out, Path(config.save_path) / BAD_ROWS)
+        path = Path(config.save_path) / BAD_ROWS
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []  # a set that is read again
+        lines = dict.fromkeys([*known, *(f"{place}: {fault}" for place, fault in left_out)])
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        logger.warning("%d bad rows are left out (%s); %s lists them all", len(left_out), listed(left_out), path)
     return parts
-
-
-def _list_left_out(left_out: Sequence[tuple[str, str]], path: Path) -> None:
-    """Count bad rows in the log and list them all in a file; a data set that is read again adds nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    lines = [f"{place}: {fault}" for place, fault in left_out]
-    path.write_text("".join(f"{line}\n" for line in dict.fromkeys([*known, *lines])), encoding="utf-8")
-    logger.warning("%d bad rows are left out (%s); %s lists them all", len(left_out), listed(left_out), path)
 
 
 def _resume_from(config: TrainConfig, folder: Path) -> Path | None:

@@ -128,7 +128,6 @@ class RunRecord:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Settings that change the result and are not as they were."""
     found = []
     for name in sorted(bound_settings()):
         if name in old and name in new and old[name] != new[name]:
@@ -159,7 +158,10 @@ def _start(config: TrainConfig, model: ClaraModel) -> dict[str, str]:
     """Fingerprints that do not depend on paths, dtype or device."""
     embedding = cast(Tensor, model.base.get_input_embeddings().weight)
     norms = [weight for name, weight in model.base.named_parameters() if name.endswith("norm.weight")]
-    found = {"base model": _digest([embedding[:64], *norms])}
+    digest = hashlib.sha256()
+    for weight in [embedding[:64], *norms]:
+        digest.update(weight.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    found = {"base model": digest.hexdigest()[:16]}
     prompts = json.dumps(model.config.to_dict().get("prompts"), sort_keys=True)
     found["prompts"] = hashlib.sha256(prompts.encode()).hexdigest()[:16]
     if config.pretrain_checkpoint:
@@ -170,10 +172,3 @@ def _start(config: TrainConfig, model: ClaraModel) -> dict[str, str]:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         found["starting checkpoint"] = digest.hexdigest()[:16]
     return found
-
-
-def _digest(weights: Sequence[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for weight in weights:
-        digest.update(weight.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -131,10 +131,7 @@ class TrainConfig:
     )
     lora_dropout: float = _size("dropout on the adapters' input", 0.1, must=BELOW_1)
     residual: str = _size(
-        "what latents begin as: none or anchors (docs/training.md)",
-        "none",
-        must=_one_of(*RESIDUALS),
-        fresh=True,
+        "what latents begin as: none or anchors (docs/training.md)", "none", must=_one_of(*RESIDUALS), fresh=True
     )
     residual_gate: bool = _size(
         "states at the memory tokens may enter latents that begin as a residual; False: they do not enter (no pass of "
@@ -368,7 +365,9 @@ class TrainConfig:
             reason = f": {NOT_BUILT[stage]} is not built" if stage in NOT_BUILT else ""
             raise ClaraError(f"stage must be one of {known}, got {stage!r}{reason}")
         ignored = tuple(name for name in values if name in MEANINGLESS)
-        trainer = {name: _passed(name, value) for name, value in values.items() if name in PASSED}
+        trainer = {name: value for name, value in values.items() if name in PASSED}
+        if isinstance(trainer.get("report_to"), str):
+            trainer["report_to"] = trainer["report_to"].split(",")
         values = {name: value for name, value in values.items() if name not in (*ignored, *trainer)}
         unknown = sorted(set(values) - set(SETTINGS))
         if unknown:
@@ -430,7 +429,6 @@ class TrainConfig:
             yield "mse_loss would train the compressor, which stage end_to_end keeps frozen; leave it out"
 
     def _bad_start(self) -> Iterator[str]:
-        """What data and model a run lacks."""
         if not self.dataset:
             yield "no training data was given; pass --dataset FILE"
         if self.stage == "pretrain" and not (self.pretrain or self.pretrain_checkpoint):
@@ -519,11 +517,6 @@ def _one_name_each(values: dict[str, Any]) -> dict[str, Any]:
             raise ClaraError(f"{own} is given twice, as {found[own]!r} and as {value!r} ({name}); leave one out")
         found[own] = value
     return found
-
-
-def _passed(name: str, value: Any) -> Any:
-    """A setting of `transformers.TrainingArguments`; loggers may be separated by commas."""
-    return value.split(",") if name == "report_to" and isinstance(value, str) else value
 
 
 def _coerced(name: str, value: Any) -> Any:

@@ -169,8 +169,6 @@ class ClaraTrainer(transformers.Trainer):
             + "; lower learning_rate, or look at these rows"
         )
 
-    # -- log and evaluation ------------------------------------------------------------------------------------
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the running means to a training log line, and write it down."""
         self._check_losses()
@@ -254,7 +252,6 @@ class ClaraTrainer(transformers.Trainer):
         return {name: total / weight for name, (total, weight) in zip(weights, whole, strict=True) if weight}
 
     def _summed(self, sums: Tensor) -> Tensor:
-        """Over the processes that share an evaluation."""
         return cast(Tensor, self.accelerator.reduce(sums, "sum")) if self._shares_evaluation() else sums
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -276,8 +273,6 @@ class ClaraTrainer(transformers.Trainer):
         parts = [[weight for weight in group["params"] if (id(weight) in query) == own] for own in (True, False)]
         rates = (self.query_learning_rate, group["lr"])
         return [{**group, "params": part, "lr": rate} for part, rate in zip(parts, rates, strict=True) if part]
-
-    # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write under a temporary name, then rename; older ones beyond ``save_total_limit`` are dropped.

@@ -1,6 +1,7 @@
 """A text's latent is the same to the bit, and a seed's text the same, whatever else is in the batch."""
 
 import pytest
+import small_model
 import torch
 from small_model import QUESTIONS, TEXTS
 
@@ -37,7 +38,7 @@ def test_rankings_do_not_depend_on_what_was_kept_before(model: ClaraModel):
 
 def test_a_padded_batch_would_depend_on_it(model: ClaraModel):
     """What the passes of one text each are for: padding moves the last bits."""
-    padded = model.tokens.documents(WORDS)
+    padded = small_model.documents(model.tokens, WORDS)
     with torch.no_grad():
         together, _ = model.encode("compressor", padded.ids, padded.mask)
     assert not torch.equal(together, model.compress(WORDS).vectors)

@@ -175,7 +175,10 @@ def test_weights_that_do_not_fit(change, message: str):
 def batch(model: ClaraModel, stage: str) -> dict[str, torch.Tensor]:
     """Two questions with two candidates each."""
     tokens, prompts = model.tokens, model.config.prompts
-    documents, questions = tokens.documents(small_model.TEXTS[:4]), tokens.documents(small_model.QUESTIONS[:2])
+    documents, questions = (
+        small_model.documents(tokens, small_model.TEXTS[:4]),
+        small_model.documents(tokens, small_model.QUESTIONS[:2]),
+    )
     examples = [tokens.example(prompts.answer, 2, "Ada Fenwick", 500, q) for q in small_model.QUESTIONS[:2]]
     ids, mask = tokens.pad([example.ids for example in examples])
     labels, _ = tokens.pad([example.labels for example in examples], -100)

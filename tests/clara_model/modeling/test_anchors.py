@@ -95,7 +95,7 @@ def test_batched_equals_one_by_one_and_padded_equals_unpadded(base: Path):
         for i, text in enumerate(TEXTS):
             same(batch[i], encode([text]).vectors[0])
     for role, vectors in (("compressor", model.compress(TEXTS)), ("query_reasoner", model.encode_queries(TEXTS))):
-        padded = model.tokens.documents(TEXTS)
+        padded = small_model.documents(model.tokens, TEXTS)
         ids = torch.cat([torch.full((len(TEXTS), 7), 9), padded.ids], dim=1)
         mask = torch.cat([torch.zeros(len(TEXTS), 7, dtype=torch.long), padded.mask], dim=1)
         with torch.no_grad():
@@ -106,7 +106,7 @@ def test_without_a_state_the_base_is_not_run_and_the_latents_are_the_same(base: 
     model = build(base)
     for residual in model.residuals.of.values():
         residual.gate.data.zero_()
-    padded = model.tokens.documents(TEXTS)
+    padded = small_model.documents(model.tokens, TEXTS)
     with torch.no_grad():
         full = model.encode("compressor", padded.ids, padded.mask)[0]
     monkeypatch.setattr(model, "hidden_states", lambda *_: pytest.fail("the base model was run"))
@@ -128,7 +128,7 @@ def test_a_change_of_any_part_changes_the_fingerprint(base: Path, part: str):
 def test_every_part_trains_with_its_role(base: Path):
     model = build(base)
     training = TrainingModel(model, Objective(stage="pretrain"))
-    documents = model.tokens.documents(TEXTS[:2])
+    documents = small_model.documents(model.tokens, TEXTS[:2])
     examples = [model.tokens.example(model.config.prompts.answer, 1, "answer", 400, "question?") for _ in range(2)]
     ids, mask = model.tokens.pad([e.ids for e in examples])
     labels, _ = model.tokens.pad([e.labels for e in examples], -100)

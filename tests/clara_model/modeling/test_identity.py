@@ -257,7 +257,7 @@ def test_it_is_computed_once_and_never_in_a_training_step(model: ClaraModel, has
     optimizer = torch.optim.SGD(model.trainable_parameters(["compressor"]).values(), 0.1)
     for _ in range(3):
         model.train()
-        padded = model.tokens.documents(TEXTS)
+        padded = small_model.documents(model.tokens, TEXTS)
         model.encode("compressor", padded.ids, padded.mask)[0].square().sum().backward()
         optimizer.step()
     assert len(hashed) == 2

@@ -114,7 +114,7 @@ def test_batched_equals_one_by_one_and_padded_equals_unpadded(late: ClaraModel):
     together = late.encode_queries(TEXTS).vectors
     for one, text in zip(together, TEXTS, strict=True):
         torch.testing.assert_close(one, late.encode_queries([text]).vectors[0])
-    padded = late.tokens.documents(TEXTS)
+    padded = small_model.documents(late.tokens, TEXTS)
     ids = torch.cat([torch.full((len(TEXTS), 7), 9), padded.ids], dim=1)
     mask = torch.cat([torch.zeros(len(TEXTS), 7, dtype=torch.long), padded.mask], dim=1)
     with torch.no_grad():
@@ -175,7 +175,10 @@ def test_coarse_blocks_of_the_cosine_are_the_blocks_to_the_bit():
 def test_training_moves_the_question_through_the_score(base: Path, stage: str):
     model = build(base)
     training = TrainingModel(model, Objective(stage=stage, top_k=2)).train()
-    documents, question = model.tokens.documents(TEXTS[:3]), model.tokens.documents(TEXTS[1:2])
+    documents, question = (
+        small_model.documents(model.tokens, TEXTS[:3]),
+        small_model.documents(model.tokens, TEXTS[1:2]),
+    )
     example = model.tokens.example(model.config.prompts.answer, 2, "answer", 400, "question?")
     (ids, mask), (labels, _) = model.tokens.pad([example.ids]), model.tokens.pad([example.labels], -100)
     loss = training(

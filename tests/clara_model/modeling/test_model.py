@@ -55,7 +55,7 @@ def test_order_does_not_matter(loaded: ClaraModel):
 
 @pytest.mark.parametrize("extra", [1, 100])
 def test_padded_equals_unpadded(loaded: ClaraModel, extra: int):
-    padded = loaded.tokens.documents(TEXTS)
+    padded = small_model.documents(loaded.tokens, TEXTS)
     ids = torch.cat([torch.full((5, extra), 7), padded.ids], dim=1)
     mask = torch.cat([torch.zeros(5, extra, dtype=torch.long), padded.mask], dim=1)
     with torch.no_grad():

@@ -105,7 +105,7 @@ def test_markers_in_a_document_are_plain_text(tokens: Tokens, text: str):
 def test_long_documents_are_cut_and_lose_their_end(tokens: Tokens, length: int, kept: int, has_end: bool):
     text = "q" * length
     assert len(tokens.plain_ids(text)) == length
-    padded = tokens.documents([text, "a"])
+    padded = small_model.documents(tokens, [text, "a"])
     assert padded.lengths == (kept, 1)
     assert (tokens.tokenizer.eos_token_id in padded.ids[0].tolist()) == has_end
     assert len(tokens.document_ids(text)) <= 32 + 3 + 4
@@ -116,11 +116,11 @@ def test_lengths_of_texts_with_markers(tokens: Tokens, length: int):
     text = "<SEP>" + "q" * 100
     ids = tokens.plain_ids(text)
     shorter = text[: tokens._plain.encode(text, add_special_tokens=False).offsets[length - 1][1]]
-    assert len(ids) > 60 and tokens.documents([shorter]).lengths == (min(length, 33),)
+    assert len(ids) > 60 and small_model.documents(tokens, [shorter]).lengths == (min(length, 33),)
 
 
 def test_empty_document(tokens: Tokens):
-    padded = tokens.documents(["", "abc"])
+    padded = small_model.documents(tokens, ["", "abc"])
     assert padded.lengths[0] == 0
     assert int(padded.mask[0].sum()) == 3 + 4
 
@@ -176,7 +176,7 @@ def test_anything_but_a_string_is_refused(tokens: Tokens, value: object):
 
 @pytest.mark.parametrize("text", PLAIN + MARKERS)
 def test_count(tokens: Tokens, text: str):
-    assert tokens.count(text) == tokens.documents([text], max_length=100).lengths[0]
+    assert tokens.count(text) == small_model.documents(tokens, [text], max_length=100).lengths[0]
 
 
 # -- prompts ----------------------------------------------------------------------------------------------------
@@ -415,4 +415,6 @@ def test_saved_tokenizer_gives_the_same_ids(loaded: ClaraModel, base_folder: Pat
     again = Tokens(PreTrainedTokenizerFast.from_pretrained(base_folder), loaded.config)
     for text in small_model.TEXTS + MARKERS:
         assert again.document_ids(text) == loaded.tokens.document_ids(text)
-    assert torch.equal(again.documents(small_model.TEXTS).ids, loaded.tokens.documents(small_model.TEXTS).ids)
+    assert torch.equal(
+        small_model.documents(again, small_model.TEXTS).ids, small_model.documents(loaded.tokens, small_model.TEXTS).ids
+    )

@@ -1,6 +1,7 @@
 """Properties of tokenising that hold for any text: text is data, prompts have their slots, rows are padded left."""
 
 import pytest
+import small_model
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +42,7 @@ def test_a_document_has_its_frame_and_no_special_token_inside(tokens: Tokens, te
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5))
 def test_rows_are_padded_on_the_left_and_nowhere_else(tokens: Tokens, texts: list[str]):
     rows = [tokens.document_ids(text) for text in texts]
-    padded = tokens.documents(texts)
+    padded = small_model.documents(tokens, texts)
     assert padded.ids.shape == padded.mask.shape == (len(texts), max(map(len, rows)))
     assert padded.mask.equal(padded.mask.cummax(dim=1).values)
     assert [row[keep.bool()].tolist() for row, keep in zip(padded.ids, padded.mask, strict=True)] == rows

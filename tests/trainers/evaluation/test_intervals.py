@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from trainers.evaluation.intervals import difference_interval, mean_interval, paired_p, retained_interval
+from trainers.evaluation.summary import difference_interval, mean_interval, paired_p, retained_interval
 
 OWN = [str(n) for n in range(200)]
 

@@ -59,20 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     generation = parser.add_argument_group("generation")
     add = generation.add_argument
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of rows to write (default: all three)")
-    add(
-        "--rounds",
-        type=int,
-        default=10,
-        metavar="N",
-        help="supplementary rounds before a passage is dropped (default: 10)",
-    )
+    add("--rounds", type=int, default=10, metavar="N",
+        help="supplementary rounds before a passage is dropped (default: 10)")  # fmt: skip
     add("--attempts", type=int, default=3, metavar="N", help="attempts at a readable reply (default: 3)")
-    add(
-        "--passage-tokens",
-        type=at_least_one,
-        metavar="N",
-        help="longest passage (default: the tokenizer's model's, else 256)",
-    )
+    add("--passage-tokens", type=at_least_one, metavar="N",
+        help="longest passage (default: the tokenizer's model's, else 256)")  # fmt: skip
     add("--tokenizer", metavar="NAME", help="counts the passages' tokens: checkpoint, base model or tokenizer "
         "(default: clara-tiny's if it is installed, else words)")  # fmt: skip
     add("--limit", type=at_least_one, metavar="N", help="only the first N passages")
@@ -83,29 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "api.openai.com)")  # fmt: skip
     add("--temperature", type=float, default=0.7, metavar="T", help="sampling temperature (default: 0.7); checks use 0")
     add("--max-tokens", type=int, default=2048, metavar="N", help="longest reply (default: 2048)")
-    add(
-        "--verdict-tokens",
-        type=int,
-        default=16,
-        metavar="N",
-        help="longest reply to a check (default: 16; give a reasoning model more)",
-    )
+    add("--verdict-tokens", type=int, default=16, metavar="N",
+        help="longest reply to a check (default: 16; give a reasoning model more)")  # fmt: skip
     add("--concurrency", type=int, default=8, metavar="N", help="concurrent requests (default: 8)")
     add("--requests-per-minute", type=float, metavar="N", help="HTTP requests started per minute (default: no limit)")
-    add(
-        "--retries",
-        type=int,
-        default=6,
-        metavar="N",
-        help="retries of a request on 429, 5xx, no connection (default: 6)",
-    )
-    add(
-        "--failures",
-        type=at_least_one,
-        default=3,
-        metavar="N",
-        help="runs in which a passage may fail before it is skipped (default: 3)",
-    )
+    add("--retries", type=int, default=6, metavar="N",
+        help="retries of a request on 429, 5xx, no connection (default: 6)")  # fmt: skip
+    add("--failures", type=at_least_one, default=3, metavar="N",
+        help="runs in which a passage may fail before it is skipped (default: 3)")  # fmt: skip
     add("--timeout", type=float, default=300.0, metavar="SECONDS", help="timeout of one HTTP request (default: 300)")
     add("--extra-body", type=_json_object, default={}, metavar="JSON", help="fields added to every request; null takes "
         'one out, e.g. \'{"temperature": null}\'')  # fmt: skip
@@ -174,7 +150,6 @@ def _run_synthesis(
 
 
 def _passages(args: argparse.Namespace, counter: TokenCounter) -> list[str]:
-    """The texts of the passages, each once."""
     longest = args.passage_tokens or (WORDS_PER_PASSAGE if counter.unit == "words" else counter.doc_max_length)
     documents = passages.read_documents(args.sources)
     split = passages.split_documents(documents, lambda text: counter.count([text])[0], longest)
@@ -196,7 +171,6 @@ def _dry_run(args: argparse.Namespace, config: SynthesisConfig) -> None:
 
 
 def _cost(spent: Spent, price_in: float, price_out: float) -> float:
-    """In the currency of the prices per million tokens."""
     return (spent.prompt_tokens * price_in + spent.completion_tokens * price_out) / 1e6
 
 

@@ -21,6 +21,7 @@ from typing import Any, Self
 from clara_model.errors import ClaraError
 from trainers.data.synthesis.journal import Journal, Reply, Spent
 from trainers.data.synthesis.prompts import Messages
+from trainers.processes import needing
 
 NO_KEY = "none"
 """Sent where no key is given: servers on one's own machine take any."""
@@ -104,12 +105,8 @@ class Endpoint:
         Raises:
             ClaraError: the ``openai`` package is not installed.
         """
-        try:
+        with needing("synthesize", "openai", "data"):
             import openai
-        except ImportError as error:
-            raise ClaraError(
-                "synthesize needs the openai package; install it with: pip install 'clara-integrations[data]'"
-            ) from error
         self.config, self.journal = config, journal
         self.spent = Spent()
         """What this run asked; the journal has the sum over all runs."""

@@ -148,8 +148,6 @@ class Journal:
             values = json.loads(file.readline())
         return Outcome(rows=values["rows"], dropped=values["dropped"], counts=values["counts"])
 
-    # -- the file ----------------------------------------------------------------------------------------------
-
     def _lock(self) -> None:
         if fcntl is None:
             return
@@ -159,7 +157,6 @@ class Journal:
             raise ClaraError(f"{self.path} is in use by another run; wait for it or give another --journal") from None
 
     def _append(self, values: dict[str, Any]) -> int:
-        """Write one line; returns where it starts."""
         line = json.dumps(values, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         start = os.lseek(self._file, 0, os.SEEK_END)
         if os.write(self._file, line) != len(line):
@@ -180,7 +177,6 @@ class Journal:
             self._append(_HEADER)
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Whole lines and where they start."""
         start = 0
         with self.path.open("rb") as file:
             for line in file:

@@ -113,7 +113,6 @@ def _json_values(text: str) -> Iterator[object]:
 
 
 def _is_empty(value: object) -> bool:
-    """Whether there is nothing in a list or an object, or only such."""
     inside = list(value.values()) if isinstance(value, dict) else value
     return isinstance(inside, list) and all(map(_is_empty, inside))
 

@@ -66,15 +66,8 @@ async def synthesize(
 ) -> Unfinished:
     """Write everything about many passages, several at a time; what comes out is in the endpoint's journal.
 
-    Args:
-        documents: the passages; one that comes twice is worked on once.
-        endpoint: open, with its open journal.
-        config: what is asked for.
-        on_passage: called with each outcome as it comes, also of passages that were finished before.
-        failures: a passage that failed in so many runs is skipped.
-
-    Returns:
-        The passages that failed, which are not journalled as finished, and those that were skipped.
+    A passage that comes twice is worked on once; one that failed in ``failures`` runs is skipped. ``on_passage`` gets
+    each outcome as it comes, also of passages finished before. Returns those that failed or were skipped.
 
     Raises:
         ClaraError: the endpoint cannot be used, or `GIVE_UP` passages failed one after the other with no reply between;
@@ -129,7 +122,6 @@ class _Run:
 
 
 async def _outcome(document: str, endpoint: Endpoint, config: SynthesisConfig) -> Outcome:
-    """A passage's outcome, from the journal or worked out now."""
     passage, journal = passage_key(document), endpoint.journal
     if journal.is_finished(passage):
         return journal.outcome(passage)
@@ -147,9 +139,6 @@ def finished_rows(documents: Sequence[str], journal: Journal) -> Iterator[dict[s
     for document in dict.fromkeys(documents):
         if journal.is_finished(passage := passage_key(document)):
             yield from journal.outcome(passage).rows
-
-
-# -- before anything is asked -----------------------------------------------------------------------------------
 
 
 def sample_requests(document: str, config: SynthesisConfig) -> list[tuple[str, Messages]]:

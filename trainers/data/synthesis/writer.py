@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from clara_model.errors import ClaraError
 from trainers.data.synthesis import prompts
@@ -21,6 +21,8 @@ from trainers.data.synthesis.prompts import Messages
 
 KINDS = ("simple", "complex", "paraphrase")
 _T = TypeVar("_T")
+Ask = Callable[..., Awaitable[Reply]]
+"""Asks the model one thing about one passage: ``messages, *, temperature, max_tokens, attempt``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +52,6 @@ class SynthesisConfig:
             raise ClaraError(f"temperature must be at least 0, got {self.temperature}")
 
 
-class Ask(Protocol):
-    """Asks the model one thing about one passage."""
-
-    def __call__(
-        self, messages: Messages, *, temperature: float, max_tokens: int, attempt: int = 1
-    ) -> Awaitable[Reply]:
-        """The model's reply."""
-
-
 class DroppedError(Exception):
     """Nothing usable came of one kind of data; the message is the reason."""
 
@@ -83,7 +76,6 @@ class PassageWriter:
         return self.outcome
 
     async def _simple(self) -> dict[str, Any]:
-        """Pairs that cover the passage."""
         kept, refused = await self._checked(
             await self._read(prompts.simple_questions(self.document), read_pairs), [], []
         )
@@ -184,7 +176,6 @@ async def _all(waiting: Iterable[Awaitable[_T]]) -> list[_T]:
 
 
 def _without(pairs: Sequence[Pair], others: Sequence[Pair]) -> list[Pair]:
-    """The pairs whose questions are not among the others', each once."""
     seen = {_wording(pair.question) for pair in others}
     new: dict[str, Pair] = {}
     for pair in pairs:
