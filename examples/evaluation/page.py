@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clara_model.errors import ClaraError
-from trainers.evaluation import report, tables
+from trainers.evaluation import report
 
 KEPT = ("setting", "stage", "top_k", "rate", "slots", "dtype", "max_new_tokens", "batch_size", "fingerprint")
 """What a page's figures keep of what was asked for; names of files are kept without their folders."""
@@ -40,7 +40,7 @@ def tables_in(page: Path) -> dict[str, str]:
 
 def table(page: Path, name: str) -> str:
     """A table as its figures make it."""
-    return "\n" + tables.markdown(json.loads(figures(page, name).read_text(encoding="utf-8"))) + "\n"
+    return "\n" + report.markdown(json.loads(figures(page, name).read_text(encoding="utf-8"))) + "\n"
 
 
 def write(page: Path, found: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -44,13 +44,9 @@ class StageCheck:
     """
 
     def __init__(self, stage: str, tokens: Tokens | None = None, *, max_len: int = 0, documents: int = 0) -> None:
-        """For one stage.
+        """``stage``, ``max_len`` and ``documents`` (``--generation_top_k``) as of clara-train, 0 for the stage's own.
 
-        Args:
-            stage: as ``clara-train --stage`` has it.
-            tokens: of the model that shall be trained; without it lengths are not looked at.
-            max_len: ``clara-train --max_len``; 0 for the stage's own.
-            documents: ``clara-train --generation_top_k``; 0 for the stage's own.
+        Without the ``tokens`` of the model that shall be trained, lengths are not looked at.
 
         Raises:
             ClaraError: there is no such stage.

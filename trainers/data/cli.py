@@ -21,10 +21,9 @@ from clara_model.errors import ClaraError
 from trainers.data import report as data_report
 from trainers.data import retrieve
 from trainers.data.check import StageCheck, check_files
-from trainers.data.convert import NO_NEGATIVES, SETTINGS, SPLITS, ConvertConfig, Converter
+from trainers.data.convert import FORMATS, NO_NEGATIVES, SETTINGS, SPLITS, ConvertConfig, Converter
 from trainers.data.jsonl import check_output, write_rows
 from trainers.data.negatives import METHODS
-from trainers.data.qa_formats import FORMATS
 from trainers.data.rows import find_files
 from trainers.data.synthesis import cli as synthesis_cli
 from trainers.data.token_counts import DEFAULT_MODEL, TokenCounter, token_counter, tokens_of

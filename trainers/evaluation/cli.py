@@ -140,7 +140,7 @@ def _measure(args: argparse.Namespace) -> int:
 
 def _summaries(args: argparse.Namespace, processes: PartialState) -> list[dict[str, Any]]:
     """Of each data set in turn."""
-    from trainers.evaluation import tables
+    from trainers.evaluation import report
     from trainers.evaluation.comparison import Comparison, Settings, check_names, folder_of
 
     check_names(args.systems)
@@ -158,9 +158,9 @@ def _summaries(args: argparse.Namespace, processes: PartialState) -> list[dict[s
             summary = comparison.run()
         if summary is not None:
             (comparison.folder / "table.md").write_text(
-                tables.markdown(summary) + tables.pairs_markdown(summary), encoding="utf-8"
+                report.markdown(summary) + report.pairs_markdown(summary), encoding="utf-8"
             )
-            (comparison.folder / "table.csv").write_text(tables.as_csv(summary), encoding="utf-8")
+            (comparison.folder / "table.csv").write_text(report.as_csv(summary), encoding="utf-8")
             summaries.append(summary)
     return summaries
 
@@ -204,14 +204,14 @@ def _progress(processes: PartialState) -> Iterator[Callable[[str, int, int], Non
 
 
 def _show(summaries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    from trainers.evaluation import tables
+    from trainers.evaluation import report
 
     if as_json:
         command.print_json(summaries)
         return
     out = command.output(WIDTH_OF_A_FILE)
     for one in summaries:
-        out.print(*tables.terminal(one))
+        out.print(*report.terminal(one))
 
 
 if __name__ == "__main__":

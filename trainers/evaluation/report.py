@@ -1,25 +1,233 @@
-"""``clara-eval report FOLDER``: one page that needs nothing beside it, from all evaluations in a folder, and its PNGs.
+"""What an evaluation's figures look like: tables for a terminal, as Markdown and CSV, and the page of a report.
 
-The page shows the tables, the pictures, and the worst questions with what was ranked and answered. Everything from
+``clara-eval report FOLDER`` writes one page that needs nothing beside it, from all evaluations in a folder, and its
+PNGs. It shows the tables, the pictures, and the worst questions with what was ranked and answered. Everything from
 documents and answers is shown as text.
 """
 
 from __future__ import annotations
 
 import base64
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
 from clara_model.errors import ClaraError
-from trainers.evaluation import pictures, tables
+from trainers.evaluation import pictures
 from trainers.evaluation.comparison import SUMMARY
 from trainers.evaluation.records import Record, Records, read_records
-from trainers.evaluation.summary import OURS, TEXT
+from trainers.evaluation.summary import COMPARED, OURS, TEXT, TOKENS
 
 Summary = Mapping[str, Any]
+Grid = list[list[str]]
+"""Titles, then rows."""
+
+WITH_INTERVAL = ("em", "f1", "rouge1", "rougeL")
+TITLES = {
+    "em": "EM",
+    "f1": "F1",
+    "cover_em": "cover-EM",
+    "recall@1": "R@1",
+    "recall@3": "R@3",
+    "recall@5": "R@5",
+    "precision@5": "P@5",
+    "ndcg@10": "nDCG@10",
+    "mrr": "MRR",
+    "answer@1": "answer@1",
+    "answer@5": "answer@5",
+    "rouge1": "ROUGE-1",
+    "rougeL": "ROUGE-L",
+    "entities": "names kept",
+}
+"""Figures that a table shows, in this order; the CSV holds all."""
+ABSENT = "-"
+
+
+def caption(summary: Summary) -> str:
+    """What was measured, in one line."""
+    asked = summary["asked"]
+    offered = "oracle" if asked["setting"] == "oracle" else "normal"
+    return (
+        f"{Path(asked['model']).name} on {Path(asked['dataset']).name.removesuffix('.jsonl')} ({offered}, "
+        f"{asked['stage']}): {summary['questions']} questions, "
+        f"best {asked['top_k']} passages, rate {asked['rate']}"
+    )
+
+
+def notes(summary: Summary) -> list[str]:
+    """What else a reader has to know: failures, what did not fit, the break-even, exact match by place."""
+    found = []
+    for name, system in summary["systems"].items():
+        if system["failed"]:
+            listed = ", ".join(system["failed"][:3]) + (", .." if len(system["failed"]) > 3 else "")
+            found.append(f"{name}: {len(system['failed'])} questions FAILED and count in no figure ({listed})")
+        if system["left_out"]:
+            found.append(f"{name}: {system['left_out']} passages did not fit the prompt and were left out")
+    found += _break_even(summary)
+    places = summary["systems"].get("clara", {}).get("by_place")
+    if places:
+        listed = ", ".join(f"{place} {one['em']:.3f} ({one['questions']})" for place, one in places.items())
+        found.append(f"clara: EM by the place of the gold document among those that were read: {listed}")
+    return found
+
+
+def _break_even(summary: Summary) -> Iterator[str]:
+    even = summary["break_even"]
+    if even is None:
+        return
+    spent = f"an answer from latents {_seconds(even['warm'])}, the same passages as text {_seconds(even['text'])}"
+    if even["once"] is None:
+        yield f"{spent}; the documents were compressed before"
+    elif even["questions"] is None:
+        yield f"{spent}; compressing {_seconds(even['once'])}: text is quicker however many questions are asked"
+    elif even["questions"] <= 1:
+        yield f"{spent}; compressing {_seconds(even['once'])}, which the first question earns back"
+    else:
+        yield (
+            f"{spent}; compressing {_seconds(even['once'])}, which is earned back after {even['questions']:.1f} "
+            "questions to the same documents"
+        )
+
+
+def grid(summary: Summary) -> Grid:
+    """A row for each system."""
+    columns = _columns(summary)
+    rows = [[cell(name, system) for _, cell in columns] for name, system in summary["systems"].items()]
+    return [[title for title, _ in columns], *rows]
+
+
+def pairs_grid(summary: Summary) -> Grid:
+    """A row for each system but the last, against those after it; nothing to show of fewer than three."""
+    pairs, names = summary.get("pairs") or [], list(summary["systems"])
+    if len(names) < 3 or not pairs:
+        return []
+    cells = {(pair["system"], pair["other"]): _difference(pair) for pair in pairs}
+    rows = [[one, *(cells.get((one, other), "") for other in names[1:])] for one in names[:-1]]
+    return [[f"{TITLES[pairs[0]['score']]}, row - column (p)", *names[1:]], *rows]
+
+
+def _columns(summary: Summary) -> list[tuple[str, Any]]:
+    systems = summary["systems"].values()
+    shown = [name for name in TITLES if any(name in one["metrics"] for one in systems)]
+    compared = next((name for name in COMPARED if name in shown), COMPARED[0])
+
+    def against(found: Mapping[str, Any] | None) -> str:
+        return _difference(found[compared]) if found and compared in found else ABSENT
+
+    columns: list[tuple[str, Any]] = [("system", lambda name, _: name)]
+    columns += [
+        (TITLES[name], lambda _, one, m=name: _figure(one["metrics"].get(m), m in WITH_INTERVAL)) for name in shown
+    ]
+    if any(one["retained_f1"] for one in systems):
+        columns.append(("F1 retained", lambda _, one: _figure(one["retained_f1"], True)))
+    if compared in shown and any(one["against_clara"] for one in systems):
+        columns.append((f"{TITLES[compared]} against clara (p)", lambda _, one: against(one["against_clara"])))
+    columns += [
+        ("prompt tokens", lambda _, one: f"{one['prompt_tokens']:.0f}"),
+        ("s/question", lambda _, one: _seconds(sum(one["seconds"].values()), unit=False)),
+    ]
+    if any(one["failed"] for one in systems):
+        columns.append(("failed", lambda _, one: str(len(one["failed"]))))
+    return columns
+
+
+def _figure(found: Mapping[str, Any] | None, with_interval: bool) -> str:
+    if found is None:
+        return ABSENT
+    if not with_interval or found["low"] is None:
+        return f"{found['value']:.3f}"
+    return f"{found['value']:.3f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _difference(found: Mapping[str, Any]) -> str:
+    value, p = found["value"], found["p"]
+    return f"{value:+.3f} ({'<0.001' if p < 0.001 else f'{p:.3f}'})"
+
+
+def _seconds(value: float, unit: bool = True) -> str:
+    return f"{value:.3f}" + (" s" if unit else "")
+
+
+def terminal(summary: Summary) -> list[Table]:
+    """For a terminal: the table, and that of any two systems if it adds something."""
+    found = [(caption(summary), "\n".join(notes(summary)), grid(summary))]
+    if pairs := pairs_grid(summary):
+        found.append(("any two systems, paired by question", "", pairs))
+    tables = []
+    for title, below, (titles, *rows) in found:
+        table = Table(title=title, title_justify="left", caption=below or None, caption_justify="left")
+        for number, name in enumerate(titles):
+            table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        tables.append(table)
+    return tables
+
+
+def markdown(summary: Summary) -> str:
+    """As Markdown, with its caption and notes."""
+    facts = summary["environment"]
+    where = ", ".join(f"{name} {value}" if name not in _PLAIN else value for name, value in facts.items())
+    intervals = f"95 % intervals by bootstrap over {summary['clusters']} groups of documents. {where}."
+    listed = "".join(f"* {note}\n" for note in [*notes(summary), intervals])
+    return f"**{caption(summary)}**\n\n{_lines(grid(summary))}\n{listed}"
+
+
+def pairs_markdown(summary: Summary) -> str:
+    """Any two systems as Markdown; nothing where there is nothing to add to `markdown`."""
+    pairs = pairs_grid(summary)
+    return f"\n{_lines(pairs)}" if pairs else ""
+
+
+_PLAIN = ("date", "processor", "device", "system")
+
+
+def _lines(found: Grid) -> str:
+    titles, *rows = found
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def as_csv(summary: Summary) -> str:
+    """Every figure of every system, a line each."""
+    asked, text = summary["asked"], io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "dataset", "setting", "stage", "system", "figure", "value", "low", "high"])
+    for name, system in summary["systems"].items():
+        for figure, found in _figures(system):
+            writer.writerow([asked["model"], asked["dataset"], asked["setting"], asked["stage"], name, figure, *found])
+    for pair in summary.get("pairs") or []:
+        where = [asked["model"], asked["dataset"], asked["setting"], asked["stage"], pair["system"]]
+        against = f"{pair['score']} against {pair['other']}"
+        writer.writerow([*where, against, pair["value"], pair["low"], pair["high"]])
+        writer.writerow([*where, f"{against}, p", pair["p"], None, None])
+    return text.getvalue()
+
+
+def _figures(system: Summary) -> Iterator[tuple[str, list[Any]]]:
+    ends = ("value", "low", "high")
+    for name, found in system["metrics"].items():
+        yield name, [found[end] for end in ends]
+    if system["retained_f1"]:
+        yield "retained_f1", [system["retained_f1"][end] for end in ends]
+    for name, found in (system["against_clara"] or {}).items():
+        yield f"{name} against clara", [found[end] for end in ends]
+        yield f"{name} against clara, p", [found["p"], None, None]
+    for kind in ("seconds", "peak_bytes"):
+        for phase, value in system[kind].items():
+            yield f"{kind} {phase}", [value, None, None]
+    for name in (*TOKENS, "left_out", "cut_short", "answered"):
+        yield name, [system[name], None, None]
+    yield "failed", [len(system["failed"]), None, None]
+
+
 PAGE = "report.html"
 WORST = 8
 """Questions that are shown of each evaluation."""
@@ -105,7 +313,7 @@ def _evaluation(place: Path, summary: Summary) -> str:
         file = Records(place, name).path
         if file.exists():
             records[name] = list(read_records(file))
-    pairs, bad = tables.pairs_grid(summary), "".join(_question(*one) for one in worst(records))
+    pairs, bad = pairs_grid(summary), "".join(_question(*one) for one in worst(records))
     facts = ", ".join(f"{name} {value}" for name, value in summary["environment"].items())
     failures = [
         f'<p class="bad">{escape(name)}: {escape(one.source or str(one.number))}: {escape(one.error or "")}</p>'
@@ -115,9 +323,9 @@ def _evaluation(place: Path, summary: Summary) -> str:
     ]
     return "\n".join(
         [
-            f"<h2>{escape(tables.caption(summary))}</h2>",
-            _table(tables.grid(summary)),
-            "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in tables.notes(summary)) + "</ul>",
+            f"<h2>{escape(caption(summary))}</h2>",
+            _table(grid(summary)),
+            "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes(summary)) + "</ul>",
             *failures,
             f"<p>{escape(facts)}</p>",
             f"<h3>Any two systems, paired by question</h3>{_table(pairs)}" if pairs else "",
@@ -126,7 +334,7 @@ def _evaluation(place: Path, summary: Summary) -> str:
     )
 
 
-def _table(found: tables.Grid) -> str:
+def _table(found: Grid) -> str:
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 

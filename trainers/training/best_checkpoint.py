@@ -28,12 +28,9 @@ class BestCheckpoint(TrainerCallback):
     """Keeps the weights of the best evaluation, and ends a run that gets no better."""
 
     def __init__(self, trainer: ClaraTrainer, metric: str, patience: int) -> None:
-        """Before the first evaluation.
+        """By a figure of the evaluation, e.g. ``em``; of losses a lower one is better.
 
-        Args:
-            trainer: writes the weights.
-            metric: a figure of the evaluation, e.g. ``em``; of losses a lower one is better.
-            patience: evaluations without a better figure that end the run; 0: none do.
+        So many (``patience``) evaluations without a better figure end the run; 0: none do.
         """
         self.trainer, self.name, self.patience = trainer, f"eval_{metric.removeprefix('eval_')}", patience
         self.folder = trainer.save_path / BEST

@@ -81,16 +81,16 @@ class ClaraTrainer(transformers.Trainer):
         query_learning_rate: float = 0.0,
         **more: Any,
     ) -> None:
-        """As `transformers.Trainer`.
+        """As `transformers.Trainer`; ``args.output_dir`` receives the checkpoints.
 
         Args:
             model: what is trained.
-            args: `transformers`' settings; ``output_dir`` receives the checkpoints.
+            args: `transformers`' settings.
             epochs: how many the training order holds, for the log.
             answering: evaluate by generating answers too.
             rate_change: a resumed run's learning rates are multiplied by it.
-            query_learning_rate: of the query reasoner, 0 for that of all.
             frozen: latents that need not be made anew (stages that rank).
+            query_learning_rate: of the query reasoner, 0 for that of all.
             **more: data sets, collator, callbacks.
         """
         super().__init__(model=model, args=args, **more)

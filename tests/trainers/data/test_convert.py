@@ -7,8 +7,7 @@ import pytest
 from official_files import NQ, PASSAGES, hotpotqa, musique, write, write_json, write_jsonl, write_tsv
 
 from clara_model.errors import ClaraError
-from trainers.data.convert import ConvertConfig, Converter, holds_answer
-from trainers.data.qa_formats import read_passages, read_questions
+from trainers.data.convert import ConvertConfig, Converter, holds_answer, read_passages, read_questions
 from trainers.data.rows import parse_row
 
 

@@ -6,7 +6,7 @@ import io
 import eval_rows
 import pytest
 
-from trainers.evaluation import tables
+from trainers.evaluation import report
 from trainers.evaluation.records import Record
 from trainers.evaluation.summary import summarize
 
@@ -36,16 +36,16 @@ def test_every_two_systems_meet_on_the_questions_that_both_answered(summary: dic
 
 
 def test_the_tables_show_them(summary: dict):
-    assert tables.pairs_grid(summary)[2] == ["bm25", "", "+0.500 (0.031)"]
-    assert "| bm25 |  | +0.500 (0.031) |" in tables.pairs_markdown(summary)
-    assert len(tables.terminal(summary)) == 2
-    rows = {(row["system"], row["figure"]): row["value"] for row in csv.DictReader(io.StringIO(tables.as_csv(summary)))}
+    assert report.pairs_grid(summary)[2] == ["bm25", "", "+0.500 (0.031)"]
+    assert "| bm25 |  | +0.500 (0.031) |" in report.pairs_markdown(summary)
+    assert len(report.terminal(summary)) == 2
+    rows = {(row["system"], row["figure"]): row["value"] for row in csv.DictReader(io.StringIO(report.as_csv(summary)))}
     assert float(rows["bm25", "f1 against closed"]) == 0.5
     assert float(rows["bm25", "f1 against closed, p"]) == pytest.approx(0.03125)
 
 
 def test_two_systems_need_no_second_table(summary: dict):
     two = {**summary, "systems": {name: summary["systems"][name] for name in ("clara", "closed")}}
-    assert len(tables.terminal(two)) == 1 and tables.pairs_markdown(two) == ""
+    assert len(report.terminal(two)) == 1 and report.pairs_markdown(two) == ""
     old = {name: value for name, value in summary.items() if name != "pairs"}  # figures of an earlier version
-    assert tables.pairs_grid(old) == [] and tables.pairs_markdown(old) == ""
+    assert report.pairs_grid(old) == [] and report.pairs_markdown(old) == ""

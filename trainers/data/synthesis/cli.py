@@ -29,6 +29,8 @@ from trainers.data.report import facts_table
 from trainers.data.synthesis.client import NO_KEY, Endpoint, EndpointConfig
 from trainers.data.synthesis.journal import Journal, Outcome, Spent
 from trainers.data.synthesis.run import (
+    KINDS,
+    SynthesisConfig,
     Unfinished,
     estimate,
     finished_rows,
@@ -37,7 +39,6 @@ from trainers.data.synthesis.run import (
     settings_digest,
     synthesize,
 )
-from trainers.data.synthesis.writer import KINDS, SynthesisConfig
 from trainers.data.token_counts import TokenCounter, token_counter
 
 WORDS_PER_PASSAGE = 180

@@ -70,12 +70,10 @@ class Journal:
     """An open journal; one process at a time."""
 
     def __init__(self, path: Path, settings: str) -> None:
-        """Open or make the journal and read what it holds.
+        """Open or make the journal, in a folder that is there, and read what it holds.
 
-        Args:
-            path: the file; its folder must exist.
-            settings: a digest of what decides how a passage is worked on; passages that were finished under another
-                one are worked on again, with the replies that fit.
+        ``settings`` is a digest of what decides how a passage is worked on; passages that were finished under another
+        one are worked on again, with the replies that fit.
 
         Raises:
             ClaraError: the file is not a journal, is damaged, or another process has it open.

@@ -18,8 +18,7 @@ from trainers.data.synthesis.client import Endpoint, EndpointConfig, Pace
 from trainers.data.synthesis.journal import Journal
 from trainers.data.synthesis.parsing import Pair
 from trainers.data.synthesis.prompts import again, judge_pair, simple_questions
-from trainers.data.synthesis.run import estimate, finished_rows, settings_digest, synthesize
-from trainers.data.synthesis.writer import SynthesisConfig
+from trainers.data.synthesis.run import SynthesisConfig, estimate, finished_rows, settings_digest, synthesize
 
 DOCUMENT = "Larkhaven is a port. Osmere is a mill town. Tolvik is an archive."
 OTHER = "Ada is a clerk. Mei is a painter."
