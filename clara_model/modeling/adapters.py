@@ -238,11 +238,11 @@ def _add_like(layer: LoraLayer, first: str, role: str) -> None:
 
 
 def _another(value: Any) -> Any:
-    """A copy of what a layer holds for an adapter; a product's weights are left empty."""
+    """A copy of what a layer holds for an adapter; a product's weights are new ones."""
     if type(value) is not nn.Linear:
         return copy.deepcopy(value)
     like: dict[str, Any] = {"bias": value.bias is not None, "device": value.weight.device, "dtype": value.weight.dtype}
-    return nn.utils.skip_init(nn.Linear, value.in_features, value.out_features, **like)
+    return nn.Linear(value.in_features, value.out_features, **like)  # draws, as PEFT does: a seed gives the same start
 
 
 def default_targets(base: nn.Module) -> tuple[str, ...]:

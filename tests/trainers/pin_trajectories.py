@@ -18,7 +18,7 @@ def main() -> None:
     pinned = {}
     for stage in STAGES:
         with tempfile.TemporaryDirectory() as folder:
-            test = f"{HERE}/test_trainer.py::test_ten_steps_stay_as_pinned[{stage}]"
+            test = f"{HERE}/training/test_trainer.py::test_ten_steps_stay_as_pinned[{stage}]"
             subprocess.run([sys.executable, "-m", "pytest", "-q", test, "--basetemp", f"{folder}/t"], check=False)
             log = next(Path(folder).rglob("test_ten_steps*/log.jsonl"))
             lines = [json.loads(line) for line in log.read_text().splitlines()]
