@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from clara_model.windows import Window
+
 _WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _SENTENCE = re.compile(r"[.!?\n][\"')\]]*\s*$")
@@ -37,13 +39,8 @@ class Quote:
     """Character of the document before which it ends."""
 
 
-@dataclass(frozen=True)
-class Passage:
-    """What was read of a document: its text, and where that begins in it."""
-
-    document: int
-    text: str
-    start: int = 0
+Read = tuple[Window, str]
+"""What was read of a document: which stretch of which, and its text."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +54,12 @@ class _Word:
         return self.key[0].isdigit()
 
 
-def quotes(answer: str, passages: Sequence[Passage]) -> list[Quote]:
+def quotes(answer: str, passages: Sequence[Read]) -> list[Quote]:
     """The longest runs of the answer's words that stand in a passage, from left to right; none overlaps another.
 
     Of runs of equal length the first in the earliest passage; one of nothing but small words is left out.
     """
-    said, read = _words(answer), [_words(passage.text) for passage in passages]
+    said, read = _words(answer), [_words(text) for _, text in passages]
     found: list[Quote] = []
     first = 0
     while first < len(said):
@@ -73,13 +70,13 @@ def quotes(answer: str, passages: Sequence[Passage]) -> list[Quote]:
         )  # fmt: skip
         run = said[first : first + length]
         if any(word.key not in _SMALL for word in run):
-            passage, words = passages[-number], read[-number][-place : length - place]
-            start, end = passage.start + words[0].start, passage.start + words[-1].end
+            (window, _), words = passages[-number], read[-number][-place : length - place]
+            start, end = window.start + words[0].start, window.start + words[-1].end
             found.append(
                 Quote(
                     start=run[0].start,
                     end=run[-1].end,
-                    document=passage.document,
+                    document=window.document,
                     document_start=start,
                     document_end=end,
                 )
@@ -88,13 +85,13 @@ def quotes(answer: str, passages: Sequence[Passage]) -> list[Quote]:
     return found
 
 
-def unsupported(answer: str, question: str, passages: Sequence[Passage]) -> list[str]:
+def unsupported(answer: str, question: str, passages: Sequence[Read]) -> list[str]:
     """Numbers and names of the answer that stand neither in the question nor in a passage, each once, in order.
 
     A name is a word with a capital letter; at the beginning of a sentence only if it stands alone, or another name or
     a number follows it.
     """
-    known = {word.key for text in (question, *(passage.text for passage in passages)) for word in _words(text)}
+    known = {word.key for text in (question, *(text for _, text in passages)) for word in _words(text)}
     said = _words(answer)
     missing = (
         answer[word.start : word.end]

@@ -15,7 +15,7 @@ from clara_model.errors import ClaraError
 from clara_model.inference import pipeline
 from clara_model.inference.calls import Call, Shared, windows_of
 from clara_model.inference.pipeline import Candidates, Encoded, Written
-from clara_model.inference.quotes import Passage, quotes, unsupported
+from clara_model.inference.quotes import quotes, unsupported
 from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import Feed, TextPieces
 from clara_model.latents import Latents
@@ -233,7 +233,7 @@ def _quoting(question: str, texts: Sequence[str] | None, answer: Answer) -> Answ
     """The answer with where its words stand in what was read."""
     if texts is None:
         return answer
-    read = [Passage(window.document, text, window.start) for window, text in zip(answer.windows, texts, strict=True)]
+    read = list(zip(answer.windows, texts, strict=True))
     return replace(answer, quotes=quotes(answer.text, read), unsupported=unsupported(answer.text, question, read))
 
 

@@ -23,8 +23,9 @@ from rich.table import Table
 
 from clara_model import Clara, ClaraModel
 from clara_model.documents.passages import read_documents, split_documents
-from clara_model.inference.quotes import Passage, quotes
+from clara_model.inference.quotes import quotes
 from clara_model.inference.results import Answer
+from clara_model.windows import Window
 from trainers.data.rows import Row, read_rows
 from trainers.evaluation.metrics import mean_scores, recall_at, score_answer
 
@@ -158,7 +159,7 @@ def company(model: ClaraModel) -> tuple[dict[str, float], list[str]]:
 
 def is_right(answer: str, accepted: Sequence[str]) -> bool:
     """Whether it is an accepted answer, or one with words around it; 238 is not 2.38."""
-    whole = [quotes(one, [Passage(0, answer)]) for one in accepted]
+    whole = [quotes(one, [(Window(), answer)]) for one in accepted]
     return any(
         (found[0].start, found[0].end) == (0, len(one)) for found, one in zip(whole, accepted, strict=True) if found
     )

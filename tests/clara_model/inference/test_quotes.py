@@ -2,25 +2,20 @@
 
 import pytest
 
-from clara_model.inference.quotes import Passage, Quote, quotes, unsupported
+from clara_model.inference.quotes import Quote, quotes, unsupported
+from clara_model.windows import Window
 
 NOTES = [
-    Passage(4, "Orders above 1,450 euros need two signatures. Nora Fields signs first."),
-    Passage(2, "the turnover rose to 3.86 million; Fields left in 2019.", start=100),
+    (Window(document=4), "Orders above 1,450 euros need two signatures. Nora Fields signs first."),
+    (Window(document=2, start=100), "the turnover rose to 3.86 million; Fields left in 2019."),
 ]
 
 
 def shown(answer: str) -> list[tuple[str, int, str]]:
     """Each quote: of the answer, the document, and of the document."""
-    texts = {one.document: one for one in NOTES}
+    texts = {window.document: " " * window.start + text for window, text in NOTES}
     return [
-        (
-            answer[one.start : one.end],
-            one.document,
-            texts[one.document].text[
-                one.document_start - texts[one.document].start : one.document_end - texts[one.document].start
-            ],
-        )
+        (answer[one.start : one.end], one.document, texts[one.document][one.document_start : one.document_end])
         for one in quotes(answer, NOTES)
     ]
 
