@@ -48,7 +48,6 @@ class Shared:
         self.engine = _engine(self.model, options)
         self.store = layered(options.store, cache, self.model.fingerprint)
         lasting = durable(self.store)
-        self.search = None if lasting is None else StoreSearch(lasting, self.model.config.ranking)
         self._opened = lasting if isinstance(options.store, (str, Path)) else None
         outlives = options.store is not None and not isinstance(options.store, LatentCache)
         self.limits = Limits(options.batch_tokens, options.batch_size, one_text_per_pass=outlives)
@@ -57,6 +56,7 @@ class Shared:
         config, hybrid = self.model.config, options.ranking == "hybrid"
         self.word_weight = 0.0 if options.ranking == "latents" else config.word_weight or float(hybrid)
         """What shared words add to a candidate's score; 0 for nothing."""
+        self.search = None if lasting is None else StoreSearch(lasting, config.ranking, self.word_weight)
         self.expand = config.expand if options.expand is None else options.expand
         """Windows that are read as text, where their texts are known."""
         at_once = 1 if self.model.device.type == "cpu" else _LATER

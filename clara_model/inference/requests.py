@@ -260,7 +260,7 @@ def search(call: Call, question: str, top_k: int, where: Where | None) -> Search
         raise ClaraError("there is no store to search in; load with Clara.load(.., store=FOLDER)")
     question_MD = call.queries([question]).vectors[0]
     start = time.perf_counter()
-    best = searched.best(question_MD, top_k, where)
+    best = searched.best(question_MD, top_k, where, question)
     places: dict[str, Window] = {}
     for place in searched.store.places([one.row.key for one in best], where):
         places.setdefault(place.key, place)
@@ -279,7 +279,16 @@ def search(call: Call, question: str, top_k: int, where: Where | None) -> Search
 
 def _found(one: Scored, place: Window | None) -> Found:
     block = one.row.block
-    if place is None:
-        return Found(one.score, block.text, None, 0, 0, len(block.text or ""), {}, block.length)
-    end = len(block.text or "") if place.end is None else place.end
-    return Found(one.score, block.text, place.document, place.number, place.start, end, place.metadata, block.length)
+    end = None if place is None else place.end
+    return Found(
+        score=one.score,
+        text=block.text,
+        document=None if place is None else place.document,
+        window=0 if place is None else place.number,
+        start=0 if place is None else place.start,
+        end=len(block.text or "") if end is None else end,
+        metadata={} if place is None else place.metadata,
+        length=block.length,
+        latents=one.latents,
+        words=one.words,
+    )

@@ -110,7 +110,7 @@ class Found:
     """One window that a search in a store has found."""
 
     score: float
-    """Cosine of the whole latents with the question's, as in a ranking."""
+    """How well it fits the question, as in a ranking; a word weighs by how rare it is in the store."""
     text: str | None
     """None where the store keeps no texts."""
     document: str | None
@@ -125,6 +125,10 @@ class Found:
     """Of the document."""
     length: int
     """Text tokens that its latents stand for."""
+    latents: float
+    """Of the score, what the whole latents give (see `Ranked`)."""
+    words: float | None = None
+    """The share of the question's words that it holds; None where words were not looked at."""
 
     @property
     def citation(self) -> str:

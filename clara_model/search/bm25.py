@@ -8,10 +8,16 @@ Shapes: ``N`` texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+_SATURATION, _LENGTH = 1.5, 0.75
+"""``k1`` and ``b``."""
 
 
 class BM25:
@@ -29,7 +35,7 @@ class BM25:
         if any(len(ids) for ids in tokens.ids):
             import bm25s
 
-            self._index = bm25s.BM25()
+            self._index = bm25s.BM25(k1=_SATURATION, b=_LENGTH)
             self._index.index(tokens, show_progress=False)
         held = [number for ids in tokens.ids for number in set(ids)]
         self._holding = np.bincount(np.array(held, dtype=np.int64), minlength=len(self._vocabulary) + 1)
@@ -59,6 +65,35 @@ class BM25:
         if self._index is None or not known:
             return np.zeros(self._size)
         return np.asarray(self._index.get_scores(known), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Rarity:
+    """How rare words are among texts that are not all at hand, as those of a store."""
+
+    size: int
+    """How many texts there are."""
+    length: float
+    """Words of a text on average."""
+    holding: Mapping[str, int]
+    """How many texts hold a word; it lacks those that none holds."""
+
+    def shares(self, question: str, texts: Sequence[str]) -> list[float]:
+        """What `BM25.shares` gives for some of the texts."""
+        asked = words_of(question)
+        weights = {word: math.log((self.size + 1) / (self.holding.get(word, 0) + 0.5)) for word in asked}
+        most = sum(weights[word] for word in asked) or 1.0
+        found = []
+        for text in texts:
+            counts = Counter(words_of(text))
+            half = _SATURATION * (1 - _LENGTH + _LENGTH * counts.total() / (self.length or 1.0))
+            found.append(sum(weights[word] * counts[word] / (counts[word] + half) for word in asked) / most)
+        return found
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text that count, in order."""
+    return list(_words([text])[0])
 
 
 def _words(texts: list[str], *, return_ids: bool = False) -> Any:

@@ -1,7 +1,8 @@
 """Search in a store: the coarse index's best few hundred, scored exactly on whole latents.
 
-The score is the checkpoint's, the same number that ranking gives. Leaves out encoding the question
-(`inference`). Shapes: ``M`` memory tokens, ``D`` hidden size.
+The score is the checkpoint's, the same number that ranking gives. Where words have a weight, the best by words are
+scored too, and a word counts by how rare it is in the store. Leaves out encoding the question (`inference`).
+Shapes: ``M`` memory tokens, ``D`` hidden size.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import logging
 import os
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -24,6 +25,7 @@ from clara_model.modeling.ranking import SCORES
 from clara_model.search.index import CoarseIndex, Moved, Reach
 from clara_model.search.scan import nearest, nearest_by_slots
 from clara_model.search.sketch import Array, rotation
+from clara_model.search.words import WordIndex
 from clara_model.store.protocol import DurableStore, Row, Where
 from clara_model.windows import Window
 
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 CANDIDATES = 200
 """Blocks that are scored exactly, at least; four times as many as are asked for, where that is more."""
 PER_RESULT = 4
+BY_WORDS = 50
+"""Blocks that are looked for by words, at least; four times as many as are asked for, where that is more."""
 LATE = 2
 """Times as many for late interaction, which signs tell less exactly (docs/experiments/late-interaction-search.md)."""
 _WIDER = 4
@@ -48,30 +52,42 @@ class Scored:
 
     row: Row
     score: float
+    latents: float
+    """Of the score, what the latents give."""
+    words: float | None = None
+    """The share of the question's words that its text holds; None where words are not looked at."""
 
 
 class StoreSearch:
     """Search in one store. Thread-safe."""
 
-    def __init__(self, store: DurableStore, ranking: str = "cosine") -> None:
-        """The index is opened, and brought up to date, when first needed; the ranking is the checkpoint's."""
-        self.store, self.ranking = store, ranking
+    def __init__(self, store: DurableStore, ranking: str = "cosine", word_weight: float = 0.0) -> None:
+        """The index is opened, and brought up to date, when first needed.
+
+        Args:
+            store: what is searched.
+            ranking: the checkpoint's.
+            word_weight: how much a text's share of the question's words adds to a score; 0 for nothing.
+        """
+        self.store, self.ranking, self._word_weight = store, ranking, word_weight
         self._index: CoarseIndex | None = None
         self._found_some = False
+        self._words: WordIndex | None = None
         self._lock = Lock()
 
-    def best(self, question_MD: Tensor, top_k: int, where: Where | None = None) -> list[Scored]:
+    def best(self, question_MD: Tensor, top_k: int, where: Where | None = None, question: str = "") -> list[Scored]:
         """The blocks with the highest score, best first; equal ones in the order they were added.
 
         Args:
             question_MD: the question's latents.
             top_k: how many.
             where: metadata of the documents that may be found; all blocks by default.
+            question: the question itself, where words have a weight.
         """
         for turn in range(_TURNS):
             generation = self.store.generation
             try:
-                found = self._best(question_MD, top_k, where)
+                found = self._best(question_MD, top_k, where, question)
             except Moved:
                 if turn == _TURNS - 1:
                     raise ClaraError(f"the search index of {self.store.url} is built anew all the time") from None
@@ -80,10 +96,11 @@ class StoreSearch:
                 break  # else blocks have gone, or got other numbers, in between
         return found
 
-    def _best(self, question_MD: Tensor, top_k: int, where: Where | None) -> list[Scored]:
+    def _best(self, question_MD: Tensor, top_k: int, where: Where | None, question: str) -> list[Scored]:
         index, reach, places = self._ready()
-        if where is not None:
-            numbers = np.array(self.store.matching(where), dtype=np.int64)
+        allowed = None if where is None else self.store.matching(where)
+        if allowed is not None:
+            numbers = np.array(allowed, dtype=np.int64)
             places = np.flatnonzero(np.isin(index.numbers(reach), numbers, assume_unique=True)) if reach.count else None
         count = max(CANDIDATES, PER_RESULT * top_k)
         scored: list[Scored] = []
@@ -94,15 +111,32 @@ class StoreSearch:
             else:
                 numbers = nearest(index, reach, rotation(question_MD[None])[0], count, places)
             fresh = numbers[~np.isin(numbers, seen)] if len(seen) else numbers
-            for start in range(0, len(fresh), _AT_ONCE):
-                rows = self.store.rows(fresh[start : start + _AT_ONCE].tolist())
-                if rows:
-                    vectors_KMD = torch.stack([row.block.vector for row in rows])
-                    scores_K = SCORES[self.ranking](question_MD[None], vectors_KMD)[0].tolist()
-                    scored += map(Scored, rows, scores_K)
+            scored += self._exact(question_MD, fresh.tolist())
             if len(scored) >= top_k or len(fresh) == 0 or len(numbers) < count:
-                return sorted(scored, key=lambda one: (-one.score, one.row.number))[:top_k]
+                break
             count, seen = _WIDER * count, numbers  # damaged ones, or gone this moment: look further
+        if self._word_weight and question:
+            if self._words is None or self._words.folder != index.folder:
+                self._words = WordIndex(index.folder, self.store)
+            found, rarity = self._words.find(question, max(BY_WORDS, PER_RESULT * top_k), allowed)
+            known = {one.row.number for one in scored}
+            scored += self._exact(question_MD, [number for number in found if number not in known])
+            shares = rarity.shares(question, [one.row.block.text or "" for one in scored])
+            scored = [
+                replace(one, score=one.latents + self._word_weight * share, words=share)
+                for one, share in zip(scored, shares, strict=True)
+            ]
+        return sorted(scored, key=lambda one: (-one.score, one.row.number))[:top_k]
+
+    def _exact(self, question_MD: Tensor, numbers: list[int]) -> list[Scored]:
+        """The blocks with these numbers, without those that are gone, by their whole latents."""
+        scored: list[Scored] = []
+        for start in range(0, len(numbers), _AT_ONCE):
+            if rows := self.store.rows(numbers[start : start + _AT_ONCE]):
+                vectors_KMD = torch.stack([row.block.vector for row in rows])
+                scores_K = SCORES[self.ranking](question_MD[None], vectors_KMD)[0].tolist()
+                scored += map(Scored, rows, scores_K, scores_K)
+        return scored
 
     def _ready(self) -> tuple[CoarseIndex, Reach, Array | None]:
         """The index, brought up to date, and which of its rows count; in the cache folder where there is no room."""
@@ -133,6 +167,7 @@ class StoreSearch:
         if folder.exists():
             with closing(CoarseIndex(folder, self.store.identity, self.ranking)) as index:
                 index.clear()
+            WordIndex(folder, self.store).clear()
 
     def close(self) -> None:
         """Let go of the index's files; the store stays open."""

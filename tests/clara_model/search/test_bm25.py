@@ -5,7 +5,7 @@ import math
 import pytest
 from small_model import QUESTIONS, TEXTS
 
-from clara_model.search.bm25 import BM25
+from clara_model.search.bm25 import BM25, Rarity, words_of
 
 
 @pytest.mark.parametrize(("question", "right"), list(zip(QUESTIONS, [0, 4, 2], strict=True)))
@@ -45,3 +45,14 @@ def test_nothing_shared_is_0_for_all_and_finds_nothing(question: str, texts: lis
 
 def test_equal_texts_stand_in_the_order_given():
     assert BM25(["cat hill", "dog", "cat hill", "cat hill"]).best("cat", 9) == [0, 2, 3]
+
+
+def test_some_texts_of_many_have_the_shares_that_they_have_among_all():
+    texts = [*TEXTS, "", "the of", TEXTS[0]]
+    lengths = [len(words_of(text)) for text in texts]
+    words = {word for question in QUESTIONS for word in words_of(question)}
+    held = {word: sum(word in words_of(text) for text in texts) for word in words}
+    rarity = Rarity(len(texts), sum(lengths) / len(texts), {word: count for word, count in held.items() if count})
+    for question in [*QUESTIONS, "clock clock unheard", "?!"]:
+        expected = BM25(texts).shares(question)[2:6].tolist()
+        assert rarity.shares(question, texts[2:6]) == pytest.approx(expected)
