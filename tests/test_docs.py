@@ -1,6 +1,7 @@
 """The pages: links lead somewhere, the reference has every module, and what the workflow runs is there."""
 
 import re
+import sys
 from pathlib import Path
 
 import yaml
@@ -18,7 +19,43 @@ PACKAGES = ("clara_model", "trainers", "clara_integrations", "haystack_integrati
 WORKFLOWS = [
     yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))
 ]
+NAVIGATION = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)["nav"]
+WORDS = {"README.md": 700, "before the README's first code": 120, "main navigation": 20_000}
+"""So many at most."""
 STEPS = [step for workflow in WORKFLOWS for job in workflow["jobs"].values() for step in job["steps"]]
+
+
+def main_pages(entries=NAVIGATION) -> list[Path]:
+    """Pages of the navigation but for the reference and the changelog."""
+    found = []
+    for entry in entries:
+        ((title, target),) = entry.items()
+        if isinstance(target, list):
+            found += main_pages(target) if title != "Reference" else []
+        elif target != "changelog.md":
+            at_top = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md"}
+            found.append(ROOT / at_top.get(target, f"docs/{target}"))
+    return found
+
+
+def test_pages_are_no_longer_than_they_may_be():
+    """Prints the words of each; code counts."""
+    texts = {page.name: page.read_text(encoding="utf-8") for page in main_pages()}
+    words = {name: len(text.split()) for name, text in texts.items()}
+    counts = words | {
+        "before the README's first code": len(texts["README.md"].partition("\n```")[0].split()),
+        "main navigation": sum(words.values()),
+    }
+    sys.stdout.writelines(f"{count:6,}  {name}\n" for name, count in sorted(counts.items(), key=lambda item: item[1]))
+    assert {name: counts[name] for name, most in WORDS.items() if counts[name] > most} == {}
+
+
+def test_main_pages_tell_no_history():
+    for page in main_pages():
+        text = page.read_text(encoding="utf-8")
+        assert (
+            re.findall(r"goal (?:is )?missed|script that is not kept|\.\./shared|\bcommit [0-9a-f]{7}", text) == []
+        ), page
 
 
 def test_links_to_files_lead_somewhere():

@@ -22,7 +22,7 @@ def script(page: str, port: int) -> str:
     """The blocks of a page as one script, without what installs; Python is run where it stands."""
     blocks = re.findall(r"^```(sh|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     parts = [text if kind == "sh" else f"python - <<'PYTHON'\n{text}PYTHON\n" for kind, text in blocks]
-    return "set -em\n" + "".join(parts).replace("8080", str(port))
+    return "set -em\ntrap 'kill %1 2> /dev/null || true' EXIT\n" + "".join(parts).replace("8080", str(port))
 
 
 def test_ten_minutes_from_an_empty_folder_to_a_server(tmp_path: Path) -> None:
