@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["int8", "int4"]
-Decoding = Literal["quick", "exact"]
+Decoding = Literal["quick", "exact", "compiled"]
 
 
 class Loading(TypedDict, total=False):
@@ -84,7 +84,7 @@ class ClaraComponent(BaseComponent):
     attn_implementation: Attention | None = Field(default=None, frozen=True, description="Default: `sdpa`.")
     quantization: Quantization | None = Field(default=None, frozen=True, description="Of the base model (GPU only).")
     decoding: Decoding | None = Field(
-        default=None, frozen=True, description="`quick` or `exact` products of single positions on a CPU."
+        default=None, frozen=True, description="`quick` or `exact` products on a CPU; `compiled` on a GPU."
     )
     batch_tokens: int | None = Field(
         default=None, gt=0, frozen=True, description="Tokens in one batch at most; by the device if not given."

@@ -24,7 +24,7 @@ Cold = Literal["compress", "text"]
 Ranking = Literal["latents", "hybrid"]
 
 
-DECODINGS = ("quick", "exact")
+DECODINGS = ("quick", "exact", "compiled")
 
 
 class LoadKeywords(TypedDict, total=False):
@@ -65,7 +65,8 @@ class LoadOptions:
     decoding: str | None = None
     """How a CPU multiplies while it generates. ``quick``: a single position in float16, several in bfloat16, each where
     the machine is faster so; about two answers in a hundred differ from float32's. ``exact``: in the weights' own float
-    type. By default ``quick``, but where ``dtype`` asks for float32 ``exact``."""
+    type. By default ``quick``, but where ``dtype`` asks for float32 ``exact``. ``compiled``: on a GPU from recorded
+    graphs; the first answer of each size waits for its graph."""
     token: str | None = field(default=None, compare=False, repr=False)
     """For private hub repositories. It says who may fetch, not what, so it does not tell models apart."""
 

@@ -85,9 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
     model.add_argument("--device", help="where to compute, e.g. cpu, cuda (default: the fastest there is)")
     model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
-    model.add_argument("--decoding", choices=("quick", "exact"),
-                       help="products of single positions on a CPU: in float16 where it is faster, or as the weights "
-                            "are (default: quick, exact with --dtype float32)")  # fmt: skip
+    model.add_argument("--decoding", choices=("quick", "exact", "compiled"),
+                       help="products on a CPU: in the fastest float types or as the weights are (default: quick, or "
+                            "exact with --dtype float32); on a GPU: compiled")  # fmt: skip
     model.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (extra quantization)")
     writing = Parser(add_help=False, parents=[model])
     writing.add_argument(

@@ -77,9 +77,8 @@ class Merged:
                 yield {}
         finally:
             base.__dict__.pop("forward", None)
-            if self._decoder is None:
-                for layer in layers.values():
-                    layer.merged_weight = None
+            for layer in layers.values():
+                layer.__dict__.pop("merged_weight", None)  # as it was: a graph is recorded for what is there
 
     def _layers(self) -> dict[str, RoleLinear]:
         return {name: layer for name, layer in self._roles.layers().items() if isinstance(layer, RoleLinear)}

@@ -8,7 +8,7 @@ caching and locks (`inference.clara`), the losses (`modeling.objectives`) and tr
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from clara_model.checkpoint.options import LoadKeywords, LoadOptions
 from clara_model.errors import ClaraError
 from clara_model.latents import Latents
 from clara_model.modeling.adapters import BASE, Roles
+from clara_model.modeling.compiled import Compiled
 from clara_model.modeling.generation import Generated, Likelihood, contiguous_inputs, read_generated
 from clara_model.modeling.identity import Identity, Place
 from clara_model.modeling.merged import Merged
@@ -87,6 +88,7 @@ class RoleModel(nn.Module):
         self.base = base
         self.roles = Roles(base, config)
         self.merged = Merged(self.roles, "generator")
+        self.compiled: Compiled | None = None
         added = self._embedding_weight()[self.tokens.memory_ids]
         self.memory = MemoryRows([role for role in config.roles if role in ENCODERS], added.float())
         self.residuals = Residuals()
@@ -317,7 +319,20 @@ class RoleModel(nn.Module):
         model.load_weights(checkpoint)
         model.to_float(base.dtype).identity.as_loaded()
         model.merged.quick = options.decoding == "quick"
+        if options.decoding == "compiled":
+            model.compile_decoding()
         return model
+
+    def compile_decoding(self) -> None:
+        """Decode from recorded graphs, on a GPU; that of one answer of usual length is recorded now.
+
+        Raises:
+            ClaraError: the model is not on a GPU.
+        """
+        if self.device.type != "cuda":
+            raise ClaraError(f"decoding 'compiled' needs a GPU, the model is on {self.device}; use 'quick' there")
+        self.compiled = Compiled()
+        self.generate_ids([self.tokens.document_ids("A first prompt.")[: -self.config.memory_tokens]], [])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write this project's layout: ``config.json`` and ``adapters.safetensors``; the base model is only named."""
@@ -477,7 +492,10 @@ class RoleModel(nn.Module):
         stop = check_stop(stop)
         tokenizer = self.tokens.tokenizer
         positions = self.check_positions(prompts)
-        ids, mask = self.tokens.pad(prompts)
+        own = role == "generator" and not OWN_WAYS & set(sampling)
+        rows = self.compiled.rows(len(prompts), sampling) if own and self.compiled is not None else None
+        more = (rows or len(prompts)) - len(prompts)
+        ids, mask = self.tokens.pad([*prompts, *[prompts[-1]] * more])
         options: dict[str, Any] = {
             "do_sample": False,
             "pad_token_id": tokenizer.pad_token_id,
@@ -490,14 +508,12 @@ class RoleModel(nn.Module):
         if likelihood is not None:
             options["logits_processor"] = LogitsProcessorList([*options.get("logits_processor", ()), likelihood])
         generate, output = cast(Callable[..., Tensor], self.base.generate), self.base.get_output_embeddings()
-        with (
-            torch.no_grad(),
-            self.roles.acting_as(role),
-            self._merged(role, sampling) as merged,
-            contiguous_inputs(output),
-        ):
+        joined = nullcontext() if rows else contiguous_inputs(output)  # a hook would have a graph recorded anew
+        with torch.no_grad(), self.roles.acting_as(role), self._merged(own) as merged, joined:
+            if rows and self.compiled is not None:
+                merged = {**merged, **self.compiled.arguments(self.base, rows, ids.shape[1] + max_new_tokens)}
             new_ids = generate(
-                inputs_embeds=self.fill_slots(ids, blocks),
+                inputs_embeds=self.fill_slots(ids, [*blocks, *list(blocks[-1:]) * more]),
                 attention_mask=mask.to(self.device),
                 max_new_tokens=max_new_tokens,
                 streamer=streamer,
@@ -505,6 +521,8 @@ class RoleModel(nn.Module):
                 **options,
             )
         logs = None if likelihood is None else likelihood.logs(new_ids)
+        if more:  # the rows that filled the batch up
+            new_ids, logs = new_ids[:-more], logs if logs is None else logs[:-more]
         made = read_generated(tokenizer, new_ids, [len(p) for p in prompts], options["eos_token_id"], stop, logs)
         longest = max(map(sum, zip(made.prompt_tokens, made.completion_tokens, strict=True)))
         if longest > positions:
@@ -513,8 +531,8 @@ class RoleModel(nn.Module):
             )
         return made
 
-    def _merged(self, role: str, sampling: Mapping[str, Any]) -> AbstractContextManager[dict[str, Any]]:
-        return self.merged.in_use() if role == "generator" and not OWN_WAYS & set(sampling) else nullcontext({})
+    def _merged(self, own: bool) -> AbstractContextManager[dict[str, Any]]:
+        return self.merged.in_use() if own else nullcontext({})
 
     def check_positions(self, prompts: Sequence[Sequence[int]]) -> int:
         """How many positions the base model was made for; a prompt beyond them is refused."""

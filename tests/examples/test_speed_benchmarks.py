@@ -94,3 +94,18 @@ def test_against_what_the_machine_allows(run, monkeypatch: pytest.MonkeyPatch):
     printed, numbers = run("inference", *FEW, "--repeats", "1", "--rates", "16", "32")
     assert [one["memory_tokens"] for one in numbers] == [16, 8]
     assert printed.count("times its bare matrix-vector products") == 2
+
+
+def test_ways_of_decoding(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """With clara-tiny, in processes of their own."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "benchmarks"))
+    rows, numbers = tmp_path / "rows.jsonl", tmp_path / "numbers.json"
+    rows.write_text(json.dumps({"question": "Who?", "docs": ["Ada Fenwick was here.", "Mei Lin was not."]}) + "\n")
+    ways = ["transformers, float32", "plain decoder, float32, exact"]
+    options = ["--model", "clara-tiny", "--threads", "1", "--rounds", "1", "--rows", str(rows), "--json", str(numbers)]
+    monkeypatch.setattr(sys, "argv", ["engines", "--ways", *ways, *options])
+    importlib.import_module("engines").main()
+    found, printed = json.loads(numbers.read_text()), capfd.readouterr().out
+    assert list(found) == ways and all(f"{one['same']} of {one['questions']}" in printed for one in found.values())
+    assert {one["same"] for one in found.values()} == {found[ways[0]]["questions"]} and "1 thread," in printed
+    assert all(0 < one["1 threads"]["latents step"] and one["memory"] > 100 for one in found.values())

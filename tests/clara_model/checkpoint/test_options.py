@@ -88,7 +88,7 @@ def test_decoding_is_quick_unless_float32_is_asked_for(asked, found):
 
 
 def test_an_unknown_way_of_decoding_is_refused():
-    with pytest.raises(ValueError, match="decoding must be one of quick, exact, got 'fast'"):
+    with pytest.raises(ValueError, match="decoding must be one of quick, exact, compiled, got 'fast'"):
         LoadOptions(decoding="fast").resolved()
 
 

@@ -1,0 +1,88 @@
+"""Decoding from recorded graphs, on the CPU: the compiled path is forced, and compiles to what it would run anyway."""
+
+import copy
+import logging
+from pathlib import Path
+
+import pytest
+import small_model
+import torch
+from transformers.generation import CompileConfig
+
+from clara_model import ClaraModel
+from clara_model.errors import ClaraError
+from clara_model.modeling import compiled, merged
+from clara_model.modeling.compiled import Compiled
+
+
+def forced(backend: object = "eager") -> CompileConfig:
+    config = CompileConfig(backend=backend, mode=None, fullgraph=False)
+    config._compile_all_devices = True
+    return config
+
+
+@pytest.fixture
+def compiling(model: ClaraModel, monkeypatch: pytest.MonkeyPatch) -> ClaraModel:
+    """Without the decoder that is for CPUs."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(merged, "fits", lambda base: False)
+    model.compiled = Compiled(forced())
+    return model
+
+
+def written(model: ClaraModel, count: int, **options: object) -> list[str]:
+    latents = [model.compress(small_model.TEXTS[start : start + 2]) for start in range(count)]
+    questions = (small_model.QUESTIONS * count)[:count]
+    torch.manual_seed(3)
+    made = model.generate(questions, latents, **{"max_new_tokens": 10, **options})
+    assert len(made.ids) == len(made.texts) == count
+    return made.texts
+
+
+def test_the_same_tokens_from_few_graphs(compiling: ClaraModel):
+    plain = copy.deepcopy(compiling)
+    plain.compiled = None
+    for count in (1, 3, 4, 3, 1):
+        assert written(compiling, count) == written(plain, count)
+    assert written(compiling, 1, stop=["e"]) == written(plain, 1, stop=["e"])
+    assert written(compiling, 2, do_sample=True) == written(plain, 2, do_sample=True)
+    assert list(compiling.compiled._caches) == [(4, 256), (1, 256), (2, 256)]
+    assert written(compiling, 3, num_beams=2) == written(plain, 3, num_beams=2)
+    assert written(compiling, 3, do_sample=True) == written(plain, 3, do_sample=True), "nobody else draws"
+    assert len(compiling.compiled._caches) == 3
+
+
+def test_a_graph_is_recorded_once_for_its_size(compiling: ClaraModel, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiled, "SHAPES", 1)
+    runs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, example: object) -> object:
+        runs.append(len(runs))
+        return graph.forward
+
+    compiling.compiled = Compiled(forced(backend))
+    written(compiling, 1)
+    first = len(runs)
+    assert first
+    written(compiling, 1)
+    written(compiling, 1, max_new_tokens=30)
+    assert len(runs) == first
+    written(compiling, 2)
+    assert len(runs) > first and list(compiling.compiled._caches) == [(2, 256)]
+
+
+def test_what_cannot_be_compiled_is_said_once_and_goes_on(compiling: ClaraModel, caplog: pytest.LogCaptureFixture):
+    def broken(graph: torch.fx.GraphModule, example: object) -> object:
+        raise RuntimeError("no compiler here")
+
+    plain = copy.deepcopy(compiling)
+    plain.compiled, compiling.compiled = None, Compiled(forced(broken))
+    with caplog.at_level(logging.WARNING, logger=compiled.__name__):
+        for count in (1, 3, 1):
+            assert written(compiling, count) == written(plain, count)
+    assert len(caplog.records) == 1 and "no compiler here" in caplog.text and "\n" not in caplog.messages[0]
+
+
+def test_a_cpu_is_refused(tiny_clara_folder: Path):
+    with pytest.raises(ClaraError, match="decoding 'compiled' needs a GPU, the model is on cpu; use 'quick' there"):
+        ClaraModel.from_pretrained(tiny_clara_folder, device="cpu", decoding="compiled")
