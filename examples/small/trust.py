@@ -6,7 +6,7 @@ the best passage as text alone, also where the right one stands second or third;
 questions with a right passage from those without; and 20 questions about the notes of an invented firm (``company/``),
 5 of which nothing there answers. Greedy; the first questions of a seeded order. `measure.py` prints this too.
 
-    python examples/small/trust.py [CHECKPOINT] [--data FOLDER] [--count 80] [--out FILE]
+    python examples/small/trust.py [CHECKPOINT] [--data FOLDER] [--count 40] [--out FILE]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,11 @@ from trainers.evaluation.metrics import mean_scores, recall_at, score_answer
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "eval"
 COMPANY = Path(__file__).resolve().parent / "company"
 SETS = ("nq", "hotpotqa", "2wiki", "musique")
-SEED, NEW_TOKENS, READ, SECOND = 5, 14, 3, 30
+SEED, NEW_TOKENS, READ, SECOND = 5, 14, 3, 20
+COUNT = 40
+"""Questions of each set that are answered."""
+RANKED = 282
+"""Questions of each set that are ranked: all of NQ's."""
 FORMS: dict[str, tuple[int, int]] = {"latents": (0, READ), "expand=1": (1, READ), "text": (READ, READ), "best": (1, 1)}
 """Of each form how many passages are text, and how many are read."""
 
@@ -76,30 +81,26 @@ def recalls(clara: Clara, rows: Sequence[Row]) -> tuple[dict[str, float], list[Q
     return {name: sum(values) / len(values) for name, values in found.items()}, questions
 
 
-def answered(model: ClaraModel, questions: Sequence[Question], expand: int, read: int) -> list[Answer]:
-    """Answers from the best passages, so many of them as text."""
+def answered(model: ClaraModel, questions: Sequence[Question], form: str) -> list[Answer]:
+    """Answers from the best passages in one form."""
+    expand, read = FORMS[form]
     texts = [[one.row.documents[index] for index in one.order[:read]] for one in questions]
     asked = [one.row.questions[0] for one in questions]
     with Clara(model, expand=expand) as clara:
         return clara.answers(asked, texts, read, rerank=False, max_new_tokens=NEW_TOKENS)
 
 
-def forms(model: ClaraModel, questions: Sequence[Question]) -> dict[str, dict[str, float]]:
-    """F1, exact match, tokens of the prompt, and seconds of writing, by form."""
-    found = {}
-    for name, (expand, read) in FORMS.items():
-        answers = answered(model, questions, expand, read)
-        scores = mean_scores(
-            [score_answer(one.text.strip(), q.row.references) for one, q in zip(answers, questions, strict=True)]
-        )
-        found[name] = {
-            "f1": scores["f1"],
-            "em": scores["em"],
-            "prompt": sum(one.usage.prompt_tokens for one in answers) / len(answers),
-            "seconds": sum(one.timings.generate for one in answers) / len(answers),
-            "unsupported": sum(bool(one.unsupported) for one in answers) / len(answers),
-        }
-    return found
+def scored(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, float]:
+    """F1, exact match, tokens of the prompt, seconds of writing, and the share of answers with what stands nowhere."""
+    pairs = zip(answers, questions, strict=True)
+    scores = mean_scores([score_answer(one.text.strip(), question.row.references) for one, question in pairs])
+    return {
+        "f1": scores["f1"],
+        "em": scores["em"],
+        "prompt": sum(one.usage.prompt_tokens for one in answers) / len(answers),
+        "seconds": sum(one.timings.generate for one in answers) / len(answers),
+        "unsupported": sum(bool(one.unsupported) for one in answers) / len(answers),
+    }
 
 
 def without_gold(clara: Clara, questions: Sequence[Question]) -> list[Question]:
@@ -171,20 +172,28 @@ def figures(model: ClaraModel, data: Path, count: int) -> tuple[dict[str, float]
     nq: list[Question] = []
     with Clara(model, ranking="hybrid") as clara:
         for name in SETS:
-            rows = drawn(data / f"{name}.jsonl", 10**6 if name == "nq" else count)
+            rows = drawn(data / f"{name}.jsonl", RANKED)
             recall, questions = recalls(clara, rows)
             found |= {f"{name}_{way}": value for way, value in recall.items()}
             nq = nq or questions
-        read, second = nq[:count], [one for one in nq if one.place in (1, 2)][:SECOND]
+        read, second = nq[:count], [one for one in nq[count:] if one.place in (1, 2)][:SECOND]
         bare = without_gold(clara, read)
-    for part, questions in (("nq", read), ("second", second), ("first", [one for one in read if one.place == 0])):
-        found |= {f"{part}_{form}_{name}": value for form, values in forms(model, questions).items()
-                  for name, value in values.items()}  # fmt: skip
-        found[f"{part}_questions"] = float(len(questions))
-    for form in ("latents", "expand=1"):
-        there, absent = (answered(model, some, *FORMS[form]) for some in (read, bare))
-        sure = [[one.confidence or 0.0 for one in some] for some in (there, absent)]
-        found[f"nq_{form}_confidence_auc"] = auc(*sure)
+    asked = [*read, *second]
+    parts = {
+        "nq": range(len(read)),
+        "first": [number for number, one in enumerate(read) if one.place == 0],
+        "second": [number for number, one in enumerate(asked) if one.place in (1, 2)],
+    }
+    for form in FORMS:
+        answers = answered(model, asked, form)
+        for part, numbers in parts.items():
+            some = scored([asked[i] for i in numbers], [answers[i] for i in numbers])
+            found |= {f"{part}_{form}_{name}": value for name, value in some.items()}
+            found[f"{part}_questions"] = float(len(numbers))
+        if form in ("latents", "expand=1"):
+            sure = [[one.confidence or 0.0 for one in some] for some in (answers[:count], answered(model, bare, form))]
+            found[f"nq_{form}_confidence_auc"] = auc(*sure)
+        print(f"# {form}: F1 {found[f'nq_{form}_f1']:.3f}", file=sys.stderr, flush=True)
     firm, shown = company(model)
     return found | firm, shown
 
@@ -244,10 +253,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", default="clara-small")
     parser.add_argument("--data", type=Path, default=SHARED, help="folder with nq.jsonl and the others")
-    parser.add_argument("--count", type=int, default=80, help="questions of each set; of NQ all are ranked")
+    parser.add_argument("--count", type=int, default=COUNT, help="questions of each set; all are ranked")
+    parser.add_argument("--dtype", help="number format (default: the fastest of this machine)")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     args = parser.parse_args()
-    model = ClaraModel.from_pretrained(args.checkpoint, dtype="float32", device="cpu")
+    model = ClaraModel.from_pretrained(args.checkpoint, dtype=args.dtype, device="cpu")
     found, shown = figures(model, args.data, args.count)
     console = Console(width=160, highlight=False)
     for line in shown:
