@@ -45,3 +45,11 @@ def test_no_markdown_or_html_is_left_as_text(pages):
             code.decompose()
         text = page.get_text()
         assert re.findall(r"</?t[dr]>|```|\]\([\w./]+\)|`", text) == [], path.name
+
+
+def test_llms_txt_lists_the_main_pages(pages):
+    (folder,) = {path.parent for path in pages if path.name == "start.html"}
+    listed = re.findall(r"\]\(([^)]+)\)", (folder / "llms.txt").read_text(encoding="utf-8"))
+    assert [link for link in listed if not (folder / link).is_file()] == []
+    shown = {path.name for path in pages if path.parent == folder} - {"index.html", "contributing.html"}
+    assert shown <= set(listed)
