@@ -6,8 +6,9 @@ import matplotlib.image
 import pytest
 
 from clara_model.console import tables
-from clara_model.inference.quotes import Passage, quotes
+from clara_model.inference.quotes import quotes
 from clara_model.inference.results import Answer, Ranked, Timings, Usage
+from clara_model.windows import Window
 
 
 def answer(text="Bern", scores=(0.9, 0.5, -0.2), selected=(0, 1), compress=0.2, **more):
@@ -57,7 +58,7 @@ def test_usage_says_what_was_saved_and_does_not_divide_by_no_slots():
 def test_what_stands_nowhere_and_what_is_too_unlikely_are_told():
     text = "The mill was rebuilt by Mei Lin for 1,450 euros in Osmere, as the old book says."
     said = answer(
-        text="450 euros, to Mei Lin", confidence=0.25, unsupported=["450"], quotes=quotes("Mei Lin", [Passage(0, text)])
+        text="450 euros, to Mei Lin", confidence=0.25, unsupported=["450"], quotes=quotes("Mei Lin", [(Window(), text)])
     )
     shown = tables.answer_text(said)
     assert shown.plain == said.text and [shown.plain[one.start : one.end] for one in shown.spans] == ["450"]
