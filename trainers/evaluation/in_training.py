@@ -79,8 +79,8 @@ def evaluate(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig | 
         read = "ranked" if encoder == "query_reasoner" else "gold" if known else "first"
     was_training, meter = model.training, Meter(model.device)
     model.eval()
-    try:  # a long question is cut, as in training; passages are windows already
-        with Clara(model, batch_size=config.batch_size, long_documents="truncate") as clara:
+    try:  # latents alone are read; a long question is cut, as in training; passages are windows already
+        with Clara(model, batch_size=config.batch_size, long_documents="truncate", expand=0) as clara:
             ranked = ByLatents(clara, encoder).rank(questions, meter)
             chosen = [_chosen(*one, read) for one in zip(questions, ranked, strict=True)]
             answers = FromLatents(clara, Budget(config.top_k, config.max_new_tokens)).read(questions, chosen, meter)
