@@ -8,7 +8,6 @@ from typing import Any
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from clara_model.components.filters import ordered
-from clara_model.store.filters import condition
 
 NOTHING: dict[str, Any] = {"$or": []}
 _ORDERS = {
@@ -30,6 +29,8 @@ def where_of(filters: MetadataFilters) -> dict[str, Any]:
     Raises:
         ValueError: an operator or a value that makes no sense.
     """
+    from clara_model.store.filters import condition  # with torch, which making components does without
+
     if not filters.filters:
         return {}
     tests = [where_of(one) if isinstance(one, MetadataFilters) else _test(one) for one in filters.filters]

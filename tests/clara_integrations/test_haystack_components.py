@@ -51,6 +51,11 @@ DEFAULTS = {
         "generation_kwargs": {},
         "streaming_callback": None,
         "batch_size": None,
+        "min_confidence": 0.0,
+        "no_answer": "The documents do not say.",
+        "engine_url": None,
+        "engine_api_key": {"type": "env_var", "env_vars": ["CLARA_ENGINE_API_KEY"], "strict": False},
+        "engine_timeout": None,
     },
     ClaraTextEmbedder: {**COMMON, "dimensions": 1024, "prefix": "", "suffix": ""},
     ClaraDocumentEmbedder: {

@@ -83,7 +83,8 @@ def test_where_time_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     for name in ("compressing", "first token", "whole answer", "2 whole answers"):
         cells = re.search(rf"^{name}, [\d.]+ s: (.*)$", printed, re.MULTILINE)[1]
         shares = {cell.rsplit(" ", 1)[0]: int(cell.rsplit(" ", 1)[1].strip("%")) for cell in cells.split(", ")}
-        assert {"matrix products", "attention", "what adapters add"} < set(shares)
+        assert {"matrix products", "attention"} < set(shares)
+        assert ("what adapters add" in shares) == (name == "compressing")  # the generator is merged
         assert abs(sum(shares.values()) - 100) <= len(shares)
     assert "2 at once:" in printed
 

@@ -9,7 +9,7 @@ import textwrap
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -244,6 +244,7 @@ def test_the_thread_ends_with_its_model(tiny_clara_folder: Path):
 
 INTERRUPTED = """
     import os, signal, threading, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     from clara_model import Clara
     clara = Clara.load({model!r}, dtype="float32", device="cpu")
     how = dict(min_new_tokens=1900, max_new_tokens=1900)
@@ -267,6 +268,15 @@ def test_ctrl_c_ends_a_process_in_the_middle_of_a_generation(tiny_clara_folder: 
     assert ran.returncode in (-signal.SIGINT, 130) and ran.stderr.rstrip().endswith("KeyboardInterrupt"), ran.stderr
 
 
+@pytest.fixture
+def sigint_interrupts() -> Iterator[None]:
+    """It is ignored where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_interrupts")
 def test_ctrl_c_takes_the_job_of_the_main_thread_alone(shared: ClaraModel, written: list[int]):
     clara = Clara(shared)
     calls = [asked(clara, question, 1) for question in QUESTIONS]

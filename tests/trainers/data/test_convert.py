@@ -248,7 +248,8 @@ def test_real_questions_come_through_whole(convert, shared_data, tmp_path, name)
         assert {doc.strip() for doc in row["docs"]} <= set(new["docs"])
         assert Counter(len(row["docs"]) for row in converted) == {20: len(rows)}
         assert new["answers"] == row["golden_answers"]
-    assert converter.counts["negatives by chance"] == 0
+    drawn = converter.counts["negatives by chance"]  # where fewer than 19 others share a word with the question
+    assert drawn < converter.counts["negatives by search"] / 50
 
 
 def titles(row):

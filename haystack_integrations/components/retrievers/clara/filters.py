@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from clara_model.components.filters import ordered
-from clara_model.store.filters import DOCUMENT, condition
 
 _ORDERS = {">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte"}
 _OPERATORS = ("==", "!=", *_ORDERS, "in", "not in")
@@ -29,6 +28,8 @@ def where_of(filters: Mapping[str, Any], owner: str) -> dict[str, Any]:
     Raises:
         ValueError: not a filter, an unknown operator, a value that makes no sense, or a field that is no metadata.
     """
+    from clara_model.store.filters import condition  # with torch, which making components does without
+
     made = _where(filters, owner)
     try:
         condition(made)
@@ -57,7 +58,7 @@ def _where(filters: Any, owner: str) -> dict[str, Any]:
     return {
         "$or": [
             {"$and": [{"$not": own}, _comparison(name, operator, value, owner)]},
-            {"$and": [own, _comparison(DOCUMENT, operator, value, owner)]},
+            {"$and": [own, _comparison("$document", operator, value, owner)]},
         ]
     }
 
