@@ -1,4 +1,4 @@
-"""docs/start.md as a newcomer pastes it: all blocks in order, in one shell and an empty folder."""
+"""docs/start.md as a newcomer pastes it: all blocks in order, in one shell and an empty folder; store.md's block."""
 
 import os
 import re
@@ -44,3 +44,12 @@ def test_ten_minutes_from_an_empty_folder_to_a_server(tmp_path: Path) -> None:
     assert done.stdout.startswith("every six months\n")
     assert re.search(r"^twelve.*\nUsage\(", done.stdout, re.MULTILINE)
     assert re.search(r'"content":\s*"[^"]*twelve', done.stdout)
+
+
+def test_the_block_of_the_page_on_the_store_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "store.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", block]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith("twelve"), done.stderr
