@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine with Python >= 3.11 and a package index within reach:
 #   make demo   makes .venv and runs the bundled model on the bundled documents (a table, and runs/demo.png)
-#   make test   makes .venv and runs ruff, mypy and the tests with their coverage (offline, on the CPU)
+#   make test   makes .venv and runs ruff, mypy and the tests (offline, on the CPU)
 # and one builds the documentation with the API reference, without a warning or not at all:
 #   make docs   makes .venv and builds runs/docs/index.html
 # All are quick when run again. Another interpreter: make PYTHON=python3.12 demo
@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip
 PACKAGES := clara_model trainers clara_integrations haystack_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit slow quantized lowest objects engine pages docs dist format clean
+.PHONY: demo test lint types unit coverage slow quantized lowest objects engine pages docs dist format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-small
@@ -31,7 +31,11 @@ types: $(VENV)/.installed-dev
 # Offline, and no accelerator: what passes here passes on any laptop.
 unit: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False TOKENIZERS_PARALLELISM=false CUDA_VISIBLE_DEVICES= \
-	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov $(PYTEST_ARGS)
+	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+# The same with the coverage of every line and branch, which makes the tests a good third slower.
+coverage: PYTEST_ARGS += --cov
+coverage: unit
 
 # What takes minutes: several processes under DeepSpeed.
 slow: $(VENV)/.installed-dev

@@ -88,6 +88,7 @@ def test_an_ingestion_pipeline_of_two_processes_refuses_a_loaded_clara(clara):
         pipeline.run(nodes=[TextNode(text="one"), TextNode(text="two")], num_workers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not __debug__, reason="is run by the test itself")
 def test_nothing_that_a_user_can_do_is_guarded_by_an_assert():
     """pytest evaluates the asserts of tests without `assert` statements, so they hold under -O too."""

@@ -97,6 +97,7 @@ def test_against_what_the_machine_allows(run, monkeypatch: pytest.MonkeyPatch):
     assert printed.count("times its bare matrix-vector products") == 2
 
 
+@pytest.mark.slow
 def test_ways_of_decoding(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """With clara-tiny, in processes of their own."""
     monkeypatch.syspath_prepend(str(ROOT / "examples" / "benchmarks"))
