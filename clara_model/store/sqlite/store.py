@@ -265,7 +265,7 @@ class SQLiteStore:
     def _row(self, values: tuple[Any, ...]) -> Row:
         number, key, length, slots, width, encoding, dtype, kept, text, segment, offset, size = values
         data = self._segments.read(segment, offset, size)
-        if kept != checksum(data, self._about.fingerprint, key, length, slots, width, encoding, dtype, text):
+        if kept != checksum(data, self.fingerprint, key, length, slots, width, encoding, dtype, text):
             raise ValueError("its bytes have changed since they were written")
         return Row(number, key.hex(), Block(decode(Encoded(data, encoding, dtype, slots, width)), length, text))
 
@@ -455,6 +455,7 @@ class SQLiteStore:
         """
         damages: list[Damage] = []
         try:
+            self._about = self._read_about()  # another process may have filled it since
             if documents is None:
                 with self._connections.reading() as connection:
                     lines = connection.execute("PRAGMA integrity_check").fetchall()

@@ -309,6 +309,18 @@ def test_an_emptied_store_is_another_checkpoints(store: DurableStore, reopened: 
     assert store.verify() == []
 
 
+def test_what_another_has_put_into_an_empty_store_is_not_damaged(store: DurableStore, reopened: Reopen):
+    with reopened() as other:
+        other.put(FINGERPRINT, blocks(range(3)))
+        other.record([document("a", [0, 1])])
+    assert store.verify(["a"], mend=True) == [] and store.stats().blocks == 3
+    store.clear()
+    with reopened() as other:
+        other.put(OTHER, blocks(range(4)))
+        other.record([document("b", [3])])
+    assert store.verify(["b"], mend=True) == store.verify(mend=True) == [] and store.stats().blocks == 4
+
+
 def test_stats_and_compact(store: DurableStore):
     store.put(FINGERPRINT, blocks(range(400), slots=16, width=256))
     store.record([document("a", [0, 1])])
