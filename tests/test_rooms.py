@@ -63,3 +63,14 @@ def test_no_arrow_back_up():
             other = room_of(name)
             if own is not None and other is not None:
                 assert ROOMS[other] <= ROOMS[own], f"{path} imports {name}, which stands on a floor above it"
+
+
+def test_no_two_classes_of_a_package_have_one_name():
+    for package in PACKAGES:
+        places: dict[str, list[Path]] = {}
+        for path in (HERE / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(path)
+        twice = {name: found for name, found in places.items() if len(found) > 1}
+        assert not twice, f"{package} has several classes of one name: {twice}"

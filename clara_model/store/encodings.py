@@ -32,7 +32,7 @@ ENCODINGS = (EXACT, *FLOATS, "int8", "int4")
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedBlock:
     """One block as bytes, with what is needed to read it."""
 
     data: memoryview | bytes
@@ -53,7 +53,7 @@ def check_encoding(encoding: str) -> str:
     return encoding
 
 
-def encode(vector_MD: Tensor, encoding: str) -> Encoded:
+def encode(vector_MD: Tensor, encoding: str) -> EncodedBlock:
     """A block ``[M, D]`` as bytes.
 
     Raises:
@@ -69,10 +69,10 @@ def encode(vector_MD: Tensor, encoding: str) -> Encoded:
     if stored == "float16" and vector_MD.abs().max() > torch.finfo(torch.float16).max:
         raise ClaraError("latents hold numbers above 65504, which float16 cannot; choose another encoding")
     made = _WRITERS[stored](vector_MD.detach())
-    return Encoded(made, stored, dtype, *vector_MD.shape)
+    return EncodedBlock(made, stored, dtype, *vector_MD.shape)
 
 
-def decode(encoded: Encoded) -> Tensor:
+def decode(encoded: EncodedBlock) -> Tensor:
     """The block ``[M, D]`` again; it shares memory with ``encoded.data`` where nothing had to be computed.
 
     Raises:
@@ -104,7 +104,7 @@ def _floats(dtype: torch.dtype) -> Callable[[Tensor], memoryview]:
     return lambda vector_MD: _bytes(vector_MD.to(dtype))
 
 
-def _read_floats(encoded: Encoded) -> Tensor:
+def _read_floats(encoded: EncodedBlock) -> Tensor:
     flat = _tensor(encoded.data, FLOATS[encoded.encoding])
     return flat.view(encoded.slots, encoded.width)
 
@@ -121,7 +121,7 @@ def _int8(vector_MD: Tensor) -> bytes:
     return bytes(_bytes(scale)) + bytes(_bytes(whole))
 
 
-def _read_int8(encoded: Encoded) -> Tensor:
+def _read_int8(encoded: EncodedBlock) -> Tensor:
     scale, rest = _split_scales(encoded)
     return _tensor(rest, torch.int8).view(encoded.slots, encoded.width).float() * scale
 
@@ -134,14 +134,14 @@ def _int4(vector_MD: Tensor) -> bytes:
     return bytes(_bytes(scale)) + bytes(_bytes((high << 4) | low))
 
 
-def _read_int4(encoded: Encoded) -> Tensor:
+def _read_int4(encoded: EncodedBlock) -> Tensor:
     scale, rest = _split_scales(encoded)
     pairs = _tensor(rest, torch.int8).view(encoded.slots, -1)
     whole = torch.stack([(pairs << 4) >> 4, pairs >> 4], dim=-1).flatten(1)[:, : encoded.width]
     return whole.float() * scale
 
 
-def _split_scales(encoded: Encoded) -> tuple[Tensor, memoryview]:
+def _split_scales(encoded: EncodedBlock) -> tuple[Tensor, memoryview]:
     data = memoryview(encoded.data)
     scales = 4 * encoded.slots
     return _tensor(data[:scales], torch.float32).view(-1, 1), data[scales:]
@@ -167,7 +167,7 @@ _WRITERS: dict[str, Callable[[Tensor], memoryview | bytes]] = {
     "int8": _int8,
     "int4": _int4,
 }
-_READERS: dict[str, Callable[[Encoded], Tensor]] = {
+_READERS: dict[str, Callable[[EncodedBlock], Tensor]] = {
     **dict.fromkeys(FLOATS, _read_floats),
     "int8": _read_int8,
     "int4": _read_int4,

@@ -25,7 +25,7 @@ from typing import Any, Self
 from clara_model.errors import ClaraError
 from clara_model.store.encodings import (
     EXACT,
-    Encoded,
+    EncodedBlock,
     check_encoding,
     checksum,
     decode,
@@ -257,10 +257,10 @@ class LanceStore:
     def _row(self, values: Mapping[str, Any]) -> Row:
         if values["checksum"] != self._checksum(values):
             raise ValueError("its bytes have changed since they were written")
-        one = Encoded(values["data"], values["encoding"], values["dtype"], values["slots"], values["width"])
+        one = EncodedBlock(values["data"], values["encoding"], values["dtype"], values["slots"], values["width"])
         return Row(values["_rowid"] + 1, values["key"], Block(decode(one), values["length"], values["text"]))
 
-    def _values(self, key: str, block: Block, one: Encoded) -> tuple[Any, ...]:
+    def _values(self, key: str, block: Block, one: EncodedBlock) -> tuple[Any, ...]:
         text = block.text if self._keeps_text else None
         if text is not None:
             text = text.encode("utf-8", "replace").decode()  # Arrow takes no lone surrogates

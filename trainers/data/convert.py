@@ -28,7 +28,7 @@ from typing import Any
 
 from clara_model.errors import ClaraError
 from trainers.data.jsonl import decode, lines_of, opened, values_of
-from trainers.data.negatives import METHODS, Pool, Search, make_search
+from trainers.data.negatives import METHODS, PassagePool, Search, make_search
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ YES_NO = ("yes", "no", "noanswer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class OfficialQuestion:
     """One question with the paragraphs its file gives."""
 
     id: str
@@ -64,7 +64,7 @@ class Question:
     answerable: bool = True
 
 
-def read_questions(path: Path, form: str) -> Iterator[Question]:
+def read_questions(path: Path, form: str) -> Iterator[OfficialQuestion]:
     """The questions of an official file; ``form`` is a name in `FORMATS`.
 
     Raises:
@@ -111,7 +111,7 @@ def paragraph(title: str, text: str) -> str:
     return f"{title.strip()}\n{text.strip()}".strip()
 
 
-def _hotpotqa(values: Mapping[str, Any], place: str) -> Question:
+def _hotpotqa(values: Mapping[str, Any], place: str) -> OfficialQuestion:
     titles = {title for title, *_ in values.get("supporting_facts", [])}
     given = values["context"]
     paragraphs = [(title in titles, paragraph(title, "".join(_spaced(sentences)))) for title, sentences in given]
@@ -126,7 +126,7 @@ def _spaced(sentences: list[str]) -> Iterator[str]:
         yield sentence if number == 0 or sentence[:1].isspace() else f" {sentence}"
 
 
-def _musique(values: Mapping[str, Any], place: str) -> Question:
+def _musique(values: Mapping[str, Any], place: str) -> OfficialQuestion:
     given = values["paragraphs"]
     paragraphs = [(bool(one.get("is_supporting")), paragraph(one["title"], one["paragraph_text"])) for one in given]
     main = [values["answer"]] if values.get("answer") else []
@@ -134,7 +134,7 @@ def _musique(values: Mapping[str, Any], place: str) -> Question:
     return _question(values, "id", place, answers, paragraphs, answerable=bool(values.get("answerable", True)))
 
 
-def _nq(values: Mapping[str, Any], place: str) -> Question:
+def _nq(values: Mapping[str, Any], place: str) -> OfficialQuestion:
     answers = values.get("answer", [])
     if not isinstance(answers, list):
         raise ClaraError('"answer" must be a list of strings in NQ-open')
@@ -144,9 +144,9 @@ def _nq(values: Mapping[str, Any], place: str) -> Question:
 def _question(
     values: Mapping[str, Any], key: str, place: str, answers: Sequence[Any], paragraphs: Sequence[tuple[bool, str]],
     **more: bool,
-) -> Question:  # fmt: skip
+) -> OfficialQuestion:  # fmt: skip
     """Of its accepted answers, the main one first and maybe none, and its paragraphs, each with whether it is gold."""
-    return Question(
+    return OfficialQuestion(
         id=str(values.get(key, Path(place).name)),
         question=_string(values["question"]),
         answers=tuple(dict.fromkeys(_string(answer) for answer in answers)),
@@ -191,7 +191,7 @@ def _unquoted(field: str) -> str:
 
 
 Reading = Callable[[Path], Iterator[tuple[str, object]]]
-FORMATS: dict[str, tuple[Reading, Callable[[Mapping[str, Any], str], Question]]] = {
+FORMATS: dict[str, tuple[Reading, Callable[[Mapping[str, Any], str], OfficialQuestion]]] = {
     "hotpotqa": (_json_list, _hotpotqa),
     "2wiki": (_json_list, _hotpotqa),
     "musique": (values_of, _musique),
@@ -251,9 +251,9 @@ class Converter:
         self.config = config
         self.counts: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
-        self.pool = Pool()
+        self.pool = PassagePool()
         self._search: Search | None = None
-        self._questions: list[Question] = []
+        self._questions: list[OfficialQuestion] = []
         self._ids: Counter[str] = Counter()
         for path in files:
             for question in read_questions(path, config.form):
@@ -269,7 +269,7 @@ class Converter:
                 "ids that come more than once: %s%s; every question becomes a row", ", ".join(repeated[:NAMED]), more
             )
 
-    def _take(self, question: Question) -> None:
+    def _take(self, question: OfficialQuestion) -> None:
         self.counts["questions read"] += 1
         self._ids[question.id] += 1
         for text in (*question.golds, *question.others):
@@ -280,7 +280,7 @@ class Converter:
         else:
             self._questions.append(question)
 
-    def _problem(self, question: Question) -> str:
+    def _problem(self, question: OfficialQuestion) -> str:
         """Why a question cannot become a row; empty where it can."""
         if not question.answers or not any(answer.strip() for answer in question.answers):
             return "no answer in the file (a test file?)"
@@ -302,7 +302,7 @@ class Converter:
                     self.counts["rows written"] += 1
                     yield row
 
-    def _found(self, batch: Sequence[Question]) -> list[list[int]]:
+    def _found(self, batch: Sequence[OfficialQuestion]) -> list[list[int]]:
         """What the search finds for each question; nothing where its own paragraphs are enough."""
         config = self.config
         needy = [question for question in batch if self._needs_search(question)]
@@ -314,13 +314,13 @@ class Converter:
         found = iter(self._search.nearest([question.question for question in needy], depth))
         return [next(found) if self._needs_search(question) else [] for question in batch]
 
-    def _needs_search(self, question: Question) -> bool:
+    def _needs_search(self, question: OfficialQuestion) -> bool:
         if self.config.negatives == NO_NEGATIVES:
             return False
         own = len(question.golds) + len(question.others)
         return self.config.setting == "normal" or self.config.form == "nq" or own < self.config.candidates
 
-    def _row(self, question: Question, found: Sequence[int]) -> dict[str, Any] | None:
+    def _row(self, question: OfficialQuestion, found: Sequence[int]) -> dict[str, Any] | None:
         golds = [self.pool.add(text) for text in question.golds]
         if self.config.form == "nq":
             golds = [i for i in found if holds_answer(self.pool.texts[i], question.answers)]
@@ -344,7 +344,7 @@ class Converter:
         row |= {"gold_answer": question.answers[0]} if train else {"answers": list(question.answers)}
         return row | {"pos_index": [i for i, number in enumerate(numbers) if number in golds]}
 
-    def _with_negatives(self, question: Question, golds: Sequence[int], found: Sequence[int]) -> list[int]:
+    def _with_negatives(self, question: OfficialQuestion, golds: Sequence[int], found: Sequence[int]) -> list[int]:
         """Golds, the question's other paragraphs and negatives from the pool, shuffled."""
         chance = random.Random(f"{self.config.seed}/{question.id}/{question.question}")
         golds = list(dict.fromkeys(golds))

@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 16384
 _PASSAGES_AT_ONCE = 1024
 
 
-class Pool:
+class PassagePool:
     """Different passages, numbered in the order they were added; case and white space do not make a difference."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:

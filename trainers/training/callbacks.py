@@ -75,7 +75,7 @@ class Progress(TrainerCallback):
             self.bar = None
 
 
-class Record(TrainerCallback):
+class RunRecorder(TrainerCallback):
     """``log.jsonl`` and ``loss_curve.png`` in ``save_path``, from the run's whole history, also after a resume."""
 
     def __init__(self, save_path: Path) -> None:

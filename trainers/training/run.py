@@ -123,7 +123,7 @@ def _train(config: TrainConfig) -> Path:
 
 
 def _callbacks(config: TrainConfig, training: TrainingModel) -> list[transformers.TrainerCallback]:
-    found = [callbacks.Progress(), callbacks.Record(Path(config.save_path))]
+    found = [callbacks.Progress(), callbacks.RunRecorder(Path(config.save_path))]
     if config.objective_stage == "end_to_end":
         found += [callbacks.RankingSchedule(training, config), callbacks.RecallWatch()]
     if config.save_steps == -1 and config.save_minutes and not config.no_checkpoints:

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from clara_model.errors import ClaraError
 from clara_model.store.encodings import (
-    Encoded,
+    EncodedBlock,
     check_encoding,
     checksum,
     decode,
@@ -267,9 +267,9 @@ class SQLiteStore:
         data = self._segments.read(segment, offset, size)
         if kept != checksum(data, self.fingerprint, key, length, slots, width, encoding, dtype, text):
             raise ValueError("its bytes have changed since they were written")
-        return Row(number, key.hex(), Block(decode(Encoded(data, encoding, dtype, slots, width)), length, text))
+        return Row(number, key.hex(), Block(decode(EncodedBlock(data, encoding, dtype, slots, width)), length, text))
 
-    def _values(self, key: str, block: Block, one: Encoded) -> tuple[Any, ...]:
+    def _values(self, key: str, block: Block, one: EncodedBlock) -> tuple[Any, ...]:
         text = block.text if self._about.keeps_text else None
         if text is not None:
             text = text.encode("utf-8", "replace").decode()  # SQLite takes no lone surrogates

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from clara_model.errors import ClaraError
-from clara_model.store.encodings import ENCODINGS, Encoded, decode, encode, encoded_bytes
+from clara_model.store.encodings import ENCODINGS, EncodedBlock, decode, encode, encoded_bytes
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -55,7 +55,9 @@ def test_another_type():
         encode(torch.zeros(1, 1, dtype=torch.float64), "exact")
 
 
-@pytest.mark.parametrize("encoded", [Encoded(b"123", "int8", "float32", 1, 1), Encoded(b"1234", "x", "float32", 1, 1)])
-def test_bytes_that_cannot_be_a_block(encoded: Encoded):
+@pytest.mark.parametrize(
+    "encoded", [EncodedBlock(b"123", "int8", "float32", 1, 1), EncodedBlock(b"1234", "x", "float32", 1, 1)]
+)
+def test_bytes_that_cannot_be_a_block(encoded: EncodedBlock):
     with pytest.raises(ValueError, match=r"cannot be|unknown"):
         decode(encoded)

@@ -8,7 +8,7 @@ import pytest
 
 from clara_model.errors import ClaraError
 from trainers.data import negatives
-from trainers.data.negatives import BM25Search, Pool, VectorSearch, make_search
+from trainers.data.negatives import BM25Search, PassagePool, VectorSearch, make_search
 
 TEXTS = [
     "The tide clock of Larkhaven was catalogued by Ada Fenwick.",
@@ -30,7 +30,7 @@ class WordVectors:
 
 
 def test_a_pool_holds_each_text_once_whatever_its_case_and_spaces():
-    pool = Pool(["One  text", "another"])
+    pool = PassagePool(["One  text", "another"])
     assert (pool.add("one text\n"), pool.add("third"), len(pool)) == (0, 2, 3)
     assert pool.texts == ["One  text", "another", "third"]
 
