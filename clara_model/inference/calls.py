@@ -1,4 +1,4 @@
-"""What `Clara` adds to the pipeline: the model's scheduler, the store of latents, the seconds of each phase, streams.
+"""What `Clara` adds to the pipeline: texts split and hashed, the store of latents, the model's scheduler, streams.
 
 Takes checked arguments only. Every pass is run by the scheduler; the store and the tokenizer are asked in the caller's
 thread. Leaves out the checks (`clara_model.validation`), what is asked (`inference.requests`) and what is offered to
@@ -7,8 +7,9 @@ users (`inference.clara`).
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import defaultdict
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,26 +18,80 @@ from typing import Any
 
 import torch
 
-from clara_model.checkpoint.options import ClaraOptions
+from clara_model.checkpoint.options import ClaraOptions, LongDocuments
 from clara_model.engines.protocol import Engine
+from clara_model.errors import ClaraError
 from clara_model.inference import pipeline
 from clara_model.inference.loader import Loaded
-from clara_model.inference.pipeline import Candidates, Check, Encoded, Limits, Pass, Written
+from clara_model.inference.pipeline import Candidates, Check, Encoded, Limits, Written, warn_of_cuts
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.results import Ranked, Timings
-from clara_model.inference.scheduler import Background, Share, wait_for
-from clara_model.inference.splitting import Splitter, warn_of_cuts
+from clara_model.inference.scheduler import Background, Passes, Share, wait_for
 from clara_model.inference.streaming import Feed
 from clara_model.latents import Latents
+from clara_model.modeling.tokens import Tokens
 from clara_model.search.store_search import StoreSearch
 from clara_model.store.cache import Block, LatentCache, durable, layered
 from clara_model.validation import Generation
-from clara_model.windows import SplitText, Window
+from clara_model.windows import SplitText, Window, content_key
 
 CLAIMED = 512
 """Texts that one call makes between two looks at what others have made; another thread waits for no more than these."""
+REMEMBERED = 50_000
+"""Texts of which it is remembered where they were split."""
 _LATER = 16
 """Texts in one pass in the background on a GPU; on a CPU one, since there a text is a pass of its own anyway."""
+
+
+class Splitter:
+    """Texts hashed and read in windows, by their start alone, or not at all (``long_documents``). Thread-safe.
+
+    Where a text was split is remembered, so that it is not tokenised again.
+    """
+
+    def __init__(self, tokens: Tokens, long_documents: LongDocuments) -> None:
+        self._tokens, self._long_documents = tokens, long_documents
+        self._windows: OrderedDict[str, tuple[Window, ...]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def split(self, texts: Sequence[str]) -> list[SplitText]:
+        """What is read of some texts: each whole, or in windows one after the other.
+
+        Raises:
+            ClaraError: a long text where ``long_documents`` is ``error``.
+        """
+        found: dict[str, SplitText] = {}
+        for number, text in enumerate(texts, start=1):
+            if text in found:
+                continue
+            key = content_key(text)
+            windows = (Window(key),) if self._long_documents == "truncate" else self._remembered(text, key)
+            if len(windows) > 1 and self._long_documents == "error":
+                raise ClaraError(
+                    f"document {number} of {len(texts)} ({text[:40]!r}) has more than the "
+                    f"{self._tokens.config.doc_max_length} tokens that the checkpoint reads at once; split it, or ask "
+                    "for long_documents='split' or 'truncate'"
+                )
+            found[text] = SplitText(text, key, windows)
+        return [found[text] for text in texts]
+
+    def _remembered(self, text: str, key: str) -> tuple[Window, ...]:
+        with self._lock:
+            found = self._windows.get(key)
+            if found is not None:
+                self._windows.move_to_end(key)
+                return found
+        places = self._tokens.windows(text)
+        if len(places) == 1:
+            found = (Window(key),)
+        else:
+            numbered = enumerate(places)
+            found = tuple(Window(content_key(text[start:end]), start, end, number=n) for n, (start, end) in numbered)
+        with self._lock:
+            self._windows[key] = found
+            if len(self._windows) > REMEMBERED:
+                self._windows.popitem(last=False)
+        return found
 
 
 class Shared:
@@ -86,21 +141,13 @@ class Call:
         self.model, self.shared = shared.model, shared
         self._scheduler, self._store, self._limits = shared.scheduler, shared.store, shared.limits
         self._feed, self._check = feed, None if feed is None else feed.check
-        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._run = Passes(shared.scheduler, self._check)
         self._split: dict[int, list[SplitText]] = {}
         self._scheduler.touch()
 
     def timings(self, share: int = 1) -> Timings:
         """Of one of ``share`` questions."""
-        return Timings(**{phase: value / share for phase, value in self._seconds.items()})
-
-    def run(self, phase: str, work: Pass, items: list[Any], share: Share | None = None) -> Any:
-        """Have a pass done and count its time; a stream without a reader ends here."""
-        if self._check is not None:
-            self._check()
-        made, seconds = self._scheduler.run(work, items, share, self._check)
-        self._seconds[phase] += seconds
-        return made
+        return Timings(**{phase: value / share for phase, value in self._run.seconds.items()})
 
     # -- the pipeline's steps ----------------------------------------------------------------------------------
 
@@ -112,10 +159,10 @@ class Call:
 
     def compress(self, texts: Mapping[str, str]) -> Encoded:
         """The latents of texts by their content keys: from the store, or made now and kept there."""
-        keys, fingerprint = list(texts), self.model.fingerprint
+        keys, fingerprint, seen = list(texts), self.model.fingerprint, self._scheduler.made
         blocks = dict(zip(keys, self._store.get(fingerprint, keys), strict=True))
         while missing := [key for key in keys if blocks[key] is None]:
-            blocks |= self._made(fingerprint, {key: texts[key] for key in missing[:CLAIMED]})
+            blocks |= self._made(fingerprint, {key: texts[key] for key in missing[:CLAIMED]}, seen)
         if self.shared.text_first:
             self.shared.background.settled(texts.items())
         found = [block for block in blocks.values() if block is not None]
@@ -126,7 +173,7 @@ class Call:
 
     def queries(self, questions: Sequence[str]) -> Encoded:
         """The latents of questions; not kept."""
-        made = pipeline.encode(self.model, "query_reasoner", questions, "question", self._limits, self.run)
+        made = pipeline.encode(self.model, "query_reasoner", questions, "question", self._limits, self._run)
         warn_of_cuts(self.model.tokens, questions, made.lengths, "question")
         return made
 
@@ -180,7 +227,7 @@ class Call:
         start = time.perf_counter()
         weight = self.shared.word_weight
         ranked = pipeline.rank(queries.vectors, rows, self.model.config.ranking, questions, weight)
-        self._seconds["rank"] += time.perf_counter() - start
+        self._run.seconds["rank"] += time.perf_counter() - start
         return ranked
 
     def answer(
@@ -213,47 +260,48 @@ class Call:
         if self.shared.engine is not None and blocks is not None:
             start = time.perf_counter()
             written = self.shared.engine.write(self.model, prompts, blocks, how, self._feed)
-            self._seconds["generate"] += time.perf_counter() - start
+            self._run.seconds["generate"] += time.perf_counter() - start
             return pipeline.read_written(written)
         width = max(map(len, prompts)) + how.max_new_tokens
         small = width * len(prompts) <= pipeline.GENERATE_TOKENS
         if self._feed is not None or not small or not may_share(self.model, how):
-            return pipeline.write(self.model, prompts, blocks, how, self._limits, self.run, self._feed)
+            return pipeline.write(self.model, prompts, blocks, how, self._limits, self._run, self._feed)
         like = blocks is None, how, self._limits.items
         share = Share(like, width, pipeline.GENERATE_TOKENS, self._limits.items)
         items = [(ids, blocks and blocks[number]) for number, ids in enumerate(prompts)]
-        made: list[Written] = self.run("generate", partial(_write, self.model, how, self._limits), items, share)
+        made: list[Written] = self._run("generate", partial(_write, self.model, how, self._limits), items, share)
         return made
 
     # -- making blocks -----------------------------------------------------------------------------------------
 
-    def _made(self, fingerprint: str, texts: Mapping[str, str]) -> dict[str, Block | None]:
-        """The block of each text by key, made here or by another thread; None where the other thread gave up."""
-        way = (
-            f"{fingerprint} alone" if self._limits.one_text_per_pass else fingerprint
-        )  # a store takes nothing out of a batch
+    def _made(self, fingerprint: str, texts: Mapping[str, str], seen: int) -> dict[str, Block | None]:
+        """The block of each text by key, made here or by another thread; None where the other thread gave up.
+
+        ``seen`` is how often blocks had been made before the store was asked for these.
+        """
+        # a store takes nothing out of a batch
+        way = f"{fingerprint} alone" if self._limits.one_text_per_pass else fingerprint
         with self._scheduler.making((way, key) for key in texts) as (mine, others):
-            # once more, because another thread may have kept some between the look at the store and here
             keys = [key for _, key in mine]
-            found = dict(zip(keys, self._store.get(fingerprint, keys), strict=True))
-            missing = {key: texts[key] for key in keys if found[key] is None}
+            kept = [None] * len(keys) if self._scheduler.made == seen else self._store.get(fingerprint, keys)
+            found = dict(zip(keys, kept, strict=True))
             for key, block in found.items():
-                if block is not None:
+                if block is not None:  # another thread has kept it meanwhile
                     mine[way, key].set_result(block)
-            for part in self._encoded(missing):
+            for part in self._encoded({key: texts[key] for key in keys if found[key] is None}):
                 self._store.put(fingerprint, part)
                 for key, block in part.items():
                     mine[way, key].set_result(block)
                 found |= part
         theirs = {key: wait_for(made, self._check) for (_, key), made in others.items()}
-        if kept := {key: block for key, block in theirs.items() if block is not None}:
-            self._store.put(fingerprint, kept)
+        if theirs_kept := {key: block for key, block in theirs.items() if block is not None}:
+            self._store.put(fingerprint, theirs_kept)
         return found | theirs
 
     def _encoded(self, texts: dict[str, str]) -> Iterator[dict[str, Block]]:
         """Blocks by key, batch by batch."""
         keys, kept = list(texts), list(texts.values())
-        batches = pipeline.encode_batches(self.model, "compressor", kept, "document", self._limits, self.run)
+        batches = pipeline.encode_batches(self.model, "compressor", kept, "document", self._limits, self._run)
         for places, made in batches:
             vectors = (vector.clone() for vector in made.vectors)
             blocks = map(Block, vectors, made.lengths, (kept[place] for place in places))

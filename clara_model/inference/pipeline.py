@@ -21,10 +21,10 @@ from transformers.generation.streamers import BaseStreamer
 
 from clara_model.inference.batching import Batches, is_out_of_memory, plan_batches, release_memory
 from clara_model.inference.results import Ranked
-from clara_model.inference.splitting import warn_of_cuts
 from clara_model.modeling.generation import Generated
 from clara_model.modeling.model import RoleModel
 from clara_model.modeling.ranking import PART_BYTES, scores_in_parts
+from clara_model.modeling.tokens import Tokens
 from clara_model.search.bm25 import BM25
 from clara_model.validation import Generation
 from clara_model.windows import Window
@@ -194,6 +194,29 @@ def compress(
     blocks = encode(model, "compressor", list(place), "document", limits, run)
     warn_of_cuts(model.tokens, list(place), blocks.lengths)
     return [Candidates(blocks, [place[text] for text in row]) for row in rows]
+
+
+def warn_of_cuts(tokens: Tokens, texts: Sequence[str], lengths: Sequence[int], what: str = "document") -> None:
+    """One warning with counts if any of some texts was cut.
+
+    Args:
+        tokens: which cut them.
+        texts: distinct ones.
+        lengths: text tokens that were kept of each.
+        what: the texts are.
+    """
+    limit = tokens.config.doc_max_length
+    long = [text for text, length in zip(texts, lengths, strict=True) if length > limit]
+    reached = [(tokens.reach(text), len(text)) for text in long]
+    reached = [(reach, length) for reach, length in reached if reach < length]
+    if not reached:
+        return
+    rest = "; long_documents='split' reads them whole" if what == "document" else ""
+    logger.warning(
+        "%d of %d %ss longer than %d tokens: %d of their %d characters were read and the rest was cut%s",
+        len(reached), len(texts), what, limit, sum(reach for reach, _ in reached), sum(length for _, length in reached),
+        rest,
+    )  # fmt: skip
 
 
 # -- rank --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -87,6 +88,8 @@ class Scheduler:
         self._queue: list[Job] = []
         self._running: list[Job] = []
         self._in_flight: dict[Key, Making] = {}
+        self.made = 0
+        """How often blocks have been made: what was not there before may be kept by now where this has moved."""
         self._thread: threading.Thread | None = None
         self._closed = False
         self._asked = 0.0
@@ -245,6 +248,7 @@ class Scheduler:
             yield mine, others
         finally:
             with self._here():
+                self.made += bool(mine)
                 for key in mine:
                     self._in_flight.pop(key, None)
             for made in mine.values():
@@ -275,6 +279,22 @@ def wait_for(future: Future[Result], check: Check | None = None) -> Result:
         return future.result()
     finally:
         del future  # the traceback of its error holds this frame
+
+
+class Passes:
+    """One caller's passes, by phase, with their seconds; ``check`` raises where nobody wants them any more."""
+
+    def __init__(self, scheduler: Scheduler, check: Check | None = None) -> None:
+        self._scheduler, self._check = scheduler, check
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def __call__(self, phase: str, work: Pass, items: list[Any], share: Share | None = None) -> Any:
+        """Have one done."""
+        if self._check is not None:
+            self._check()
+        made, seconds = self._scheduler.run(work, items, share, self._check)
+        self.seconds[phase] += seconds
+        return made
 
 
 class Background:

@@ -11,10 +11,10 @@ from small_model import QUESTIONS, TEXTS
 from clara_model import ClaraModel
 from clara_model.errors import ClaraError
 from clara_model.inference import pipeline
+from clara_model.inference.calls import Splitter
 from clara_model.inference.clara import Clara
 from clara_model.inference.pipeline import Candidates, Encoded
 from clara_model.inference.results import Ranked
-from clara_model.inference.splitting import Splitter
 from clara_model.latents import Latents
 from clara_model.modeling.embedding import embed
 from clara_model.store.cache import LatentCache, content_key
