@@ -32,7 +32,6 @@ from clara_model.console.command import (
     load,
     output,
     print_json,
-    progress,
     run,
     streamed,
     working,
@@ -41,11 +40,10 @@ from clara_model.documents import passages
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, Clara
-    from clara_model.latents import Latents
+    from clara_model.validation import Documents
 
 _MODEL_HELP = f"checkpoint: a folder, a bundled or a hub name (default: {bundled_models.DEFAULT_HELP})"
 _ENCODINGS = ("exact", "float32", "bfloat16", "float16", "int8", "int4")
-_TEXTS_PER_STEP = 128  # compressed between two steps of the progress bar
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -319,17 +317,21 @@ def _ask(args: argparse.Namespace) -> int:
 
 def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[passages.Document]) -> None:
     with working("Splitting documents", args):
-        every = passages.split_documents(documents, clara.count_tokens, clara.doc_max_length)
-    split = [*{one.text: one for one in reversed(every)}.values()][::-1]  # of equal ones the first, as in a store
-    there = stores.stored(clara, [passage.text for passage in split])
-    latents, spent = _candidates(clara, [passage.text for passage in split], args)
+        by_key = passages.passages_by_key(documents, clara)
+    split, there = list(by_key.values()), stores.stored(clara, by_key)
+    spent: float | None = None
+    if args.cold == "text":
+        candidates: Documents = [passage.text for passage in split]
+    else:
+        start = time.perf_counter()
+        candidates, spent = stores.compress(args, clara, by_key), time.perf_counter() - start
     limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
     out = output()
     if stores.streams(args):
-        answer = streamed(clara.stream(args.question, latents, args.top_k, **limits), args)
+        answer = streamed(clara.stream(args.question, candidates, args.top_k, **limits), args)
     else:
         with working("Answering", args):
-            answer = clara.answer(args.question, latents, args.top_k, **limits)
+            answer = clara.answer(args.question, candidates, args.top_k, **limits)
     if spent is not None:
         answer = replace(answer, timings=replace(answer.timings, compress=spent))
     if args.json:
@@ -352,26 +354,6 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
     elif there:
         rest = "nothing was compressed" if there == len(split) else f"{len(split) - there} were compressed"
         out.print(Text(f"{there} of {len(split)} passages were kept from an earlier question: {rest}", style="dim"))
-
-
-def _candidates(
-    clara: Clara, texts: Sequence[str], args: argparse.Namespace
-) -> tuple[Sequence[str] | Latents, float | None]:
-    """What a question is asked of: texts where it may do without latents, else latents and the seconds they took."""
-    return (texts, None) if args.cold == "text" else _compressed(clara, texts, args)
-
-
-def _compressed(clara: Clara, texts: Sequence[str], args: argparse.Namespace) -> tuple[Latents, float]:
-    """The latents of all texts and the seconds they took, part by part so that a terminal can show how far it is."""
-    from clara_model.latents import Latents
-
-    start = time.perf_counter()
-    with progress(args.quiet) as bar:
-        parts = [
-            clara.compress(texts[first : first + _TEXTS_PER_STEP])
-            for first in bar.track(range(0, len(texts), _TEXTS_PER_STEP), description="Compressing passages")
-        ]
-    return Latents.stack(parts), time.perf_counter() - start
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -70,9 +70,8 @@ def chat(args: argparse.Namespace) -> int | None:
     unread: list[passages.Unread] = []
     documents = passages.read_documents(args.docs, text_key=args.text_key, unread=unread)
     with stores.load_with_cache(args) as clara:
-        with working("Compressing passages", args):
-            split = passages.split_documents(documents, clara.count_tokens, clara.doc_max_length)
-            latents = clara.compress([passage.text for passage in split])
+        by_key = passages.passages_by_key(documents, clara)
+        split, latents = list(by_key.values()), stores.compress(args, clara, by_key)
         _talk(args, lambda question: (clara.stream(question, latents, args.top_k), lambda i: split[i].citation))
     return LEFT_OUT if unread else None
 

@@ -9,7 +9,7 @@ import argparse
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,15 +19,18 @@ from rich.console import Console
 from rich.text import Text
 
 from clara_model.console import tables
-from clara_model.console.command import load, output, print_json, streamed, working
+from clara_model.console.command import load, output, print_json, progress, streamed, working
 from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
+    from clara_model.documents.passages import Passage
     from clara_model.inference.clara import Answer, Clara, SearchResults
+    from clara_model.latents import Latents
     from clara_model.store import DurableStore
 
 CACHE_BYTES = 2 << 30
 """Of one checkpoint's latents in the user's cache folder; those put longest ago go first."""
+_TEXTS_PER_STEP = 128  # compressed between two steps of the progress bar
 FOUND_DAMAGE = 3
 """Exit code of `verify`."""
 logger = logging.getLogger(__name__)
@@ -66,12 +69,20 @@ def store_of(clara: Clara) -> DurableStore | None:
     return durable(clara.store)
 
 
-def stored(clara: Clara, texts: Sequence[str]) -> int:
+def stored(clara: Clara, keys: Iterable[str]) -> int:
     """How many of some texts the store holds."""
-    from clara_model.store.cache import content_key
-
     store = store_of(clara)
-    return 0 if store is None else len(store.numbers(list({content_key(text) for text in texts})))
+    return 0 if store is None else len(store.numbers(list(keys)))
+
+
+def compress(args: argparse.Namespace, clara: Clara, split: Mapping[str, Passage]) -> Latents:
+    """The latents of passages, part by part so that a terminal can show how far it is."""
+    from clara_model.latents import Latents
+
+    texts, call = [(key, one.text) for key, one in split.items()], clara.call()
+    with progress(args.quiet) as bar:
+        starts = bar.track(range(0, len(texts), _TEXTS_PER_STEP), description="Compressing passages")
+        return Latents.stack([call.latents(dict(texts[start : start + _TEXTS_PER_STEP])) for start in starts])
 
 
 def search(args: argparse.Namespace) -> None:

@@ -14,10 +14,11 @@ import os
 import re
 import stat
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from clara_model.documents.document import Document, Unread, Unreadable, decoded, until_error
 from clara_model.documents.formats import SUFFIXES, read_file, suffix_of
@@ -25,6 +26,9 @@ from clara_model.documents.hub import is_hub_name, read_data_set
 from clara_model.documents.rows import of_json_lines
 from clara_model.errors import ClaraError
 from clara_model.windows import split_text
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Clara
 
 logger = logging.getLogger(__name__)
 
@@ -170,13 +174,26 @@ def split_documents(
         count_tokens: the number of tokens of a text, without special tokens (`Clara.count_tokens`).
         max_tokens: the most tokens one passage may have (`Clara.doc_max_length`).
     """
-    passages: list[Passage] = []
-    numbers: dict[str, int] = {}
-    for document in documents:
-        for text in split_text(document.text, count_tokens, max_tokens):
-            numbers[document.file] = number = numbers.get(document.file, 0) + 1
-            passages.append(Passage(text=text, file=document.file, number=number, line=document.line))
-    return passages
+    return list(_numbered((one, split_text(one.text, count_tokens, max_tokens)) for one in documents))
+
+
+def passages_by_key(documents: Sequence[Document], clara: Clara) -> dict[str, Passage]:
+    """The passages that a model reads of documents, by content key, split and hashed once; of equal ones the first."""
+    split = clara.shared.splitter.split([document.text.strip() for document in documents])
+    keys = (key for one in split for key, _ in one.parts)
+    parts = ((document, [text for _, text in one.parts]) for document, one in zip(documents, split, strict=True))
+    found: dict[str, Passage] = {}
+    for key, passage in zip(keys, _numbered(parts), strict=True):
+        found.setdefault(key, passage)
+    return found
+
+
+def _numbered(parts: Iterable[tuple[Document, Iterable[str]]]) -> Iterator[Passage]:
+    numbers = Counter[str]()
+    for document, texts in parts:
+        for text in texts:
+            numbers[document.file] += 1
+            yield Passage(text=text, file=document.file, number=numbers[document.file], line=document.line)
 
 
 def _files(path: Path) -> tuple[list[Path], list[Unread]]:

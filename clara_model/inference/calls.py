@@ -171,6 +171,11 @@ class Call:
             warn_of_cuts(self.model.tokens, list(texts.values()), lengths)
         return Encoded(torch.stack([block.vector for block in found]), lengths)
 
+    def latents(self, texts: Mapping[str, str]) -> Latents:
+        """`compress` for texts that were split before: each a document of its own, by its content key."""
+        made, shown = self.compress(texts), tuple(map(self.read_part, texts.values()))
+        return Latents(made.vectors, made.lengths, self.model.fingerprint, texts=shown)
+
     def queries(self, questions: Sequence[str]) -> Encoded:
         """The latents of questions; not kept."""
         made = pipeline.encode(self.model, "query_reasoner", questions, "question", self._limits, self._run)

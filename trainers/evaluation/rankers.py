@@ -18,6 +18,7 @@ from clara_model.errors import ClaraError
 from clara_model.latents import Latents
 from clara_model.modeling.ranking import scores_in_parts
 from clara_model.search.bm25 import BM25
+from clara_model.windows import content_key
 from trainers.data.negatives import SentenceTransformersEncoder, unit
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Pool, Question
@@ -82,10 +83,10 @@ class ByLatents:
         if questions[0].pool.shared:
             return [self._searched(question, meter) for question in questions]
         asked = [question.text for question in questions]
-        place = {text: i for i, text in enumerate(dict.fromkeys(t for one in questions for t in one.pool.passages))}
         with meter.phase("compress"):
-            latents = self.clara.compress(list(place))
-        assert latents.windows is None  # a passage is one window
+            texts = {content_key(text): text for text in dict.fromkeys(t for q in questions for t in q.pool.passages)}
+            latents = self.clara.call().latents(texts)  # a passage is one window
+        place = {text: number for number, text in enumerate(texts.values())}
         with meter.phase("query"):
             ours = self.encoder == "compressor"
             queries = self.clara.compress(asked) if ours else self.clara.encode_queries(asked)

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from counting import counted
 
 from clara_model.checkpoint import bundled_models
 from clara_model.cli import main as cli
@@ -84,6 +85,15 @@ def test_ask_splits_a_long_file_into_passages_that_fit_and_numbers_them(clara, d
     assert len(found) > 1
     assert [passage["text"] for passage in found] == [p.text for p in passages if p.file.endswith("long.txt")]
     assert [passage["number"] for passage in found] == list(range(1, len(found) + 1))
+
+
+def test_ask_hashes_and_splits_a_text_once(clara, docs, expected, monkeypatch):
+    passages, _ = expected
+    hashed, split = counted(monkeypatch)
+    assert clara("ask", QUESTION, "--docs", docs, "--json")[0] == 0
+    texts = [document.text.strip() for document in read_documents([str(docs)])]
+    assert split == dict.fromkeys(texts, 1)
+    assert hashed == dict.fromkeys([*texts, *(passage.text for passage in passages)], 1)
 
 
 def test_ask_json_is_one_object_with_ranking_usage_and_timings(clara, docs, expected):

@@ -1,11 +1,10 @@
 """Long texts are read whole: in windows with blocks and keys of their own, ranked by the best, cited by number."""
 
 import logging
-import sys
-from collections import Counter
 
 import pytest
 import torch
+from counting import counted
 from small_model import QUESTIONS, TEXTS
 
 from clara_model import ClaraModel
@@ -229,12 +228,8 @@ def test_where_a_text_is_split_is_remembered(loaded: ClaraModel, monkeypatch: py
 
 @pytest.mark.parametrize("cold", ["compress", "text"])
 def test_a_text_is_hashed_and_split_once_a_question(loaded: ClaraModel, monkeypatch: pytest.MonkeyPatch, cold: str):
-    hashed, split, windows, one = Counter(), Counter(), windows_of(Clara(loaded), LONG), "A text of its own."
-    for module in [one for name, one in sys.modules.items() if name.startswith("clara_model")]:
-        if hasattr(module, "content_key"):
-            monkeypatch.setattr(module, "content_key", lambda text: (hashed.update([text]), content_key(text))[1])
-    real = type(loaded.tokens).windows
-    monkeypatch.setattr(type(loaded.tokens), "windows", lambda own, text: (split.update([text]), real(own, text))[1])
+    windows, one = windows_of(Clara(loaded), LONG), "A text of its own."
+    hashed, split = counted(monkeypatch)
     with Clara(loaded, cold=cold) as clara:
         clara.answer(QUESTIONS[0], [one, LONG, one], **SHORT)
         assert split == {one: 1, LONG: 1}
