@@ -26,6 +26,7 @@ from clara_model.console.command import (
     EXIT_CODES,
     LEFT_OUT,
     Parser,
+    add_load_options,
     at_least_nothing,
     at_least_one,
     likelihood,
@@ -73,58 +74,85 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"clara {version('clara-integrations')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    quiet = Parser(add_help=False)
+    quiet, loaded, model, writing, ranked, read = (Parser(add_help=False) for _ in range(6))
     quiet.add_argument("--quiet", action="store_true", help="only the result: no progress, no notes")
-    model = Parser(add_help=False)
-    model.add_argument("--subfolder", help="folder of the checkpoint inside the repository, e.g. compression-16")
-    model.add_argument("--revision", help="branch, tag or commit of the repository")
-    model.add_argument("--base-model", metavar="NAME", help="base model to use instead of the one the checkpoint names")
-    model.add_argument("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
-    model.add_argument("--device", help="where to compute, e.g. cpu, cuda (default: the fastest there is)")
-    model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
-    model.add_argument("--decoding", choices=("quick", "exact", "compiled"),
-                       help="products on a CPU: in the fastest float types or as the weights are (default: quick, or "
-                            "exact with --dtype float32); on a GPU: compiled")  # fmt: skip
-    model.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (extra quantization)")
-    writing = Parser(add_help=False, parents=[model])
-    writing.add_argument(
-        "--engine-url", metavar="URL", help="a vLLM server that writes (its key: $CLARA_ENGINE_API_KEY)"
-    )
+    add_load_options(loaded)
+    model.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
+    writing.add_argument("--engine-url", metavar="URL",
+                         help="a vLLM server that writes (its key: $CLARA_ENGINE_API_KEY)")  # fmt: skip
     writing.add_argument("--engine-timeout", type=float, metavar="SECONDS", help="that it may take for an answer (300)")
-
-    ranked = Parser(add_help=False)
-    ranked.add_argument(
-        "--ranking",
-        choices=("latents", "hybrid"),
-        help="hybrid: the words that question and passage share beside their latents (default: the model's)",
-    )
-    reading = Parser(add_help=False)
-    reading.add_argument(
-        "--expand",
-        type=at_least_nothing,
-        metavar="N",
-        help="of the passages that are read, the best N as text, the others as latents (default: the model's)",
-    )
-
+    ranked.add_argument("--ranking", choices=("latents", "hybrid"),
+                        help="hybrid: the words that question and passage share beside their latents (default: the "
+                             "model's)")  # fmt: skip
+    read.add_argument("--expand", type=at_least_nothing, metavar="N",
+                      help="of the passages that are read, the best N as text, the others as latents (default: the "
+                           "model's)")  # fmt: skip
+    answering = [loaded, quiet, model, ranked, read]
     server = "With CLARA_URL=http://127.0.0.1:8080 a running clara serve answers: from --docs, or from its store."
-    ask = commands.add_parser(
-        "ask",
-        parents=[writing, quiet, ranked, reading],
-        help="answer a question from files",
-        epilog=f"{server} {EXIT_CODES}",
+    _add_ask(
+        commands.add_parser(
+            "ask", parents=[*answering, writing], help="answer a question from files", epilog=f"{server} {EXIT_CODES}"
+        )
     )
+    show = commands.add_parser(
+        "demo", parents=[quiet, model, ranked, read], help="the bundled model on the bundled documents"
+    )
+    _add_top_k(show, "passages an answer is read from")
+    show.add_argument(
+        "--png", type=Path, metavar="FILE", help="draw scores and times as a picture (needs the extra: plots)"
+    )
+    _add_json(show, "tables")
+    show.set_defaults(run=_demo)
+    info = commands.add_parser("info", parents=[loaded, quiet], help="what a checkpoint is")
+    info.add_argument("model", nargs="?", metavar="NAME", help=_MODEL_HELP)
+    _add_json(info, "a table")
+    info.set_defaults(run=_info)
+    export = commands.add_parser("export", parents=[loaded, quiet], help="the generator as an ordinary model, for vLLM")
+    export.add_argument("model", metavar="NAME", help="checkpoint: a folder, a bundled or a hub name")
+    export.add_argument("folder", type=Path, metavar="FOLDER", help="where it goes: new or empty")
+    export.add_argument("--push", metavar="REPOSITORY", help="send it to this hub repository too")
+    _add_json(export, "text")
+    export.set_defaults(run=serving.export)
+    _add_serve(
+        commands.add_parser("serve", parents=[*answering, writing], help="an HTTP server that existing clients know")
+    )
+    chat = commands.add_parser(
+        "chat", parents=[*answering, writing], help="questions one after the other, the model loaded once"
+    )
+    _add_documents(chat, "what to read, as for ask")
+    _add_top_k(chat, "passages an answer is read from")
+    chat.set_defaults(run=serving.chat)
+    _add_compress(
+        commands.add_parser(
+            "compress", parents=[loaded, quiet, model], help="files and folders into a store, once", epilog=EXIT_CODES
+        )
+    )
+    search = commands.add_parser(
+        "search", parents=[loaded, quiet, model, ranked], help="the passages of a store nearest to a question"
+    )
+    search.add_argument("question")
+    search.add_argument("--store", required=True, metavar="FOLDER", help="a store that clara compress made")
+    _add_top_k(search, "how many")
+    _add_where(search)
+    _add_json(search, "a table")
+    search.set_defaults(run=stores.search)
+    _add_store(
+        commands.add_parser(
+            "store",
+            parents=[quiet],
+            help="look after a store, or after the user's cache; verify exits with 3 where it finds damage",
+        )
+    )
+    return parser
+
+
+def _add_ask(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("question")
-    ask.add_argument(
-        "--docs",
-        nargs="+",
-        metavar="FILE_OR_FOLDER",
-        help="what to read: .txt, .md, .html, .pdf, .docx, .jsonl, .jsonl.gz, .parquet, folders, "
-        "hf://datasets/OWNER/NAME, or - for standard input",
+    _add_documents(
+        ask,
+        "what to read: .txt, .md, .html, .pdf, .docx, .jsonl, .jsonl.gz, .parquet, folders, hf://datasets/OWNER/NAME, "
+        "or - for standard input",
     )
-    _add_text_key(ask)
-    ask.add_argument("--store", metavar="FOLDER", help="answer from a store (see compress) instead of --docs")
-    ask.add_argument("--no-store", action="store_true", help="keep no latents of --docs in the user's cache folder")
     ask.add_argument(
         "--cold",
         choices=("compress", "text"),
@@ -133,10 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         "their text and compress them afterwards",
     )
     _add_where(ask)
-    ask.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
-    ask.add_argument(
-        "--top-k", type=at_least_one, metavar="K", help="passages the answer is read from (default: the model's)"
-    )
+    _add_top_k(ask, "passages the answer is read from")
     ask.add_argument(
         "--min-confidence",
         type=likelihood,
@@ -147,96 +172,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     ask.add_argument("--max-new-tokens", type=at_least_one, metavar="N", help="longest answer, in tokens")
     form = ask.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    _add_json(form, "text")
     form.add_argument("--stream", action="store_true", help="print the answer piece by piece as it is written")
     ask.set_defaults(run=_ask)
 
-    show = commands.add_parser(
-        "demo", parents=[quiet, ranked, reading], help="the bundled model on the bundled documents"
-    )
-    show.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
-    show.add_argument(
-        "--top-k", type=at_least_one, metavar="K", help="passages an answer is read from (default: the model's)"
-    )
-    show.add_argument(
-        "--png", type=Path, metavar="FILE", help="draw scores and times as a picture (needs the extra: plots)"
-    )
-    show.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    show.set_defaults(run=_demo)
 
-    info = commands.add_parser("info", parents=[model, quiet], help="what a checkpoint is")
-    info.add_argument("model", nargs="?", metavar="NAME", help=_MODEL_HELP)
-    info.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    info.set_defaults(run=_info)
-
-    export = commands.add_parser("export", parents=[model, quiet], help="the generator as an ordinary model, for vLLM")
-    export.add_argument("model", metavar="NAME", help="checkpoint: a folder, a bundled or a hub name")
-    export.add_argument("folder", type=Path, metavar="FOLDER", help="where it goes: new or empty")
-    export.add_argument("--push", metavar="REPOSITORY", help="send it to this hub repository too")
-    export.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    export.set_defaults(run=serving.export)
-    _add_serve(commands, [writing, quiet, ranked, reading])
-
-    chat = commands.add_parser(
-        "chat", parents=[writing, quiet, ranked, reading], help="questions one after the other, the model loaded once"
-    )
-    chat.add_argument("--docs", nargs="+", metavar="FILE_OR_FOLDER", help="what to read, as for ask")
-    _add_text_key(chat)
-    chat.add_argument("--store", metavar="FOLDER", help="answer from a store (see compress) instead of --docs")
-    chat.add_argument("--no-store", action="store_true", help="keep no latents of --docs in the user's cache folder")
-    chat.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
-    chat.add_argument("--top-k", type=at_least_one, metavar="K", help="passages an answer is read from")
-    chat.set_defaults(run=serving.chat)
-    _add_store_commands(commands, model, quiet, ranked)
-    return parser
-
-
-def _add_serve(commands: Any, parents: list[Parser]) -> None:
-    """`serve`; its defaults are those of `clara_integrations.server.Settings`."""
-    serve = commands.add_parser("serve", parents=parents, help="an HTTP server that existing clients know")
-    serve.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
+def _add_serve(serve: argparse.ArgumentParser) -> None:
+    """Its defaults are those of `clara_integrations.server.Settings`."""
     serve.add_argument("--store", metavar="FOLDER", help="documents that are kept, searched and answered from")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     serve.add_argument("--port", type=int, default=8080, help="port to listen at (default: 8080)")
     serve.add_argument("--api-key", metavar="KEY", help="that requests must bring (default: $CLARA_API_KEY)")
-    serve.add_argument("--queue", type=at_least_one, metavar="N", help="requests under way at most (256)")
     serve.add_argument("--timeout", type=float, metavar="SECONDS", help="of one request (120)")
-    serve.add_argument("--max-body", type=at_least_one, metavar="BYTES", help="of one request (8388608)")
-    serve.add_argument("--max-documents", type=at_least_one, metavar="N", help="of one request (1000)")
-    serve.add_argument("--max-top-k", type=at_least_one, metavar="K", help="documents to answer from (64)")
-    serve.add_argument("--max-new-tokens", type=at_least_one, metavar="N", help="longest answer (1024)")
+    for name, metavar, what in (
+        ("--queue", "N", "requests under way at most (256)"),
+        ("--max-body", "BYTES", "of one request (8388608)"),
+        ("--max-documents", "N", "of one request (1000)"),
+        ("--max-top-k", "K", "documents to answer from (64)"),
+        ("--max-new-tokens", "N", "longest answer (1024)"),
+    ):
+        serve.add_argument(name, type=at_least_one, metavar=metavar, help=what)
     serve.set_defaults(run=serving.serve)
 
 
-def _add_where(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--where", action="append", default=[], metavar="NAME=VALUE", help="documents that may be found (repeatable)"
-    )
-
-
-def _add_text_key(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--text-key", metavar="NAME", help="key or column with the text of a row (default: text, contents or docs)"
-    )
-
-
-def _add_store_commands(commands: Any, model: Parser, quiet: Parser, ranked: Parser) -> None:
-    """`compress`, `search` and `store`."""
-    compress = commands.add_parser(
-        "compress", parents=[model, quiet], help="files and folders into a store, once", epilog=EXIT_CODES
-    )
+def _add_compress(compress: argparse.ArgumentParser) -> None:
     compress.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, hf://datasets/OWNER/NAME")
     _add_text_key(compress)
     compress.add_argument("--store", required=True, metavar="FOLDER", help="where the latents go")
-    compress.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
     compress.add_argument("--metadata", action="append", default=[], metavar="NAME",
                           help="key or column that is kept beside a row's texts, for --where (repeatable)")  # fmt: skip
     compress.add_argument("--sync", action="store_true", help="remove documents that are not among the inputs any more")
-    compress.add_argument(
-        "--encoding",
-        choices=_ENCODINGS,
-        help="element type of a new store (default: exact, as the model makes them)",
-    )
+    compress.add_argument("--encoding", choices=_ENCODINGS,
+                          help="element type of a new store (default: exact, as the model makes them)")  # fmt: skip
     compress.add_argument(
         "--devices",
         metavar="NAMES",
@@ -249,25 +216,11 @@ def _add_store_commands(commands: Any, model: Parser, quiet: Parser, ranked: Par
         help="ray: actors on a Ray cluster (extra ray), as many as --devices says (default: this machine)",
     )
     compress.add_argument("--no-text", action="store_true", help="keep no text beside the latents of a new store")
-    compress.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    _add_json(compress, "text")
     compress.set_defaults(run=corpus.run)
 
-    search = commands.add_parser(
-        "search", parents=[model, quiet, ranked], help="the passages of a store nearest to a question"
-    )
-    search.add_argument("question")
-    search.add_argument("--store", required=True, metavar="FOLDER", help="a store that clara compress made")
-    search.add_argument("--model", metavar="NAME", help=_MODEL_HELP)
-    search.add_argument("--top-k", type=at_least_one, metavar="K", help="how many (default: the model's)")
-    _add_where(search)
-    search.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    search.set_defaults(run=stores.search)
 
-    store = commands.add_parser(
-        "store",
-        parents=[quiet],
-        help="look after a store, or after the user's cache; verify exits with 3 where it finds damage",
-    )
+def _add_store(store: argparse.ArgumentParser) -> None:
     store.add_argument("action", choices=("stats", "compact", "verify", "copy", "clear"))
     store.add_argument("store", nargs="?", metavar="FOLDER", help="default: the stores in the user's cache folder")
     store.add_argument("--to", metavar="FOLDER", help="copy: the other store, in whatever place or element type")
@@ -277,6 +230,33 @@ def _add_store_commands(commands: Any, model: Parser, quiet: Parser, ranked: Par
     )
     store.add_argument("--json", action="store_true", help="JSON instead of a table")
     store.set_defaults(run=stores.manage)
+
+
+def _add_documents(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--docs", nargs="+", metavar="FILE_OR_FOLDER", help=what)
+    _add_text_key(command)
+    command.add_argument("--store", metavar="FOLDER", help="answer from a store (see compress) instead of --docs")
+    command.add_argument("--no-store", action="store_true", help="keep no latents of --docs in the user's cache folder")
+
+
+def _add_text_key(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--text-key", metavar="NAME", help="key or column with the text of a row (default: text, contents or docs)"
+    )
+
+
+def _add_where(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--where", action="append", default=[], metavar="NAME=VALUE", help="documents that may be found (repeatable)"
+    )
+
+
+def _add_top_k(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--top-k", type=at_least_one, metavar="K", help=f"{what} (default: the model's)")
+
+
+def _add_json(command: argparse._ActionsContainer, what: str) -> None:
+    command.add_argument("--json", action="store_true", help=f"one JSON object instead of {what}")
 
 
 def _ask(args: argparse.Namespace) -> int:

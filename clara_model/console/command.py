@@ -42,11 +42,37 @@ _results: TextIO | None = None
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the list of all options."""
+    """Says what is wrong in one line, without the list of all options; takes flags with dashes or with underscores."""
 
     def error(self, message: str) -> NoReturn:
         """End the process with the line."""
         self.exit(USER_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in the base class, after each flag is spelled as it is known here."""
+        known = {_plain(flag): flag for flag in self._option_string_actions}
+        words = [word.partition("=") for word in (sys.argv[1:] if args is None else args)]
+        spelled = [known.get(_plain(flag), flag) + sign + value for flag, sign, value in words]
+        return super().parse_known_args(spelled, namespace)
+
+
+def _plain(flag: str) -> str:
+    return flag.replace("_", "-") if flag.startswith("--") else flag
+
+
+def add_load_options(parser: argparse._ActionsContainer) -> None:
+    """How a checkpoint is loaded: `LoadOptions`, but for the token, which no command line should show."""
+    add = parser.add_argument
+    add("--subfolder", help="folder of the checkpoint inside the repository, e.g. compression-16")
+    add("--revision", help="branch, tag or commit of the repository")
+    add("--base-model", metavar="NAME", help="base model to use instead of the one the checkpoint names")
+    add("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
+    add("--device", help="where to compute, e.g. cpu, cuda (default: the fastest there is)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
+    add("--attn-implementation", metavar="NAME", help="sdpa (default), eager or flash_attention_2")
+    add("--decoding", choices=options.DECODINGS, help="products on a CPU: in the fastest float types or as the weights "
+        "are (default: quick, or exact with --dtype float32); on a GPU: compiled")  # fmt: skip
+    add("--quantization", choices=("int8", "int4"), help="smaller base weights (extra quantization)")
 
 
 def run(
@@ -54,6 +80,8 @@ def run(
     parse: Callable[[], argparse.Namespace],
     act: Callable[[argparse.Namespace], int | None],
     interrupted: str = "Interrupted.",
+    *,
+    notes: bool = True,
 ) -> int:
     """Run a command; what goes wrong is one sentence on standard error.
 
@@ -62,6 +90,7 @@ def run(
         parse: gives its arguments; ``quiet`` among them leaves out warnings.
         act: what it does; returns the exit code, or None for 0.
         interrupted: what to say when the user ends it.
+        notes: whether to show this project's warnings; False for a command that keeps a log.
     """
     if sys.stdout is None:  # closed by whoever started this
         sys.stdout = _nowhere()
@@ -70,7 +99,7 @@ def run(
     try:
         args = parse()
         quiet = getattr(args, "quiet", False)
-        with _results_apart(quiet), _notes(name, quiet):
+        with _results_apart(quiet), _notes(name, quiet) if notes else nullcontext():
             code = act(args) or 0
         results.flush()
         return code

@@ -57,7 +57,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     add("--doc-max-length", type=int, metavar="N", help="document tokens that are read (default: the model's, or 256)")
     add("--stage", metavar="STAGE", help="hold every row against a stage of clara-train: what it refuses, and whose "
         "questions it shortens")  # fmt: skip
-    add("--max_len", "--max-len", type=int, default=0, metavar="N", help="clara-train's (default: the stage's)")
+    add("--max_len", type=int, default=0, metavar="N", help="clara-train's (default: the stage's)")
     add("--generation_top_k", type=int, default=0, metavar="N", help="clara-train's (default: the stage's)")
     add("--all", action="store_true", help="show every repeated row and remark, not only the first few")
     add("--json", action="store_true", help="one JSON object instead of tables")

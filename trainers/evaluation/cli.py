@@ -51,15 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _what(made.add_argument_group("what is measured"))
     _how(made.add_argument_group("how"))
-    load = made.add_argument_group("how the checkpoint is loaded")
-    load.add_argument("--subfolder", help="folder of the checkpoint inside the repository, e.g. compression-16")
-    load.add_argument("--revision", help="branch, tag or commit of the repository")
-    load.add_argument("--base_model", help="folder or hub name, instead of the one the checkpoint names")
-    load.add_argument("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
-    load.add_argument("--device", help="e.g. cpu or cuda:0 (default: the fastest there is)")
-    load.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
-    load.add_argument("--attn_implementation", help="sdpa, eager or flash_attention_2")
-    load.add_argument("--quantization", choices=("int8", "int4"), help="smaller base weights (extra quantization)")
+    command.add_load_options(made.add_argument_group("how the checkpoint is loaded"))
     return made
 
 

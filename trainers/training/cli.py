@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
-from clara_model.console.command import USER_ERROR, Parser, show_error
+from rich.text import Text
+
+from clara_model.console import command
 from clara_model.errors import ClaraError
 from trainers.training.train_config import MEANINGLESS, PASSED, SETTINGS, TrainConfig, read_yaml
 
@@ -23,29 +25,41 @@ FAILED = 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``clara-train``; returns the exit code: 0 done, 1 failed, 2 wrong settings."""
-    parser = build_parser()
-    given = vars(parser.parse_args(arguments))
+    return command.run("clara-train", lambda: _settings(arguments), _train, notes=False)
+
+
+def _settings(arguments: Sequence[str] | None) -> argparse.Namespace:
+    given = vars(build_parser().parse_args(arguments))
     given.pop("local_rank", None)
-    first = os.environ.get("RANK", "0") == "0"
     try:
         values = (read_yaml(given.pop("config")) if "config" in given else {}) | given
-        config = TrainConfig.for_stage(values.pop("stage", "pretrain"), **values)
-    except ClaraError as error:
-        if first:
-            show_error("clara-train", str(error))
-        return USER_ERROR
+        return argparse.Namespace(config=TrainConfig.for_stage(values.pop("stage", "pretrain"), **values))
+    except ClaraError:
+        if not _is_first():  # one process says it
+            raise SystemExit(command.USER_ERROR) from None
+        raise
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _train(args: argparse.Namespace) -> int:
     _quiet()
     from trainers import processes
     from trainers.training.run import train
 
     try:
-        folder = train(config)
+        folder = train(args.config)
         processes.stop()
     except ClaraError as error:
-        show_error("clara-train", str(error))
+        command.show_error("clara-train", str(error))
         return FAILED
-    if first:
-        sys.stdout.write(f"{folder}\n")
+    except Exception:
+        logging.getLogger(__name__).exception("the run has failed")
+        return FAILED
+    if _is_first():
+        command.output().print(Text(str(folder)))
     return 0
 
 
@@ -79,7 +93,7 @@ def build_parser() -> HfArgumentParser:
         title, names = setting.metadata["group"], [setting.name, *setting.metadata["also"]]
         groups[title] = groups.get(title) or own.add_argument_group(title)
         groups[title].add_argument(*[f"--{name}" for name in names], **_options(setting))
-    kind = type("TrainParser", (Parser, HfArgumentParser), {})  # an error in one line
+    kind = type("TrainParser", (command.Parser, HfArgumentParser), {})  # an error in one line
     return kind(
         cast("Any", _framework_settings()),
         parents=[own],
