@@ -29,6 +29,16 @@ def shown(value: object) -> str:
 
 
 @contextmanager
+def needing(what: str, package: str, extra: str = "", kind: type[ClaraError] = ClaraError) -> Iterator[None]:
+    """Where an import inside the block fails: one sentence with the package and how to install it."""
+    try:
+        yield
+    except ImportError as error:
+        how = f"'clara-integrations[{extra}]'" if extra else package
+        raise kind(f"{what} needs the package {package}; install it with: pip install {how}") from error
+
+
+@contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Let a `ClaraError` that is raised inside the block begin with the file, where it names none of the folder."""
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from trainers.processes import needing
+from clara_model.errors import needing
 
 if TYPE_CHECKING:
     import transformers

@@ -14,23 +14,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-
-
-@contextmanager
-def needing(what: str, package: str, install: str = "") -> Iterator[None]:
-    """Where an import inside the block fails: one sentence with the package and how to install it."""
-    try:
-        yield
-    except ImportError as error:
-        how = f"'clara-integrations[{install}]'" if install else package
-        raise ClaraError(f"{what} needs the {package} package; install it with: pip install {how}") from error
 
 
 def process_count() -> int:
@@ -67,9 +56,16 @@ def start(use_cpu: bool) -> None:
     deepspeed.init_distributed(dist_backend="gloo" if use_cpu else "nccl", auto_mpi_discovery=False, verbose=False)
 
 
+def _group() -> Any:
+    """`torch.distributed` where this process is connected with others; it is not imported for reading files."""
+    import torch.distributed as dist
+
+    return dist if dist.is_available() and dist.is_initialized() else None
+
+
 def stop() -> None:
     """Leave the process group together: a process that ends while another still holds its connections may abort."""
-    if dist.is_available() and dist.is_initialized():
+    if dist := _group():
         dist.barrier()
         dist.destroy_process_group()
 
@@ -77,7 +73,8 @@ def stop() -> None:
 @contextmanager
 def one_asks_the_hub() -> Iterator[None]:
     """Inside the block the first process of each machine asks the hub; the others follow it and read its cache."""
-    if not (dist.is_available() and dist.is_initialized()):
+    dist = _group()
+    if dist is None:
         yield
     elif is_first_here():
         try:
@@ -189,7 +186,8 @@ def check_shared(folder: Path) -> None:
     Raises:
         ClaraError: on every process, where one of them does not.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    dist = _group()
+    if dist is None:
         return
     first, name = dist.get_rank() == 0, [uuid.uuid4().hex]
     dist.broadcast_object_list(name, src=0)

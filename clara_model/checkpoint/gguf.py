@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
-import os
 import re
 import shutil
 import struct
@@ -27,7 +25,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from clara_model.errors import ClaraError
+from clara_model.defaults import cache_folder
+from clara_model.errors import ClaraError, needing
 
 WHEEL, HUB = "wheel:", "hub:"
 _FINISHED = "config.json"
@@ -58,7 +57,7 @@ def base_folder(name: str, revision: str | None, sha256: str | None, token: str 
             f"{path} has SHA-256 {found}, but the adapters were trained on {sha256}; get the file that {name!r} means"
             + (f" in version {revision}" if revision else "")
         )
-    folder = cache_root() / f"base-{found}"
+    folder = cache_folder() / f"base-{found}"
     if not (folder / _FINISHED).is_file():
         _convert(path, folder)
     return folder
@@ -77,11 +76,6 @@ def version(name: str) -> str | None:
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def cache_root() -> Path:
-    """Where converted bases are kept: ``clara`` in ``XDG_CACHE_HOME``, ``~/.cache`` where that is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clara"
 
 
 def find(name: str, revision: str | None = None, token: str | None = None) -> Path:
@@ -125,10 +119,8 @@ def _in_wheel(distribution: str, file: str, version: str | None) -> Path:
 
 def _convert(path: Path, folder: Path) -> None:
     """Write the plain copy beside its place and rename it; of two processes, the second keeps the first's."""
-    if importlib.util.find_spec("gguf") is None:
-        raise ClaraError(
-            f"reading {path.name} needs the package gguf; get it with: pip install 'clara-integrations[small]'"
-        )
+    with needing(f"reading {path.name}", "gguf", "small"):
+        import gguf  # noqa: F401
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from clara_model.console import tables
 from clara_model.console.command import load, output, print_json, progress, streamed, working
+from clara_model.defaults import cache_folder
 from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 
 def cache() -> Path:
     """Where `clara ask --docs` keeps latents."""
-    from clara_model.search.store_search import cache_folder
-
     return cache_folder() / "latents"
 
 
@@ -153,33 +152,22 @@ def trust(args: argparse.Namespace, answer: Answer) -> dict[str, Any]:
 
 def manage(args: argparse.Namespace) -> int:
     """`clara store`; `FOUND_DAMAGE` where `verify` found some."""
-    if args.action == "copy":
-        if not args.store or not args.to:
-            raise ValueError("store copy takes two stores: clara store copy FOLDER --to OTHER_FOLDER")
-        _show([_copy(args.store, args.to, args.encoding)], args)
-        return 0
-    if args.to or args.encoding:
+    if args.action == "copy" and not (args.store and args.to):
+        raise ValueError("store copy takes two stores: clara store copy FOLDER --to OTHER_FOLDER")
+    if args.action != "copy" and (args.to or args.encoding):
         raise ValueError(f"--to and --encoding say where a store is copied; store {args.action} takes neither")
     if args.mend and args.action != "verify":
         raise ValueError(f"--mend drops the damage that verify finds; store {args.action} does not take it")
     folders = [args.store] if args.store else [str(path) for path in sorted(cache().glob("*")) if path.is_dir()]
-    if args.action == "verify":
-        records = [_verify(folder, args.mend) for folder in folders]
-    else:
-        records = [_ACTIONS[args.action](folder) for folder in folders]
-    _show(records, args)
-    return FOUND_DAMAGE if any(record.get("damaged") for record in records) else 0
-
-
-def _show(records: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    records = [_managed(folder, args) for folder in folders]
     if args.json:
         print_json(records)
-        return
-    out = output()
-    for record in records:
-        out.print(tables.info_table(record))
-    if not records:
-        out.print(f"{cache()} holds no store yet.")
+    else:
+        for record in records:
+            output().print(tables.info_table(record))
+        if not records:
+            output().print(f"{cache()} holds no store yet.")
+    return FOUND_DAMAGE if any(record.get("damaged") for record in records) else 0
 
 
 def existing(name: str) -> str:
@@ -227,46 +215,25 @@ def _record(args: argparse.Namespace, results: SearchResults, answer: Answer) ->
     }
 
 
-def _stats(folder: str) -> dict[str, Any]:
-    from clara_model.store import open_store
-
-    with open_store(existing(folder)) as store:
-        return asdict(store.stats())
-
-
-def _compact(folder: str) -> dict[str, Any]:
-    from clara_model.store import open_store
-
-    with open_store(existing(folder)) as store:
-        before = store.stats().nbytes
-        store.compact()
-        return {"url": folder, "nbytes_before": before, "nbytes": store.stats().nbytes}
-
-
-def _copy(folder: str, target: str, encoding: str | None) -> dict[str, Any]:
+def _managed(folder: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What is done with one store, and what came of it."""
+    from clara_model.search.store_search import StoreSearch
     from clara_model.store import copy_store, open_store
 
-    with open_store(existing(folder)) as source, open_store(target, encoding=encoding) as other:
-        return {"url": folder, "copied": copy_store(source, other), "to": target, "nbytes": other.stats().nbytes}
-
-
-def _verify(folder: str, mend: bool) -> dict[str, Any]:
-    from clara_model.store import open_store
-
     with open_store(existing(folder)) as store:
-        damages = store.verify(mend=mend)
-    return {"url": folder, "damaged": len(damages), **{one.where: one.what for one in damages}}
-
-
-def _clear(folder: str) -> dict[str, Any]:
-    from clara_model.search.store_search import StoreSearch
-    from clara_model.store import open_store
-
-    with open_store(existing(folder)) as store:
+        if args.action == "stats":
+            return asdict(store.stats())
+        if args.action == "verify":
+            damages = store.verify(mend=args.mend)
+            return {"url": folder, "damaged": len(damages), **{one.where: one.what for one in damages}}
+        if args.action == "copy":
+            with open_store(args.to, encoding=args.encoding) as other:
+                copied = copy_store(store, other)
+                return {"url": folder, "copied": copied, "to": args.to, "nbytes": other.stats().nbytes}
         before = store.stats().nbytes
+        if args.action == "compact":
+            store.compact()
+            return {"url": folder, "nbytes_before": before, "nbytes": store.stats().nbytes}
         store.clear()
         StoreSearch(store).clear()
         return {"url": folder, "nbytes_freed": max(0, before - store.stats().nbytes)}
-
-
-_ACTIONS = {"stats": _stats, "compact": _compact, "clear": _clear}

@@ -11,14 +11,14 @@ import json
 import logging
 import re
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from clara_model.documents.ahead import ahead
 from clara_model.documents.document import Document, Unread
 from clara_model.documents.hub import is_hub_name
 from clara_model.documents.passages import plain_name, read_source, sources_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
 
 logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
 CHARACTERS_AT_ONCE = 64_000
 """Of the documents that are compressed between two steps of the progress, by one process."""
 CHECKED_AT_ONCE = 256
@@ -290,6 +291,33 @@ def _making(clara: Clara | Compress, store: DurableStore, batches: Iterable[Sequ
         return
     with ahead(_split(clara, batch) for batch in batches) as ready:
         yield (_kept(clara, store, splits) for splits in ready)
+
+
+@contextmanager
+def ahead(items: Iterable[Item], most: int = 2) -> Iterator[Iterator[Item]]:
+    """Take items that are made in a thread, in their order, for the block's time: reading beside computing.
+
+    Args:
+        items: an iterator that nobody else uses until the block has ended.
+        most: items that are made before they are asked for.
+
+    Yields:
+        the items; what making one raises is raised where it would have come.
+    """
+    source: Iterator[Any] = iter(items)
+    end = object()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="reading ahead")
+    waiting = deque(thread.submit(next, source, end) for _ in range(most))
+
+    def taken() -> Iterator[Any]:
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(thread.submit(next, source, end))
+            yield item
+
+    try:
+        yield taken()
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def compress_documents(clara: Clara, store: DurableStore, batch: Sequence[New]) -> Done:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from clara_model import errors
 from clara_model.errors import ClaraError
 
 Metadata = Mapping[str, Any]
@@ -99,16 +100,6 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
-@contextmanager
-def needing(package: str, what: str) -> Iterator[None]:
-    """Imports inside the block are those of a package that ``what`` needs.
-
-    Raises:
-        Unreadable: it is not installed; says how to get it.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise Unreadable(
-            f"{what} needs the package {package}; install it with: pip install 'clara-integrations[documents]'"
-        ) from error
+def needing(package: str, what: str) -> AbstractContextManager[None]:
+    """Imports inside the block are those of a package that ``what`` needs; without it that is `Unreadable`."""
+    return errors.needing(what, package, "documents", Unreadable)

@@ -15,7 +15,7 @@ from typing import Any
 
 from clara_model.documents.corpus import Compress, Done, New
 from clara_model.documents.device_processes import WAITING, Compressor
-from clara_model.errors import ClaraError
+from clara_model.errors import ClaraError, needing
 from clara_model.store.opening import is_shared
 
 _RESTARTS = 10
@@ -49,7 +49,8 @@ def actors(model: str, store: str, options: Mapping[str, Any], count: int | None
         ClaraError: Ray is not installed or does not start, the cluster is too small, or several machines cannot share
             the store.
     """
-    ray = _package()
+    with needing("--engine ray", "ray", "ray"):
+        import ray
     with _cluster(ray):
         made = _made(ray, model, store, options, count)
         try:
@@ -70,16 +71,6 @@ def _cluster(ray: Any) -> Iterator[None]:
     finally:
         if ours:
             ray.shutdown()
-
-
-def _package() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise ClaraError(
-            "--engine ray needs the package ray; install it with: pip install 'clara-integrations[ray]'"
-        ) from error
-    return ray
 
 
 def _made(ray: Any, model: str, store: str, options: Mapping[str, Any], count: int | None) -> list[Any]:

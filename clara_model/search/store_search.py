@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clara_model.defaults import cache_folder
 from clara_model.errors import ClaraError, shown
 from clara_model.latents import Latents
 from clara_model.modeling.ranking import SCORES
@@ -205,8 +206,3 @@ def index_folder(store: DurableStore) -> Path:
 
 def _cached_folder(store: DurableStore) -> Path:
     return cache_folder() / "search" / hashlib.sha256(store.identity.encode()).hexdigest()[:16]
-
-
-def cache_folder() -> Path:
-    """Where this user's programs keep what can be made again: ``$XDG_CACHE_HOME/clara`` or ``~/.cache/clara``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clara"

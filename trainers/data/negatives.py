@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from clara_model.errors import ClaraError
+from clara_model.errors import ClaraError, needing
 from clara_model.search.bm25 import BM25
-from trainers.processes import needing
 
 METHODS = ("bm25", "embedding")
 CLARA_PREFIX = "clara:"

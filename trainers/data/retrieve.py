@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clara_model.errors import ClaraError
-from clara_model.store.cache import durable
 from trainers.data.convert import holds_answer
 from trainers.data.jsonl import values_of
 from trainers.data.negatives import BM25Search
@@ -111,6 +110,8 @@ def by_bm25(clara: Clara) -> Nearest:
     Raises:
         ClaraError: the store keeps no texts.
     """
+    from clara_model.store.cache import durable  # with torch, which a command that reads files does without
+
     store = durable(clara.store)
     assert store is not None
     texts = [_text(row.block.text) for row in store.iterate()]

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, overload
 
-from clara_model.errors import ClaraError
+from clara_model.errors import ClaraError, needing
 from trainers import processes
 from trainers.data.jsonl import decode
 from trainers.data.row import Row, parse_row
@@ -171,7 +171,7 @@ class HubRows(LazyRows):
         self, name: str, *, prefer_gold: bool = False, split: str = "train", unfit: Unfit = fits, skip_bad: bool = False
     ) -> None:
         """Download it, or find it in the cache; arguments and errors as for `read_rows`."""
-        with processes.needing(f"data set {name!r} on the hub", "datasets", "train"):
+        with needing(f"data set {name!r} on the hub", "datasets", "train"):
             import datasets
         self.name = name
         repository, _, named = name.partition(":")

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clara_model.errors import ClaraError
+from clara_model.errors import ClaraError, needing
 from clara_model.inference.pipeline import Encoded, Written
 from clara_model.validation import Generation
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Question
 from trainers.evaluation.rankers import Ranked
-from trainers.processes import needing
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from clara_model.errors import ClaraError
+from clara_model.errors import ClaraError, needing
 from clara_model.inference.pipeline import Written
 from clara_model.validation import Generation
 from trainers.evaluation.answerers import Budget
@@ -20,7 +20,6 @@ from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Question
 from trainers.evaluation.records import Record
 from trainers.evaluation.runner import SHOWN, Answering
-from trainers.processes import needing
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara

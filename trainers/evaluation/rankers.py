@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from clara_model.errors import ClaraError
+from clara_model.errors import ClaraError, needing
 from clara_model.latents import Latents
 from clara_model.modeling.ranking import scores_in_parts
 from clara_model.search.bm25 import BM25
@@ -22,7 +22,6 @@ from clara_model.windows import content_key
 from trainers.data.negatives import SentenceTransformersEncoder, unit
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Pool, Question
-from trainers.processes import needing
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara

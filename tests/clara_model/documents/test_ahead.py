@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from clara_model.documents.ahead import ahead
+from clara_model.documents.corpus import ahead
 
 
 def reading() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "reading ahead"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("reading ahead")]
 
 
 def test_they_come_in_their_order_from_another_thread():

@@ -18,10 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from clara_model.errors import ClaraError
+from clara_model.errors import ClaraError, needing
 from trainers.data.synthesis.journal import Journal, Reply, Spent
 from trainers.data.synthesis.prompts import Messages
-from trainers.processes import needing
 
 NO_KEY = "none"
 """Sent where no key is given: servers on one's own machine take any."""
