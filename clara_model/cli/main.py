@@ -314,14 +314,26 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
             answer = clara.answer(args.question, candidates, args.top_k, **limits)
     if spent is not None:
         answer = replace(answer, timings=replace(answer.timings, compress=spent))
+    scores = {ranked.index: ranked.score for ranked in answer.ranking}
     if args.json:
-        print_json({**_ask_record(args, split, answer), "stored": there})
+        order = list(scores) or answer.selected
+        found = [
+            {
+                "rank": rank,
+                "score": scores.get(index),
+                "read": index in answer.selected,
+                "citation": split[index].citation,
+                **asdict(split[index]),
+            }
+            for rank, index in enumerate(order, start=1)
+        ]
+        left_out = [one.reason for one in args.left_out]
+        print_json(stores.record(args, answer, found, answer.timings, left_out=left_out, stored=there))
         return
     stores.print_answer(args, out, answer)
     if args.quiet:
         out.print(Text("Sources: " + "; ".join(tables.visible(split[index].citation) for index in answer.selected)))
         return
-    scores = {ranked.index: ranked.score for ranked in answer.ranking}
     rows = [(scores.get(index), split[index].citation, split[index].text, True) for index in answer.selected]
     out.print()
     out.print(tables.ranking(rows, out.width))
@@ -397,31 +409,6 @@ def _info(args: argparse.Namespace) -> None:
         print_json(facts)
     else:
         output().print(tables.info_table(facts))
-
-
-def _ask_record(args: argparse.Namespace, split: Sequence[passages.Passage], answer: Answer) -> dict[str, Any]:
-    scores = {ranked.index: ranked.score for ranked in answer.ranking}
-    return {
-        "question": args.question,
-        "answer": answer.text,
-        "finish_reason": answer.finish_reason,
-        "answered_from": answer.answered_from,
-        **stores.trust(args, answer),
-        "model": args.model,
-        "passages": [
-            {
-                "rank": rank,
-                "score": scores.get(index),
-                "read": index in answer.selected,
-                "citation": split[index].citation,
-                **asdict(split[index]),
-            }
-            for rank, index in enumerate(list(scores) or answer.selected, start=1)
-        ],
-        "usage": asdict(answer.usage),
-        "timings": asdict(answer.timings),
-        "left_out": [one.reason for one in args.left_out],
-    }
 
 
 def _demo_record(

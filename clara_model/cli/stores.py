@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from clara_model.errors import ClaraError
 
 if TYPE_CHECKING:
     from clara_model.documents.passages import Passage
-    from clara_model.inference.clara import Answer, Clara, SearchResults
+    from clara_model.inference.clara import Answer, Clara, SearchResults, Timings
     from clara_model.latents import Latents
     from clara_model.store import DurableStore
 
@@ -115,7 +115,8 @@ def ask(args: argparse.Namespace) -> None:
             with working("Answering", args):
                 answer = clara.answer(*asked, rerank=False, **limits)
     if args.json:
-        print_json(_record(args, results, answer))
+        timings = replace(answer.timings, query=results.timings.query, rank=results.timings.rank)
+        print_json(record(args, answer, [{"citation": one.citation, **asdict(one)} for one in results], timings))
         return
     out = output()
     print_answer(args, out, answer)
@@ -140,13 +141,24 @@ def print_answer(args: argparse.Namespace, out: Console, answer: Answer) -> None
         out.print(tables.answer_text(answer, args.min_confidence))
 
 
-def trust(args: argparse.Namespace, answer: Answer) -> dict[str, Any]:
-    """What an answer says about itself, for JSON."""
+def record(
+    args: argparse.Namespace, answer: Answer, passages: Sequence[Mapping[str, Any]], timings: Timings, **more: Any
+) -> dict[str, Any]:
+    """An answer for JSON."""
     return {
+        "question": args.question,
+        "answer": answer.text,
+        "finish_reason": answer.finish_reason,
+        "answered_from": answer.answered_from,
         "found": answer.found(args.min_confidence),
         "confidence": answer.confidence,
         "quotes": [asdict(quote) for quote in answer.quotes],
         "unsupported": answer.unsupported,
+        "model": args.model,
+        "passages": passages,
+        "usage": asdict(answer.usage),
+        "timings": asdict(timings),
+        **more,
     }
 
 
@@ -200,19 +212,6 @@ def conditions(words: Sequence[str]) -> Mapping[str, Any] | None:
 def _times(results: SearchResults) -> str:
     timings = results.timings
     return f"nothing compressed: query {tables.seconds(timings.query)}, search {tables.seconds(timings.rank)}"
-
-
-def _record(args: argparse.Namespace, results: SearchResults, answer: Answer) -> dict[str, Any]:
-    return {
-        "question": args.question,
-        "answer": answer.text,
-        "finish_reason": answer.finish_reason,
-        **trust(args, answer),
-        "model": args.model,
-        "passages": [{"citation": one.citation, **asdict(one)} for one in results],
-        "usage": asdict(answer.usage),
-        "timings": {**asdict(answer.timings), "query": results.timings.query, "rank": results.timings.rank},
-    }
 
 
 def _managed(folder: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -118,19 +118,20 @@ def timings_line(timings: Timings) -> str:
 
 
 def info_table(info: Mapping[str, Any]) -> Table:
-    """What a checkpoint is, one fact a row; nested facts are indented below their name."""
+    """Facts, one a row; nested ones are indented below their name."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", overflow="fold")
     table.add_column(overflow="fold")
 
     def add(values: Mapping[str, Any], indent: str) -> None:
         for name, value in values.items():
-            label = indent + name.replace("_", " ")
+            label = indent + visible(name.replace("_", " ") if name.isidentifier() else name)
             if isinstance(value, Mapping):
-                table.add_row(label, "")
-                add(value, indent + "  ")
+                if value:
+                    table.add_row(Text(label), "")
+                    add(value, indent + "  ")
             else:
-                table.add_row(label, Text(visible(_fact(name, value))))
+                table.add_row(Text(label), Text(visible(_fact(name, value))))
 
     add(info, "")
     return table
@@ -145,6 +146,8 @@ def _fact(name: str, value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value / 1e6:,.1f} MB" if "bytes" in name else f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,}"
     return str(value)
 
 

@@ -145,40 +145,17 @@ class AnswerRequest:
         shown = [_texts(row, chosen[: call.shared.expand]) or [] for row, chosen in zip(rows, selected, strict=True)]
         written = call.answer(self.questions, latents, self.how, shown)
         found = zip(self.questions, written, rankings, rows, selected, latents, strict=True)
-        return [self._answer(*parts) for parts in found]
+        return [
+            _answer(question, one, ranking if self.rerank else [], row, chosen, _texts(row, chosen), expanded,
+                    _usage(one, used, row, expanded))
+            for question, (one, expanded), ranking, row, chosen, used in found
+        ]  # fmt: skip
 
     def _selected(self, ranking: list[Ranked], row: Candidates) -> list[int]:
         """The windows that the generator reads, in its order."""
         if self.rerank:
             return pipeline.best_first(ranking, self.top_k)
         return pipeline.in_given_order(row, ranking, self.top_k)
-
-    def _answer(
-        self,
-        question: str,
-        written: tuple[Written, int],
-        ranking: list[Ranked],
-        row: Candidates,
-        selected: list[int],
-        used: Encoded,
-    ) -> Answer:
-        """What was written, with where it comes from by document and window."""
-        (one, expanded), windows = written, [row.window(index) for index in selected]
-        return _quoting(
-            question,
-            _texts(row, selected),
-            Answer(
-                text=one.text,
-                ranking=pipeline.by_document(ranking, row) if self.rerank else [],
-                selected=[window.document for window in windows],
-                usage=_usage(one, used, row, expanded),
-                timings=Timings(),
-                finish_reason=one.finish_reason,
-                windows=windows,
-                expanded=expanded,
-                confidence=one.confidence,
-            ),
-        )
 
 
 @dataclass(frozen=True)
@@ -205,36 +182,45 @@ def stream(feed: Feed, shared: Shared, request: AnswerRequest | PlainRequest) ->
 
 
 def _text_answer(call: Call, prompt: TextPrompt, one: Written) -> Answer:
-    """What the base model wrote, with where it comes from."""
-    windows = [prompt.choice.row.window(index) for index in prompt.selected]
-    count = prompt.text_tokens
-    answer = Answer(
+    """What the base model wrote from text alone."""
+    choice, count = prompt.choice, prompt.text_tokens
+    texts = [call.read_part(choice.texts[index]) for index in prompt.selected]
+    usage = Usage(count, 0, one.prompt_tokens, one.completion_tokens, count, count)
+    answer = _answer(prompt.question, one, choice.ranking, choice.row, prompt.selected, texts, len(texts), usage)
+    return replace(answer, answered_from="text")
+
+
+def _answer(
+    question: str,
+    one: Written,
+    ranking: Sequence[Ranked],
+    row: Candidates,
+    selected: Sequence[int],
+    texts: Sequence[str] | None,
+    expanded: int,
+    usage: Usage,
+) -> Answer:
+    """What was written, with where it comes from by document and window, and where its words stand in what was read."""
+    windows = [row.window(index) for index in selected]
+    read = list(zip(windows, texts or (), strict=texts is not None))
+    return Answer(
         text=one.text,
-        ranking=pipeline.by_document(prompt.choice.ranking, prompt.choice.row),
+        ranking=pipeline.by_document(ranking, row),
         selected=[window.document for window in windows],
-        usage=Usage(count, 0, one.prompt_tokens, one.completion_tokens, count, count),
+        usage=usage,
         timings=Timings(),
         finish_reason=one.finish_reason,
         windows=windows,
-        answered_from="text",
-        expanded=len(windows),
+        expanded=expanded,
         confidence=one.confidence,
+        quotes=quotes(one.text, read),
+        unsupported=None if texts is None else unsupported(one.text, question, read),
     )
-    texts = [call.read_part(prompt.choice.texts[index]) for index in prompt.selected]
-    return _quoting(prompt.question, texts, answer)
 
 
 def _texts(row: Candidates, windows: Sequence[int]) -> list[str] | None:
     """The texts of some windows, where they are known."""
     return None if row.texts is None else [row.texts[index] for index in windows]
-
-
-def _quoting(question: str, texts: Sequence[str] | None, answer: Answer) -> Answer:
-    """The answer with where its words stand in what was read."""
-    if texts is None:
-        return answer
-    read = list(zip(answer.windows, texts, strict=True))
-    return replace(answer, quotes=quotes(answer.text, read), unsupported=unsupported(answer.text, question, read))
 
 
 def _usage(one: Written, used: Encoded, row: Candidates, expanded: int) -> Usage:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from clara_model.console import command
 from clara_model.console.command import output, print_json, show_error
+from clara_model.console.tables import info_table
 from clara_model.errors import ClaraError
 from trainers.data import report as data_report
 from trainers.data import retrieve
@@ -117,7 +118,7 @@ def _convert(args: argparse.Namespace) -> int:
     converter = Converter(config, args.files, args.corpus)
     rows = write_rows(args.out, converter.rows())
     facts = {**converter.counts, "passages in the pool": len(converter.pool), "left out": dict(converter.left_out)}
-    print_json({"out": str(args.out), **facts}) if args.json else output().print(data_report.facts_table(facts))
+    print_json({"out": str(args.out), **facts}) if args.json else output().print(info_table(facts))
     if not rows:
         show_error("clara-data", f"no row came out of {converter.counts['questions read']} questions")
         return BAD_DATA
@@ -151,7 +152,7 @@ def _retrieve(args: argparse.Namespace) -> int:
         retriever = retrieve.Retriever(nearest, args.candidates)
         rows = write_rows(args.out, retriever.rows(files))
     facts = {**retriever.counts, "rows written": rows}
-    print_json({"out": str(args.out), **facts}) if args.json else output().print(data_report.facts_table(facts))
+    print_json({"out": str(args.out), **facts}) if args.json else output().print(info_table(facts))
     if not rows:
         show_error("clara-data", "no row was read")
     return 0 if rows else BAD_DATA

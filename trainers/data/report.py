@@ -7,7 +7,7 @@ everything that computes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -88,27 +88,6 @@ def _problems(title: str, style: str, found: Sequence[Sequence[Problem]], limit:
             lines.append(f"  and {len(problems) - limit:,} more there; --all shows them")
     number = sum(len(problems) for problems in found)
     return [Text(), Text(f"{title} ({number:,})", style=style), Text("\n".join(lines))]
-
-
-def facts_table(facts: Mapping[str, object]) -> Table:
-    """Names and values, one a line; nested ones are indented."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column()
-
-    def add(values: Mapping[str, object], indent: str) -> None:
-        for name, value in values.items():
-            if isinstance(value, Mapping):
-                if value:
-                    table.add_row(f"{indent}{visible(name)}", "")
-                    add(value, indent + "  ")
-            else:
-                table.add_row(
-                    f"{indent}{visible(name)}", _number(value) if isinstance(value, (int, float)) else str(value)
-                )
-
-    add(facts, "")
-    return table
 
 
 def _table(first: str, *numbers: str) -> Table:

@@ -21,11 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.text import Text
 
 from clara_model.console.command import at_least_one, output, print_json, progress, show_error
-from clara_model.console.tables import visible
+from clara_model.console.tables import info_table, visible
 from clara_model.documents import passages
 from clara_model.errors import ClaraError
 from trainers.data.jsonl import check_output, write_rows
-from trainers.data.report import facts_table
 from trainers.data.synthesis.client import NO_KEY, Endpoint, EndpointConfig
 from trainers.data.synthesis.journal import Journal, Outcome, Spent
 from trainers.data.synthesis.run import (
@@ -139,7 +138,7 @@ def _run_synthesis(
         facts = synthesis_facts(len(texts), outcomes, spent, journal.spent, *prices)
         facts |= _unfinished_facts(unfinished, journal.unanswered)
         if journal.spent.requests:
-            print_json({"out": str(args.out), **facts}) if args.json else output().print(facts_table(facts))
+            print_json({"out": str(args.out), **facts}) if args.json else output().print(info_table(facts))
     if unfinished.failed:
         show_error("clara-data", f"{len(unfinished.failed)} passages failed; run again to try them once more")
     if not rows:
