@@ -7,6 +7,7 @@ anything of that size is built. Leaves out loading (`checkpoint.base_model`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def _config(folder: Path) -> PreTrainedConfig:
 
 def _check_sizes(path: Path, config: PreTrainedConfig, shapes: Shapes) -> None:
     """Refuse a configuration of a model much larger than its weight files."""
-    held = sum(_numel(shape) for shape in shapes.values())
+    held = sum(map(math.prod, shapes.values()))
     layers = getattr(config, "num_hidden_layers", 1)
     if not isinstance(layers, int) or not 1 <= layers <= len(shapes):
         raise ClaraError(f"{path} asks for {shown(layers)} layers, the weight files hold {len(shapes)} tensors")
@@ -149,10 +150,3 @@ def _pickled_shapes(path: Path) -> Shapes:
     if not shapes:
         raise ClaraError(f"{path} holds no tensors; download it again")
     return shapes
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    numel = 1
-    for size in shape:
-        numel *= size
-    return numel

@@ -101,7 +101,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, loopcontrols])
         self.filters["tojson"] = _tojson
         self.filters = {name: _counted(name, function) for name, function in self.filters.items()}
-        self.filters |= {_COUNTED: _pass_through, _LOOPED: _loop_values}
+        # `pass_context` keeps Jinja from running them while it compiles
+        self.filters |= {_COUNTED: pass_context(lambda _, value: _sized(value))}
+        self.filters |= {_LOOPED: pass_context(lambda _, values: _looped(values))}
         del self.globals["lipsum"]
         self.globals |= {
             "range": _range,
@@ -171,16 +173,6 @@ class _CountIn(NodeTransformer):
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno)
-
-
-@pass_context  # which keeps Jinja from running it while it compiles
-def _pass_through(_context: Context, value: Any) -> Any:
-    return _sized(value)
-
-
-@pass_context
-def _loop_values(_context: Context, values: Iterable[Any]) -> Iterator[Any]:
-    return _looped(values)
 
 
 def _counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

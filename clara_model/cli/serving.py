@@ -125,7 +125,7 @@ def ask(args: argparse.Namespace, url: str, documents: Sequence[passages.Documen
     body: dict[str, Any] = {"messages": [{"role": "user", "content": args.question}], "stream": args.stream}
     body |= {"top_k": args.top_k, "max_tokens": args.max_new_tokens}
     if documents:
-        body["documents"] = [{"id": _name(one), "data": one.text} for one in documents]
+        body["documents"] = [{"id": one.place, "data": one.text} for one in documents]
     else:
         body |= {"store": True, "where": stores.conditions(args.where)}
     out = output()
@@ -151,10 +151,6 @@ def ask(args: argparse.Namespace, url: str, documents: Sequence[passages.Documen
     out.print(tables.ranking(rows, out.width))
     as_slots = clara["text_tokens"] - clara["expanded_tokens"]
     out.print(Text(f"{as_slots} tokens of text read as {clara['slots']} slots by {url}", style="dim"))
-
-
-def _name(document: passages.Document) -> str:
-    return document.file if document.line is None else f"{document.file}:{document.line}"
 
 
 def _cited(source: dict[str, Any]) -> str:

@@ -218,11 +218,10 @@ def _new(
     """Those that are not in the store as they are, or whose latents are damaged or missing there."""
     same: list[New] = []
     for document in documents:
-        place = document.file if document.line is None else f"{document.file}:{document.line}"
-        name, number = place, 1
+        name, number = document.place, 1
         while name in seen:  # several texts of one line
             number += 1
-            name = f"{place}#{number}"
+            name = f"{document.place}#{number}"
         seen.add(name)
         report.documents += 1
         report.nbytes += len(document.text.encode("utf-8", "replace"))

@@ -31,6 +31,11 @@ class Document:
     metadata: Metadata = field(default_factory=dict)
     """Of the row, what was asked for and is there: strings, numbers, truth values or lists of them."""
 
+    @property
+    def place(self) -> str:
+        """Its file, and the line if it is one of several: ``facts.jsonl:7``."""
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unread:

@@ -249,16 +249,13 @@ def rank(
         for index, scores in zip(asking, scores_BK, strict=True):
             ranked = [Ranked(number, scores[column], latents=scores[column]) for number, column in enumerate(columns)]
             if words is not None:
-                ranked = _with_words(ranked, words.shares(asked[index]).tolist(), word_weight)
+                shares = words.shares(asked[index]).tolist()
+                ranked = [
+                    replace(one, score=one.score + word_weight * share, by="both", words=share)
+                    for one, share in zip(ranked, shares, strict=True)
+                ]
             rankings[index] = sorted(ranked, key=lambda candidate: -candidate.score)
     return [rankings[index] for index in range(len(rows))]
-
-
-def _with_words(ranked: Sequence[Ranked], shares: Sequence[float], weight: float) -> list[Ranked]:
-    return [
-        replace(one, score=one.score + weight * share, by="both", words=share)
-        for one, share in zip(ranked, shares, strict=True)
-    ]
 
 
 def _scored(queries_BMD: Tensor, blocks_NMD: Tensor, ranking: str) -> list[list[float]]:

@@ -104,7 +104,9 @@ class AnswerRequest:
         found: dict[int, Answer] = {}
         try:
             if prompts:
-                found.update(zip(prompts, self._from_text(call, list(prompts.values())), strict=True))
+                written = call.write([one.ids for one in prompts.values()], None, self.how)
+                for (index, prompt), one in zip(prompts.items(), written, strict=True):
+                    found[index] = _text_answer(call, prompt, one)
         finally:
             call.later(missing, answered=True)
         rest = [index for index in range(len(self.questions)) if index not in prompts]
@@ -130,17 +132,16 @@ class AnswerRequest:
         later = {id(self.rows[index]) for index in prompts}
         return prompts, dict(text for key, texts in missing.items() if key in later for text in texts.items())
 
-    def _from_text(self, call: Call, prompts: list[TextPrompt]) -> list[Answer]:
-        """By the base model alone; the seconds are put in later."""
-        written = call.write([one.ids for one in prompts], None, self.how)
-        return [_text_answer(call, one, made) for one, made in zip(prompts, written, strict=True)]
-
     def _from_latents(self, call: Call) -> list[Answer]:
         """Compress, rank, select and answer; the seconds are put in later."""
         rows = call.candidates(self.rows)
         scored = self.rerank or (self.can_rank and any(row.windows is not None for row in rows))
         rankings: list[list[Ranked]] = call.rank(self.questions, rows) if scored else [[] for _ in rows]
-        selected = [self._selected(ranking, row) for ranking, row in zip(rankings, rows, strict=True)]
+        selected = [
+            pipeline.best_first(ranking, self.top_k) if self.rerank
+            else pipeline.in_given_order(row, ranking, self.top_k)
+            for ranking, row in zip(rankings, rows, strict=True)
+        ]  # fmt: skip
         latents = [row.pick(chosen) for row, chosen in zip(rows, selected, strict=True)]
         shown = [_texts(row, chosen[: call.shared.expand]) or [] for row, chosen in zip(rows, selected, strict=True)]
         written = call.answer(self.questions, latents, self.how, shown)
@@ -150,12 +151,6 @@ class AnswerRequest:
                     _usage(one, used, row, expanded))
             for question, (one, expanded), ranking, row, chosen, used in found
         ]  # fmt: skip
-
-    def _selected(self, ranking: list[Ranked], row: Candidates) -> list[int]:
-        """The windows that the generator reads, in its order."""
-        if self.rerank:
-            return pipeline.best_first(ranking, self.top_k)
-        return pipeline.in_given_order(row, ranking, self.top_k)
 
 
 @dataclass(frozen=True)

@@ -346,7 +346,7 @@ class Tokens:
 
     def _template(self, messages: list[dict[str, str]], generation: bool) -> str:
         try:
-            return self._rendered(messages, generation)
+            return self._chat.render(messages, generation)
         except TemplateError as error:
             if NO_SYSTEM not in str(error) or len(messages) < 2:
                 raise ClaraError(
@@ -355,9 +355,6 @@ class Tokens:
         system, first, *rest = messages
         merged = {"role": first["role"], "content": f"{system['content']}\n{first['content']}"}
         return self._template([merged, *rest], generation)
-
-    def _rendered(self, messages: list[dict[str, str]], generation: bool) -> str:
-        return self._chat.render(messages, generation)
 
     def _unfit(self, what: str) -> ClaraError:
         return ClaraError(

@@ -57,8 +57,7 @@ class BM25:
     def best(self, question: str, k: int) -> list[int]:
         """At most ``k`` texts that share a word with the question, best first; equal scores in the order given."""
         scores_N = self.scores(question)
-        some = np.argpartition(-scores_N, k - 1)[:k] if k < self._size else np.arange(self._size)
-        return [int(number) for number in some[np.lexsort((some, -scores_N[some]))] if scores_N[number] > 0]
+        return [int(number) for number in largest(scores_N, k) if scores_N[number] > 0]
 
     def _scores(self, asked: list[str]) -> np.ndarray:
         known = [word for word in asked if word in self._vocabulary]
@@ -89,6 +88,12 @@ class Rarity:
             half = _SATURATION * (1 - _LENGTH + _LENGTH * counts.total() / (self.length or 1.0))
             found.append(sum(weights[word] * counts[word] / (counts[word] + half) for word in asked) / most)
         return found
+
+
+def largest(values_N: np.ndarray, count: int) -> np.ndarray:
+    """The places of the largest values, the largest first, equal ones in their order."""
+    chosen = np.sort(np.argpartition(-values_N, count)[:count]) if count < len(values_N) else np.arange(len(values_N))
+    return np.asarray(chosen[np.argsort(-values_N[chosen], kind="stable")])
 
 
 def words_of(text: str) -> list[str]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clara_model.modeling.ranking import worth
+from clara_model.search.bm25 import largest
 from clara_model.search.index import CoarseIndex, Reach
 from clara_model.search.sketch import Array, slot_bits, slot_signs
 
@@ -64,7 +65,7 @@ def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, pla
             places = np.arange(total)
         shares = np.array_split(places, cores)
         scores = np.concatenate(list(side_by_side(lambda share: _scores(whole_NS, scales_N, question, share), shares)))
-    return np.asarray(numbers[places[_largest(scores, count)]])
+    return np.asarray(numbers[places[largest(scores, count)]])
 
 
 def nearest_by_slots(
@@ -94,7 +95,7 @@ def nearest_by_slots(
         scores = np.concatenate(list(pool.map(lambda share: _late(share, asked_QG, weights_Q, worths), shares)))
     if places is not None and not few:
         scores = scores[places]
-    best = _largest(scores, count)
+    best = largest(scores, count)
     return np.asarray(numbers[best if places is None else places[best]])
 
 
@@ -161,12 +162,6 @@ def _scores(whole_NS: Array, scales_N: Array, question_S: Array, places: Array) 
         chosen = places[start : start + _SCORED_AT_ONCE]
         np.einsum("ns,s->n", whole_NS[chosen], question_S, out=out[start : start + len(chosen)])
     return out * scales_N[places]
-
-
-def _largest(values: Array, count: int) -> Array:
-    """The places of the largest values, the largest first, equal ones in their order."""
-    chosen = np.sort(np.argpartition(-values, count)[:count]) if count < len(values) else np.arange(len(values))
-    return np.asarray(chosen[np.argsort(-values[chosen], kind="stable")])
 
 
 @cache

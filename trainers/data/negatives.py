@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from clara_model.errors import ClaraError, needing
-from clara_model.search.bm25 import BM25
+from clara_model.search.bm25 import BM25, largest
 
 METHODS = ("bm25", "embedding")
 CLARA_PREFIX = "clara:"
@@ -72,7 +72,7 @@ class VectorSearch:
             starts = range(0, len(self._vectors_ND), _ROWS_AT_ONCE)  # widened block by block, never as a whole
             blocks = (self._vectors_ND[start : start + _ROWS_AT_ONCE].astype(np.float32) for start in starts)
             scores_BN = np.concatenate([queries_BD @ block_ND.T for block_ND in blocks], axis=1)
-            found += [_best(scores_N, k) for scores_N in scores_BN]
+            found += [largest(scores_N, k).tolist() for scores_N in scores_BN]
         return found
 
 
@@ -175,9 +175,3 @@ def unit(vectors_ND: np.ndarray) -> np.ndarray:
     """Rows of length 1 in float32; a row of zeros stays."""
     vectors_ND = np.asarray(vectors_ND, dtype=np.float32)
     return vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
-
-
-def _best(scores_N: np.ndarray, k: int) -> list[int]:
-    """The best ``k`` positions, best first; equal scores in their order."""
-    some = np.argpartition(-scores_N, k - 1)[:k] if k < len(scores_N) else np.arange(len(scores_N))
-    return [int(i) for i in some[np.lexsort((some, -scores_N[some]))]]
