@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from clara_model.checkpoint.base_model import resolve_base
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("examples/tiny")
-RUNS = Path.home() / ".cache" / "clara-tiny" / "again"
+RUNS = Path(os.environ.get("CLARA_TINY", Path.home() / ".cache" / "clara-tiny")) / "again"
 BUNDLED = files.BUNDLED / "clara-tiny"
 DATA = {"stage1": 0, "stage2": 0}
 STAGE3 = {

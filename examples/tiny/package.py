@@ -63,8 +63,9 @@ printed by `python examples/tiny/measure.py`. They come from {figures["pools"]:.
 |---|---|---|---|
 {rows}
 
-A search by words (BM25) ranks this world's documents at `bm25_recall`: a question repeats its document's names. The
-generator {_reads(figures)}: `five_unranked_em_place_1` to `_5` are
+`read_from_memory_f1` is F1 from the right document's latents less F1 from another's. A search by words (BM25) ranks
+this world's documents at `bm25_recall`: a question repeats its document's names. The generator
+{_reads(figures)}: `five_unranked_em_place_1` to `_5` are
 its answers when the right document stands at each place of five that nobody ranked.
 
 Licence: Apache-2.0, weights and data alike.

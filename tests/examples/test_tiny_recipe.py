@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from clara_model import Clara
-
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "examples" / "tiny"))
+import base  # noqa: E402
+from tokenizer import build_tokenizer  # noqa: E402
+
+from clara_model import Clara  # noqa: E402
 
 
 def recipe(home: Path, target: Path) -> str:
@@ -34,3 +38,11 @@ def test_one_command_makes_a_bundle_from_nothing_and_makes_no_stage_twice(tmp_pa
     with Clara.load(target) as clara:
         assert len(clara.answer(shown["questions"][0]["question"], texts).selected) == 5
     assert "trainers.training.cli" not in recipe(tmp_path, target)
+
+
+def test_the_larger_base_has_eight_million_parameters():
+    code = (ROOT / "examples" / "tiny" / "train.py").read_text(encoding="utf-8")
+    words = re.search(r'"8m": \(([^)]*)\)', code)[1].replace('"', "").split(", ")
+    sizes = dict(zip([word.removeprefix("--") for word in words[::2]], map(int, words[1::2]), strict=True))
+    model = base.build_model(base.BaseConfig(**sizes), build_tokenizer())
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(8e6, rel=0.05)

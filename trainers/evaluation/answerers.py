@@ -1,5 +1,8 @@
 """What answers are written from: latents, the same passages as text, text that LLMLingua-2 has shortened, or nothing.
 
+Two controls say how much of an answer is read from the latents: those of another question's passages, and the right
+ones with their slots in another order.
+
 Every reader uses the checkpoint's own answer prompt, the same base model and the same bound on the prompt: passages
 that do not fit are left out from the end, and counted. Leaves out which passages are read (`evaluation.rankers`).
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +21,7 @@ from clara_model.inference.pipeline import Encoded, Written
 from clara_model.validation import Generation
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Question
-from trainers.evaluation.rankers import Ranked
+from trainers.evaluation.rankers import AsRetrieved, ByLatents, Ranked
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
@@ -38,6 +41,8 @@ class Read:
     """Of these passages."""
     left_out: int = 0
     """Of the chosen ones, those that did not fit."""
+    instead: tuple[str, ...] = ()
+    """Passages whose latents were read in the place of the chosen ones' (`FromWrongLatents`)."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +77,22 @@ class FromLatents:
     def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
         """An answer to each question from the best of its passages."""
         counts = [self._fitting(question, one) for question, one in zip(questions, ranked, strict=True)]
-        latents = [self._latents(*one, meter) for one in zip(questions, ranked, counts, strict=True)]
+        memories = [self._memory(*one, meter) for one in zip(questions, ranked, counts, strict=True)]
+        latents = [memory for memory, _ in memories]
         asked, most = [question.text for question in questions], self.budget.max_new_tokens
         with meter.phase("generate"):
             answers = self.writer.answers(asked, latents, max(counts), rerank=False, max_new_tokens=most)
         found = []
-        for one, count, whole in zip(answers, counts, ranked, strict=True):
+        for one, count, whole, (_, instead) in zip(answers, counts, ranked, memories, strict=True):
             usage = one.usage
             written = Written(one.text, usage.prompt_tokens, usage.completion_tokens, one.finish_reason)
             left_out = min(self.budget.top_k, len(whole.order)) - count
-            found.append(Read(written, count, usage.text_tokens, left_out))
+            found.append(Read(written, count, usage.text_tokens, left_out, instead))
         return found
+
+    def _memory(self, question: Question, ranked: Ranked, count: int, meter: Meter) -> tuple[Latents, tuple[str, ...]]:
+        """What the generator is given, and the passages whose latents are in the place of the chosen ones'."""
+        return self._latents(question, ranked, count, meter), ()
 
     def _latents(self, question: Question, ranked: Ranked, count: int, meter: Meter) -> Latents:
         """Of the best passages: as the ranker has made them, or made now."""
@@ -102,6 +112,47 @@ class FromLatents:
             return len(tokens.prompt_ids(prompt, k - len(shown), question.text, text="\n\n".join(shown)))
 
         return _most(count, room, length)
+
+
+class FromShuffledLatents(FromLatents):
+    """A control: the right latents, the slots of each passage in a random order (seeded by the question)."""
+
+    def _memory(self, question: Question, ranked: Ranked, count: int, meter: Meter) -> tuple[Latents, tuple[str, ...]]:
+        latents = self._latents(question, ranked, count, meter)
+        drawn_NM = torch.rand(latents.vectors.shape[:2], generator=torch.Generator().manual_seed(question.number))
+        order_NM1 = drawn_NM.argsort(dim=1).unsqueeze(-1).to(latents.vectors.device)
+        return replace(latents, vectors=latents.vectors.take_along_dim(order_NM1, dim=1)), ()
+
+
+class FromWrongLatents(FromLatents):
+    """A control: latents of what the next question about other documents reads; what is read as text stays right.
+
+    A passage that this question reads, or whose document is gold for it, is not among them.
+    """
+
+    def __init__(
+        self,
+        clara: Clara,
+        budget: Budget,
+        expand: int | None,
+        questions: Sequence[Question],
+        ranker: AsRetrieved | ByLatents,
+    ) -> None:
+        """``questions``: all of the evaluation in their order; ``ranker``: chooses the passages of the others."""
+        super().__init__(clara, budget, expand)
+        self._questions, self._ranker = questions, ranker
+
+    def _memory(self, question: Question, ranked: Ranked, count: int, meter: Meter) -> tuple[Latents, tuple[str, ...]]:
+        pool, mine = question.pool, set(_chosen(question, ranked, count))
+        gold = {pool.passages[place] for place in ranked.order if pool.documents[place] in question.positives}
+        after = [*self._questions[question.number + 1 :], *self._questions[: question.number]]
+        for other in (one for one in after if one.cluster != question.cluster):
+            (found,) = self._ranker.rank([other], Meter(self.clara.model.device))
+            texts = [text for text in _chosen(other, found, len(found.order)) if text not in mine | gold][:count]
+            if texts:
+                wrong = self.clara.compress([texts[place % len(texts)] for place in range(count)])
+                return replace(self._latents(question, ranked, count, meter), vectors=wrong.vectors), tuple(texts)
+        raise ClaraError("no other question reads other passages, so there is no wrong memory; leave out 'wrong'")
 
 
 class FromText:

@@ -65,11 +65,12 @@ def _what(group: Any) -> None:
                        help="stage2: the checkpoint ranks; stage1, stage1_2: documents are read as retrieved; "
                             "paraphrase: texts are told again (default: stage2 if it can rank)")  # fmt: skip
     group.add_argument("--systems", type=_listed, default=(),
-                       help="with commas: clara, clara:N, best, closed, text, first, bm25, bi:MODEL, cross:MODEL, "
-                            "llmlingua[:MODEL] "
-                            "(default: clara, closed, text, first, bm25)")  # fmt: skip
+                       help="with commas: clara, the controls wrong and shuffled, each with :N as --expand says, best, "
+                            "closed, text, first, bm25, bi:MODEL, late:MODEL, cross:MODEL, llmlingua[:MODEL] "
+                            "(default: clara, wrong, shuffled, closed, text, first, bm25)")  # fmt: skip
     group.add_argument("--expand", type=_numbers, default=(), metavar="N,N",
-                       help="also clara:N for each: the best N passages as text, the others as latents")  # fmt: skip
+                       help="also clara:N for each: the best N passages as text, the others as latents; with wrong:N "
+                            "where wrong is measured")  # fmt: skip
     group.add_argument("--ranking", choices=("latents", "hybrid"),
                        help="what the checkpoint ranks by (default: what it says itself)")  # fmt: skip
     group.add_argument("--text_reader", metavar="NAME", help="checkpoint on the same base, trained to read text")

@@ -7,12 +7,14 @@ figures, ``table.md`` and ``table.csv`` the same for reading. Started again with
 |---|---|---|
 | ``clara`` | latents, and as text what the checkpoint says | the checkpoint (before stage 3: as retrieved) |
 | ``clara:N`` | the best N passages as text, the others as latents | the same |
+| ``wrong``, ``wrong:N`` | as ``clara``, but latents of another question's passages | the same |
+| ``shuffled``, ``shuffled:N`` | as ``clara``, but the slots of each passage in a random order | the same |
 | ``best`` | the best passage as text, nothing else; by the generator | the same |
 | ``text`` | the same passages as text | the same |
 | ``closed`` | nothing | |
 | ``first`` | text | as retrieved |
 | ``bm25`` | text | BM25 |
-| ``bi:MODEL``, ``cross:MODEL`` | text | a sentence-transformers model |
+| ``bi:MODEL``, ``late:MODEL``, ``cross:MODEL`` | text | a sentence-transformers model |
 | ``llmlingua``, ``llmlingua:MODEL`` | the passages of ``text``, shortened by LLMLingua-2 | the same |
 """
 
@@ -29,13 +31,29 @@ from clara_model.errors import ClaraError
 from clara_model.store.cache import durable
 from trainers.evaluation import paraphrase
 from trainers.evaluation import questions as data
-from trainers.evaluation.answerers import LLMLINGUA, Budget, FromLatents, FromShortenedText, FromText
+from trainers.evaluation.answerers import (
+    LLMLINGUA,
+    Budget,
+    FromLatents,
+    FromShortenedText,
+    FromShuffledLatents,
+    FromText,
+    FromWrongLatents,
+)
 from trainers.evaluation.measuring import environment
 from trainers.evaluation.questions import Compressed, Pool, Question, Setting
-from trainers.evaluation.rankers import AsRetrieved, ByBM25, ByCrossEncoder, ByLatents, ByVectors, Ranker
+from trainers.evaluation.rankers import (
+    AsRetrieved,
+    ByBM25,
+    ByCrossEncoder,
+    ByLateInteraction,
+    ByLatents,
+    ByVectors,
+    Ranker,
+)
 from trainers.evaluation.records import Record, file_name
 from trainers.evaluation.runner import Runner, System
-from trainers.evaluation.summary import Summary, summarize
+from trainers.evaluation.summary import OURS, SHUFFLED, WRONG, Summary, summarize
 from trainers.processes import of_evaluation
 
 if TYPE_CHECKING:
@@ -53,9 +71,10 @@ _FREE = ("batch_size", "systems", "docs", "expand")
 """Settings that may differ when a run goes on: they do not change an answer."""
 
 
-PLAIN = ("clara", "best", "closed", "text", "first", "bm25", "llmlingua")
-WITH_MODEL = ("bi", "cross", "llmlingua")
-DEFAULT = ("clara", "closed", "text", "first", "bm25")
+WITH_NUMBER = (OURS, WRONG, SHUFFLED)
+PLAIN = (*WITH_NUMBER, "best", "closed", "text", "first", "bm25", "llmlingua")
+WITH_MODEL = ("bi", "late", "cross", "llmlingua")
+DEFAULT = (*WITH_NUMBER, "closed", "text", "first", "bm25")
 RANKING_STAGE = "stage2"
 
 
@@ -73,8 +92,10 @@ def check_names(names: Sequence[str]) -> list[str]:
     """
     for name in names:
         kind, _, model = name.partition(":")
-        if name not in PLAIN and not (kind in WITH_MODEL and model) and not (kind == "clara" and model.isdecimal()):
-            raise ClaraError(f"unknown system {name!r}; there are {', '.join(PLAIN)}, clara:N, bi:MODEL, cross:MODEL")
+        numbered = kind in WITH_NUMBER and model.isdecimal()
+        if name not in PLAIN and not (kind in WITH_MODEL and model) and not numbered:
+            more = ", ".join([*(f"{kind}:N" for kind in WITH_NUMBER), *(f"{kind}:MODEL" for kind in WITH_MODEL)])
+            raise ClaraError(f"unknown system {name!r}; there are {', '.join(PLAIN)}, {more}")
     return list(dict.fromkeys(names))
 
 
@@ -101,7 +122,7 @@ class Systems:
         """
         self._clara, self._questions, self._budget, self._reader = clara, questions, budget, reader
         self._as_retrieved = AsRetrieved(budget.top_k, gold=gold_first)
-        self._own: Ranker = self._as_retrieved
+        self._own: AsRetrieved | ByLatents = self._as_retrieved
         self._bm25: ByBM25 | None = None
         if stage == RANKING_STAGE:
             if not clara.can_rank:
@@ -113,8 +134,12 @@ class Systems:
         kind, _, model = name.partition(":")
         shown = label(name)
         clara, budget, reader = self._clara, self._budget, self._reader
-        if kind == "clara":
-            return System(shown, self._own, FromLatents(clara, budget, int(model) if model else None))
+        if kind in WITH_NUMBER:
+            expand = int(model) if model else None
+            if kind == WRONG:
+                return System(shown, self._own, FromWrongLatents(clara, budget, expand, self._questions, self._own))
+            reads = FromLatents if kind == OURS else FromShuffledLatents
+            return System(shown, self._own, reads(clara, budget, expand))
         if kind == "best":
             return System(shown, self._own, FromLatents(clara, replace(budget, top_k=1), expand=1))
         if kind == "closed":
@@ -125,8 +150,8 @@ class Systems:
         return System(shown, rankers.get(kind) or self._baseline(kind, model), FromText(clara, budget, reader))
 
     def _baseline(self, kind: str, model: str) -> Ranker:
-        if kind == "bi":
-            return ByVectors(model)
+        if kind in ("bi", "late"):
+            return ByVectors(model) if kind == "bi" else ByLateInteraction(model)
         if self._bm25 is None:
             pools = {id(question.pool): question.pool.passages for question in self._questions}
             self._bm25 = ByBM25([text for pool in pools.values() for text in pool], len(self._questions))
@@ -203,11 +228,10 @@ class Comparison:
         self._check_reader()
         settings, stage = self.settings, self.stage
         questions, compressed = self._questions()
-        first = stage == RANKING_STAGE and not questions[0].pool.shared
-        plain = tuple(name for name in DEFAULT if name != "first" or first)
-        names = settings.systems or (paraphrase.SYSTEMS if stage == "paraphrase" else plain)
-        names = (*names, *(f"clara:{number}" for number in settings.expand))
         budget = Budget(settings.top_k or self.clara.top_k, settings.max_new_tokens, settings.prompt_tokens)
+        names = settings.systems or (paraphrase.SYSTEMS if stage == "paraphrase" else _plain(questions, stage, budget))
+        beside = [kind for kind in (OURS, WRONG) if kind == OURS or kind in names]
+        names = (*names, *(f"{kind}:{number}" for number in settings.expand for kind in beside))
         compressed = self._open(questions, compressed)
         device, size = self.clara.model.device, settings.batch_size
         runner = Runner(questions, self.folder, device, size, self.processes, self.progress)
@@ -319,7 +343,8 @@ class Comparison:
     def _written(self, records: Answered, questions: Sequence[Question], compressed: Compressed) -> Summary:
         once = self._once(records, questions, compressed)
         run = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
-        whole = {**run, **summarize(records, once=once, known_only=self.settings.known_only)}
+        corpus = questions[0].pool.shared
+        whole = {**run, **summarize(records, once=once, known_only=self.settings.known_only, corpus=corpus)}
         (self.folder / SUMMARY).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return whole
 
@@ -334,6 +359,17 @@ class Comparison:
         distinct = len({text for question in questions for text in question.pool.passages})
         offered = sum(len(question.pool.passages) for question in questions) / len(questions)
         return sum(spent) / distinct * offered  # questions may share documents, which are compressed once
+
+
+def _plain(questions: Sequence[Question], stage: str, budget: Budget) -> tuple[str, ...]:
+    """The systems that need no further model, and something to be measured on."""
+    pool = questions[0].pool
+    unfit = set()
+    if pool.shared or stage != RANKING_STAGE:
+        unfit.add("first")
+    if len({one.cluster for one in questions}) < 2 or (pool.shared and len(pool.passages) <= budget.top_k):
+        unfit.add(WRONG)  # no passages of another question
+    return tuple(name for name in DEFAULT if name not in unfit)
 
 
 def folder_of(out: str | Path, clara_name: str, settings: Settings, stage: str) -> Path:

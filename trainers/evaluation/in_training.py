@@ -8,7 +8,7 @@ unless told otherwise. Leaves out baselines, intervals and costs: ``clara-eval``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from clara_model.errors import ClaraError
@@ -91,6 +91,22 @@ def evaluate(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig | 
     metrics = mean_scores([one.scores for one in records])
     metrics |= ranking_means([one.ranking for one in records], [one.positives for one in records])
     return Report(metrics=metrics, ranked_by=encoder, read=read, records=records)
+
+
+def wrong_memory(rows: Sequence[Row]) -> list[Row]:
+    """The same questions, each with the documents of the next one that has none of its own: a control.
+
+    Raises:
+        ClaraError: all rows share documents with some row.
+    """
+    found = []
+    for place, row in enumerate(rows):
+        after = [*rows[place + 1 :], *rows[:place]]
+        other = next((one for one in after if set(row.documents).isdisjoint(one.documents)), None)
+        if other is None:
+            raise ClaraError(f"{row.source} shares documents with every other row, so none has wrong ones for it")
+        found.append(replace(row, documents=other.documents, positives=other.positives))
+    return found
 
 
 def _chosen(question: Question, ranked: Ranked, read: str) -> Ranked:

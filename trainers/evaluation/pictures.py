@@ -14,7 +14,7 @@ import numpy as np
 
 from clara_model.console.tables import shortened
 from trainers.evaluation.measuring import PHASES
-from trainers.evaluation.summary import NOT_READ
+from trainers.evaluation.summary import CONTROLS, NOT_READ, kind_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Summary = Mapping[str, Any]
 COLOURS = {"clara": "#3b6fb6", "text": "#e08e45", "closed": "#9a9a9a", "first": "#b7a57a", "bm25": "#4f9d69"}
+COLOURS |= {"wrong": "#c9a0a0", "shuffled": "#a9bcd6"}
 OTHERS = ("#8e5ea2", "#c44e52", "#64b5cd", "#937860")
 PHASE_COLOURS = dict(zip(PHASES, ("#3b6fb6", "#8fb8de", "#c9c9c9", "#e08e45"), strict=True))
 RECALLS = ("recall@1", "recall@3", "recall@5")
@@ -106,7 +107,8 @@ def _ranked(summary: Summary) -> tuple[tuple[str, ...], list[str]] | None:
     """Which figures, and the systems that rank; ``text`` has the ranking of ``clara``."""
     for figures in (RECALLS, HITS):
         systems = summary["systems"].items()
-        lines = [name for name, one in systems if name != "text" and set(figures) <= set(one["metrics"])]
+        others = [(name, one) for name, one in systems if kind_of(name) not in ("text", *CONTROLS)]
+        lines = [name for name, one in others if set(figures) <= set(one["metrics"])]
         if lines:
             return figures, lines
     return None
@@ -114,7 +116,12 @@ def _ranked(summary: Summary) -> tuple[tuple[str, ...], list[str]] | None:
 
 def costs(summaries: Sequence[Summary], path: Path) -> bool:
     """Seconds and peak memory of each phase, a row for each system."""
-    rows = [(one, name) for one in summaries for name in one["systems"] if one["systems"][name]["seconds"]]
+    rows = [
+        (one, name)
+        for one in summaries
+        for name, system in one["systems"].items()
+        if system["seconds"] and kind_of(name) not in CONTROLS
+    ]
     if not rows:
         return False
     figure, (left, right) = panels(2, height=0.36 * len(rows) + 1.7)

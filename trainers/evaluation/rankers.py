@@ -6,9 +6,11 @@ A ranker orders the passages of each question's pool; of a whole corpus it gives
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,15 +146,27 @@ class ByBM25:
 class ByVectors:
     """Cosine between the vectors of a sentence-transformers bi-encoder; each passage is encoded once."""
 
+    kind = "bi"
+
     def __init__(self, model: str) -> None:
         """Load the model.
 
         Raises:
             ClaraError: the package is not installed, or the model cannot be loaded.
         """
-        self.name = f"bi:{model}"
-        self._encoder = SentenceTransformersEncoder(model)
-        self._vectors: dict[str, np.ndarray] = {}
+        self.name = f"{self.kind}:{model}"
+        self._model = self._load(model)
+        self._vectors: dict[str, Any] = {}
+
+    def _load(self, model: str) -> Any:
+        return SentenceTransformersEncoder(model)
+
+    def _encoded(self, texts: list[str], *, asked: bool) -> Iterable[Any]:
+        """Of each text, as a question or as a passage."""
+        return unit(self._model.questions(texts) if asked else self._model.documents(texts))
+
+    def _scores(self, query: Any, passages: list[Any]) -> np.ndarray:
+        return np.stack(passages) @ query
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
         """The passages of each question."""
@@ -160,16 +174,60 @@ class ByVectors:
         new = {text: None for text in new if text not in self._vectors}
         if new:
             with meter.phase("compress"):
-                self._vectors |= zip(new, unit(self._encoder.documents(list(new))), strict=True)
+                self._vectors |= zip(new, self._encoded(list(new), asked=False), strict=True)
         with meter.phase("query"):
-            queries_BD = unit(self._encoder.questions([question.text for question in questions]))
+            queries = self._encoded([question.text for question in questions], asked=True)
         with meter.phase("rank"):
             return [
-                Ranked(self._order(question, vector)) for question, vector in zip(questions, queries_BD, strict=True)
+                Ranked(_best(self._scores(query, [self._vectors[text] for text in one.pool.passages]), one.pool))
+                for one, query in zip(questions, queries, strict=True)
             ]
 
-    def _order(self, question: Question, query_D: np.ndarray) -> list[int]:
-        return _best(np.stack([self._vectors[text] for text in question.pool.passages]) @ query_D, question.pool)
+
+class ByLateInteraction(ByVectors):
+    """Late interaction (ColBERT): for each token of the question the best match among the passage's, summed."""
+
+    kind = "late"
+
+    def _load(self, model: str) -> Any:
+        with needing("late interaction", "sentence-transformers", "eval"):
+            from sentence_transformers import MultiVectorEncoder
+        _check_late(model)
+        return _loaded("late-interaction model", MultiVectorEncoder, model)
+
+    def _encoded(self, texts: list[str], *, asked: bool) -> Iterable[Any]:
+        encode = self._model.encode_query if asked else self._model.encode_document
+        return encode(texts, show_progress_bar=False)
+
+    def _scores(self, query: Any, passages: list[Any]) -> np.ndarray:
+        return self._model.similarity([query], passages)[0].cpu().numpy()
+
+
+def _check_late(model: str) -> None:
+    """A model of another kind would be given a projection of random numbers.
+
+    Raises:
+        ClaraError: it is none for late interaction, and of what kind it says it is.
+    """
+    from sentence_transformers.util import load_file_path
+
+    files = [load_file_path(model, name) for name in ("config_sentence_transformers.json", "config.json")]
+    ours, plain = (json.loads(Path(file).read_text(encoding="utf-8")) if file else {} for file in files)
+    architectures = plain.get("architectures") or []
+    if ours.get("model_type") in ("MultiVectorEncoder", "ColBERT"):
+        return
+    if "HF_ColBERT" in architectures or any(one.endswith("ForRetrieval") for one in architectures):
+        return
+    kind = ours.get("model_type") or ", ".join(architectures)
+    if kind:
+        raise ClaraError(f"{model!r} is no late-interaction model ({kind}); use bi:{model} or cross:{model}")
+
+
+def _loaded(what: str, kind: Callable[[str], Any], model: str) -> Any:
+    try:
+        return kind(model)
+    except (OSError, ValueError) as error:
+        raise ClaraError(f"the {what} {model!r} cannot be loaded ({str(error).splitlines()[0]})") from error
 
 
 class ByCrossEncoder:
@@ -184,10 +242,7 @@ class ByCrossEncoder:
         with needing("a cross-encoder", "sentence-transformers", "eval"):
             from sentence_transformers import CrossEncoder
         self.name, self._first = f"cross:{model}", first
-        try:
-            self._model: Any = CrossEncoder(model)
-        except (OSError, ValueError) as error:
-            raise ClaraError(f"the cross-encoder {model!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+        self._model = _loaded("cross-encoder", CrossEncoder, model)
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
         """The passages of each question."""

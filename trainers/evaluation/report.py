@@ -23,7 +23,7 @@ from clara_model.errors import ClaraError
 from trainers.evaluation import pictures
 from trainers.evaluation.comparison import SUMMARY
 from trainers.evaluation.records import Record, Records, read_records
-from trainers.evaluation.summary import COMPARED, OURS, TEXT, TOKENS
+from trainers.evaluation.summary import COMPARED, CONTROLS, OURS, TEXT, TOKENS, kind_of
 
 Summary = Mapping[str, Any]
 Grid = list[list[str]]
@@ -104,8 +104,8 @@ def grid(summary: Summary) -> Grid:
 
 
 def pairs_grid(summary: Summary) -> Grid:
-    """A row for each system but the last, against those after it; nothing to show of fewer than three."""
-    pairs, names = summary.get("pairs") or [], list(summary["systems"])
+    """A row for each rival but the last, against those after it; nothing to show of fewer than three."""
+    pairs, names = summary.get("pairs") or [], [name for name in summary["systems"] if kind_of(name) not in CONTROLS]
     if len(names) < 3 or not pairs:
         return []
     cells = {(pair["system"], pair["other"]): _difference(pair) for pair in pairs}
@@ -122,13 +122,16 @@ def _columns(summary: Summary) -> list[tuple[str, Any]]:
         return _difference(found[compared]) if found and compared in found else ABSENT
 
     columns: list[tuple[str, Any]] = [("system", lambda name, _: name)]
-    columns += [
-        (TITLES[name], lambda _, one, m=name: _figure(one["metrics"].get(m), m in WITH_INTERVAL)) for name in shown
-    ]
+    for metric in shown:
+        columns.append((TITLES[metric], lambda _, one, m=metric: _figure(one["metrics"].get(m), m in WITH_INTERVAL)))
+        if metric == "f1" and any(one.get("read_from_memory") for one in systems):
+            columns.append(("read from memory", lambda _, one: _figure(one.get("read_from_memory"), True)))
     if any(one["retained_f1"] for one in systems):
         columns.append(("F1 retained", lambda _, one: _figure(one["retained_f1"], True)))
     if compared in shown and any(one["against_clara"] for one in systems):
         columns.append((f"{TITLES[compared]} against clara (p)", lambda _, one: against(one["against_clara"])))
+    if any(one.get("pairs_per_second") for one in systems):
+        columns.append(("pairs/s", lambda _, one: _rounded(one.get("pairs_per_second"))))
     columns += [
         ("prompt tokens", lambda _, one: f"{one['prompt_tokens']:.0f}"),
         ("s/question", lambda _, one: _seconds(sum(one["seconds"].values()), unit=False)),
@@ -144,6 +147,11 @@ def _figure(found: Mapping[str, Any] | None, with_interval: bool) -> str:
     if not with_interval or found["low"] is None:
         return f"{found['value']:.3f}"
     return f"{found['value']:.3f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _rounded(value: float | None) -> str:
+    """A count to two digits: how quick a ranker is differs from run to run."""
+    return ABSENT if value is None else f"{float(f'{value:.2g}'):,.0f}"
 
 
 def _difference(found: Mapping[str, Any]) -> str:
@@ -215,6 +223,10 @@ def _figures(system: Summary) -> Iterator[tuple[str, list[Any]]]:
     ends = ("value", "low", "high")
     for name, found in system["metrics"].items():
         yield name, [found[end] for end in ends]
+    if system.get("read_from_memory"):
+        yield "read_from_memory_f1", [system["read_from_memory"][end] for end in ends]
+    if system.get("pairs_per_second"):
+        yield "pairs_per_second", [system["pairs_per_second"], None, None]
     if system["retained_f1"]:
         yield "retained_f1", [system["retained_f1"][end] for end in ends]
     for name, found in (system["against_clara"] or {}).items():

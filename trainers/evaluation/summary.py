@@ -24,21 +24,31 @@ from trainers.evaluation.records import Record
 COMPARED = ("f1", "rougeL")
 """What systems are compared by: the first that they have."""
 OURS, TEXT, CLOSED = "clara", "text", "closed"
+WRONG, SHUFFLED = "wrong", "shuffled"
+CONTROLS = (WRONG, SHUFFLED)
+"""What `OURS` is measured against, not a rival."""
 NOT_READ = "not read"
 TOKENS = ("prompt_tokens", "text_tokens", "completion_tokens")
 Summary = dict[str, Any]
 
 
 def summarize(
-    records: Mapping[str, Sequence[Record]], *, once: float | None = None, known_only: bool = False
+    records: Mapping[str, Sequence[Record]],
+    *,
+    once: float | None = None,
+    known_only: bool = False,
+    corpus: bool = False,
 ) -> Summary:
     """Everything that the tables and the report show, of each system's records of all questions in order.
 
-    ``once``: seconds of compressing the documents, for the break-even; ``known_only``: as for `ranking_scores`.
+    ``once``: seconds of compressing the documents, for the break-even; ``known_only``: as for `ranking_scores`;
+    ``corpus``: the questions search one, so that a record does not name every passage that was scored.
     """
     first = next(iter(records.values()))
     found = {name: _system(some, known_only) for name, some in records.items()}
     for name, some in records.items():
+        found[name]["read_from_memory"] = _read_from_memory(name, records)
+        found[name]["pairs_per_second"] = None if corpus else _pairs_per_second(some)
         found[name]["retained_f1"] = _retained(some, records.get(TEXT), records.get(CLOSED))
         found[name]["against_clara"] = _against(some, records.get(OURS)) if name != OURS else None
     return {
@@ -53,7 +63,7 @@ def summarize(
 def _pairs(records: Mapping[str, Sequence[Record]]) -> list[Summary]:
     """Every two systems that answered questions in common: the difference with its interval, and its p-value."""
     found = []
-    for one, other in combinations(records, 2):
+    for one, other in combinations([name for name in records if kind_of(name) not in CONTROLS], 2):
         score = next((name for name in COMPARED if any(name in record.scores for record in records[one])), COMPARED[0])
         compared = _compared(score, records[one], records[other])
         if compared is not None:
@@ -105,6 +115,24 @@ def _compared(name: str, records: Sequence[Record], others: Sequence[Record]) ->
         return None
     difference = asdict(difference_interval(ours, theirs, clusters))
     return {**difference, "p": paired_p(ours, theirs, clusters), "questions": len(clusters)}
+
+
+def kind_of(name: str) -> str:
+    """A system's name without the number or model behind it."""
+    return name.partition(":")[0]
+
+
+def _read_from_memory(name: str, records: Mapping[str, Sequence[Record]]) -> Summary | None:
+    """F1 from the right latents less F1 from another question's, the same passages read as text; else None."""
+    wrong = records.get(WRONG + name.removeprefix(OURS)) if kind_of(name) == OURS else None
+    return None if wrong is None else _compared("f1", records[name], wrong)
+
+
+def _pairs_per_second(records: Sequence[Record]) -> float | None:
+    """Passages scored against a question in a second, what is made of the passages alone made before; None of none."""
+    ranked = [one for one in records if one.ranking and "rank" in one.seconds]
+    seconds = sum(one.seconds[phase] for one in ranked for phase in ("query", "rank") if phase in one.seconds)
+    return sum(len(one.order) for one in ranked) / seconds if seconds else None
 
 
 def _retained(

@@ -1,18 +1,24 @@
-"""Rankers of other makes: BM25, real MiniLM weights, a cross-encoder and LLMLingua-2 with small random weights."""
+"""Rankers of other makes: BM25, real MiniLM weights; others and LLMLingua-2 with small random weights."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    BertTokenizerFast,
+)
 
 from clara_model import Clara
 from clara_model.errors import ClaraError
 from trainers.evaluation.answerers import Budget, FromShortenedText
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Pool, Question
-from trainers.evaluation.rankers import ByBM25, ByCrossEncoder, ByVectors, Ranked
+from trainers.evaluation.rankers import ByBM25, ByCrossEncoder, ByLateInteraction, ByVectors, Ranked
 
 PASSAGES = [
     "The lighthouse of Osmere was painted white in 1907 by two brothers.",
@@ -54,7 +60,8 @@ def test_bm25_weighs_words_over_all_passages_and_keeps_the_order_of_equals():
 
 @pytest.fixture(scope="module")
 def small_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sizes, words and weights for a cross-encoder (``cross``) and for LLMLingua-2 (under a name that it knows)."""
+    """Sizes, words and weights for a cross-encoder (``cross``), for LLMLingua-2 (under a name that it knows), for
+    late interaction (``late``), and bare ones (``bare``)."""
     folder = tmp_path_factory.mktemp("bert")
     words = sorted({word for text in [*PASSAGES, *ASKED] for word in text.lower().replace("?", " ?").split()})
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, ".", ",", ";"]))
@@ -64,9 +71,13 @@ def small_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, kind, labels in (
         ("cross", BertForSequenceClassification, 1),
         (LINGUA, BertForTokenClassification, 2),
+        ("bare", BertModel, 2),
     ):
         kind(BertConfig(vocab_size=len(tokenizer) + 64, num_labels=labels, **sizes)).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    from sentence_transformers import MultiVectorEncoder
+
+    MultiVectorEncoder(str(folder / "bare"), device="cpu").save_pretrained(str(folder / "late"))
     return folder
 
 
@@ -78,8 +89,29 @@ def test_a_cross_encoder_orders_by_its_scores(small_bert: Path):
         assert one.order == sorted(range(4), key=lambda place: -scores[place])
 
 
+def test_late_interaction_sums_the_best_match_of_each_token(small_bert: Path):
+    asked = questions(Pool(PASSAGES, range(4)))
+    ranker = ByLateInteraction(str(small_bert / "late"))
+    found = ranker.rank(asked, meter := Meter())
+    passages = [torch.as_tensor(one) for one in ranker._model.encode_document(PASSAGES)]
+    for question, one in zip(asked, found, strict=True):
+        (tokens_TD,) = ranker._model.encode_query([question.text])
+        scores = [sum(max(token @ other for other in passage) for token in tokens_TD).item() for passage in passages]
+        assert one.order == sorted(range(4), key=lambda place: -scores[place])
+        assert len({round(score, 4) for score in scores}) == 4
+    assert {"compress", "query", "rank"} == meter.seconds.keys()
+    ranker.rank(asked, again := Meter())
+    assert "compress" not in again.seconds  # each passage once
+
+
+def test_a_model_of_another_kind_is_not_given_random_weights(small_bert: Path):
+    for name, kind in (("bare", "BertModel"), ("cross", "BertForSequenceClassification")):
+        with pytest.raises(ClaraError, match=rf"is no late-interaction model \({kind}\); use bi:"):
+            ByLateInteraction(str(small_bert / name))
+
+
 def test_models_that_are_not_there_are_one_sentence(tmp_path: Path):
-    for make in (ByVectors, lambda name: ByCrossEncoder(name, ByBM25(PASSAGES, 1))):
+    for make in (ByVectors, ByLateInteraction, lambda name: ByCrossEncoder(name, ByBM25(PASSAGES, 1))):
         with pytest.raises(ClaraError, match=r"cannot be loaded \("):
             make(str(tmp_path / "nothing"))
 

@@ -130,7 +130,9 @@ def test_it_goes_on_where_it_stopped(measured: Path, tiny_clara_folder: Path, mo
     monkeypatch.setattr(pipeline, "write", counting)
     assert measure(measured, tiny_clara_folder, measured / "questions.jsonl", "--json") == 0
     assert sum(asked) == 2
-    assert json.loads(capsys.readouterr().out)[0]["systems"].keys() == {"clara", "closed", "text", "first", "bm25"}
+    assert json.loads(capsys.readouterr().out)[0]["systems"].keys() == {
+        *("clara", "wrong", "shuffled", "closed", "text", "first", "bm25")
+    }
     assert (folder / "text.jsonl").read_text() == before
     again = [json.loads(line) for line in (folder / "clara.jsonl").read_text().splitlines()]
     for old, new in zip(map(json.loads, lines), again, strict=True):

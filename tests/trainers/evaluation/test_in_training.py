@@ -10,7 +10,7 @@ import training_rows
 from clara_model import ClaraModel
 from clara_model.errors import ClaraError
 from trainers.data.rows import Row, parse_row
-from trainers.evaluation.in_training import EvaluationConfig, evaluate
+from trainers.evaluation.in_training import EvaluationConfig, evaluate, wrong_memory
 
 QUICK = EvaluationConfig(top_k=2, max_new_tokens=4)
 
@@ -149,3 +149,14 @@ def test_settings_are_checked():
         EvaluationConfig(top_k=0)
     with pytest.raises(ClaraError, match="read must be auto, ranked, gold or first"):
         EvaluationConfig(read="all")
+
+
+def test_wrong_documents_are_those_of_the_next_row_that_shares_none(rows: list[Row]):
+    first, second, third = rows[:3]
+    like = replace(second, documents=(*second.documents, first.documents[0]))
+    found = wrong_memory([first, like, third])
+    assert [one.documents for one in found] == [third.documents, third.documents, first.documents]
+    assert [one.positives for one in found] == [third.positives, third.positives, first.positives]
+    assert [one.questions for one in found] == [row.questions for row in (first, like, third)]
+    with pytest.raises(ClaraError, match="shares documents with every other row"):
+        wrong_memory([first, like])

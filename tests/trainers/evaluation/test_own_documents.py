@@ -40,7 +40,7 @@ def test_one_command_compares_on_ones_own_documents(own: Path, tiny_clara_folder
     shown = " ".join(capsys.readouterr().out.split())
     assert "an answer from latents" in shown and "answer@5" in shown
     found = summary(own)
-    assert found["systems"].keys() == {"clara", "closed", "text", "bm25"}
+    assert found["systems"].keys() == {"clara", "wrong", "shuffled", "closed", "text", "bm25"}
     assert found["compressed"]["passages"] > 4 and found["break_even"]["once"] > 0
     folder = next((own / "out").glob("*/clara.jsonl")).parent
     with Clara.load(tiny_clara_folder, dtype="float32", device="cpu", store=str(own / "out" / "latents")) as clara:
