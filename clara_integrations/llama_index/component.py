@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.bridge.pydantic import (
     ConfigDict,
@@ -17,7 +17,7 @@ from llama_index.core.bridge.pydantic import (
 )
 from llama_index.core.schema import BaseComponent
 
-from clara_model.checkpoint.options import Cold, LongDocuments, Ranking
+from clara_model.checkpoint.options import LOAD_OPTIONS, Cold, LongDocuments, Ranking
 from clara_model.components.checks import DEFAULT_MODEL
 from clara_model.components.model_holder import ModelHolder
 from clara_model.components.streams import read_stream
@@ -31,29 +31,12 @@ Quantization = Literal["int8", "int4"]
 Decoding = Literal["quick", "exact", "compiled"]
 
 
-class Loading(TypedDict, total=False):
-    """The fields that say how a model is loaded; components share a model if these are the same."""
+OPTIONS = tuple(name for name in LOAD_OPTIONS if name != "token")
+"""The fields that say how a model is loaded; components share a model if these are the same."""
 
-    subfolder: str | None
-    revision: str | None
-    base_model: str | None
-    prompts: str | None
-    device: str | None
-    dtype: Dtype | None
-    attn_implementation: Attention | None
-    quantization: Quantization | None
-    decoding: Decoding | None
-    batch_tokens: int | None
-    batch_size: int | None
-    cache_bytes: int | None
-    long_documents: LongDocuments | None
-    cold: Cold | None
-    ranking: Ranking | None
-    expand: int | None
-    store: str | None
-    engine_url: str | None
-    engine_api_key: str | None
-    engine_timeout: float | None
+
+def _option(description: str, **bounds: Any) -> Any:
+    return Field(default=None, frozen=True, description=description, **bounds)
 
 
 class ClaraComponent(BaseComponent):
@@ -71,66 +54,28 @@ class ClaraComponent(BaseComponent):
     model: Any = Field(
         default=DEFAULT_MODEL, frozen=True, description="A checkpoint's folder, bundled or hub name, or a `Clara`."
     )
-    subfolder: str | None = Field(default=None, frozen=True, description="Inside it, e.g. `compression-16`.")
-    revision: str | None = Field(default=None, frozen=True, description="Of the hub repository.")
-    base_model: str | None = Field(
-        default=None, frozen=True, description="Instead of the base model that the checkpoint names."
+    subfolder: str | None = _option("Inside it, e.g. `compression-16`.")
+    revision: str | None = _option("Of the hub repository.")
+    base_model: str | None = _option("Instead of the base model that the checkpoint names.")
+    prompts: str | None = _option("A prompts file, instead of the checkpoint's.")
+    device: str | None = _option("E.g. `cuda:0`, `cpu`; a GPU where there is one.")
+    dtype: Dtype | None = _option("Default: bfloat16 if the device has it in hardware.")
+    attn_implementation: Attention | None = _option("Default: `sdpa`.")
+    quantization: Quantization | None = _option("Of the base model (GPU only).")
+    decoding: Decoding | None = _option("`quick` or `exact` products on a CPU; `compiled` on a GPU.")
+    batch_tokens: int | None = _option("Tokens in one batch at most; by the device if not given.", gt=0)
+    batch_size: int | None = _option("Texts in one batch at most; by their length alone if not given.", gt=0)
+    cache_bytes: int | None = _option("Bound of the shared cache of latents; 0 keeps none.", ge=0)
+    long_documents: LongDocuments | None = _option("Longer texts: `split` (default), `truncate` or `error`.")
+    cold: Cold | None = _option("Without latents yet: `compress` (default), or `text` now and latents later.")
+    ranking: Ranking | None = _option("`latents`, or `hybrid` with shared words beside them; else the checkpoint's.")
+    expand: int | None = _option("How many of what is read as text, best first; default: the checkpoint's.", ge=0)
+    store: str | None = _option("A folder that keeps latents; what it holds is not compressed again.")
+    engine_url: str | None = _option("Of a vLLM server that writes with the checkpoint's exported generator.")
+    engine_api_key: str | None = _option(
+        "Of that server; never saved. Default: `$CLARA_ENGINE_API_KEY`.", exclude=True, repr=False
     )
-    prompts: str | None = Field(default=None, frozen=True, description="A prompts file, instead of the checkpoint's.")
-    device: str | None = Field(default=None, frozen=True, description="E.g. `cuda:0`, `cpu`; a GPU where there is one.")
-    dtype: Dtype | None = Field(
-        default=None, frozen=True, description="Default: bfloat16 if the device has it in hardware."
-    )
-    attn_implementation: Attention | None = Field(default=None, frozen=True, description="Default: `sdpa`.")
-    quantization: Quantization | None = Field(default=None, frozen=True, description="Of the base model (GPU only).")
-    decoding: Decoding | None = Field(
-        default=None, frozen=True, description="`quick` or `exact` products on a CPU; `compiled` on a GPU."
-    )
-    batch_tokens: int | None = Field(
-        default=None, gt=0, frozen=True, description="Tokens in one batch at most; by the device if not given."
-    )
-    batch_size: int | None = Field(
-        default=None, gt=0, frozen=True, description="Texts in one batch at most; by their length alone if not given."
-    )
-    cache_bytes: int | None = Field(
-        default=None, ge=0, frozen=True, description="Bound of the shared cache of latents; 0 keeps none."
-    )
-    long_documents: LongDocuments | None = Field(
-        default=None,
-        frozen=True,
-        description="Texts longer than the checkpoint reads at once: `split` (default), `truncate` or `error`.",
-    )
-    cold: Cold | None = Field(
-        default=None,
-        frozen=True,
-        description="Where there are no latents yet: `compress` (default), or `text` now and latents later.",
-    )
-    ranking: Ranking | None = Field(
-        default=None,
-        frozen=True,
-        description="`latents`, or `hybrid` with shared words beside them; default: what the checkpoint says.",
-    )
-    expand: int | None = Field(
-        default=None,
-        ge=0,
-        frozen=True,
-        description="Of the windows that are read, how many as text, best first; default: what the checkpoint says.",
-    )
-    store: str | None = Field(
-        default=None,
-        frozen=True,
-        description="A folder where latents are kept beyond the process; what it holds is not compressed again.",
-    )
-    engine_url: str | None = Field(
-        default=None, frozen=True, description="Of a vLLM server that writes with the checkpoint's exported generator."
-    )
-    engine_api_key: str | None = Field(
-        default=None, frozen=True, exclude=True, repr=False,
-        description="Of that server; never saved. Default: `$CLARA_ENGINE_API_KEY`.",
-    )  # fmt: skip
-    engine_timeout: float | None = Field(
-        default=None, gt=0, frozen=True, description="Seconds that it may take for an answer (default: 300)."
-    )
+    engine_timeout: float | None = _option("Seconds that it may take for an answer (default: 300).", gt=0)
 
     _holder: ModelHolder = PrivateAttr()
 
@@ -163,8 +108,8 @@ class ClaraComponent(BaseComponent):
 
     @property
     def loading(self) -> dict[str, Any]:
-        """How the model is loaded: the fields of `Loading`."""
-        return {name: getattr(self, name) for name in Loading.__annotations__}
+        """How the model is loaded, by the names of `OPTIONS`."""
+        return {name: getattr(self, name) for name in OPTIONS}
 
     @property
     def clara(self) -> Clara:

@@ -14,9 +14,10 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import MetadataMode
 
-from clara_integrations.llama_index.component import Loading, errors_of
+from clara_integrations.llama_index.component import OPTIONS, errors_of
 from clara_integrations.llama_index.rerank import ClaraRerank
 from clara_integrations.llama_index.synthesizer import ClaraSynthesizer
+from clara_model.checkpoint.options import ClaraLoadKeywords
 from clara_model.components.checks import DEFAULT_MODEL, NO_ANSWER, check_known
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class ClaraQueryEngine(RetrieverQueryEngine):
         """
         given = {name: value for name, value in options.items() if value is not None}
         known = [name for name in signature(cls.from_retriever).parameters if name not in ("retriever", "loading")]
-        check_known(given, (*known, *Loading.__annotations__), "argument", f"{cls.__name__}.from_args")
+        check_known(given, (*known, *OPTIONS), "argument", f"{cls.__name__}.from_args")
         return cls.from_retriever(retriever, model, **given)
 
     @classmethod
@@ -99,7 +100,7 @@ class ClaraQueryEngine(RetrieverQueryEngine):
         callback_manager: CallbackManager | None = None,
         min_confidence: float = 0.0,
         no_answer: str = NO_ANSWER,
-        **loading: Unpack[Loading],
+        **loading: Unpack[ClaraLoadKeywords],
     ) -> Self:
         """Rerank what a retriever finds and answer from the best.
 
@@ -114,7 +115,7 @@ class ClaraQueryEngine(RetrieverQueryEngine):
             callback_manager: for the engine and its parts.
             min_confidence: as for a `ClaraSynthesizer`.
             no_answer: likewise.
-            **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Loading`.
+            **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Clara.load`, but for a token.
         """
         with errors_of(cls.__name__):
             rerank = ClaraRerank(model=model, top_n=top_n, metadata_mode=MetadataMode.LLM, **loading)

@@ -16,9 +16,10 @@ from llama_index.core.response_synthesizers import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore
 from llama_index.core.types import RESPONSE_TEXT_TYPE, TokenAsyncGen, TokenGen
 
-from clara_integrations.llama_index.component import Loading, errors_of
+from clara_integrations.llama_index.component import errors_of
 from clara_integrations.llama_index.llm import ClaraLLM
 from clara_integrations.llama_index.reading import QUESTION, LatentReader
+from clara_model.checkpoint.options import ClaraLoadKeywords
 from clara_model.components.checks import DEFAULT_MODEL, NO_ANSWER, check_generation, check_query, check_share
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class ClaraSynthesizer(BaseSynthesizer):
         output_cls: type | None = None,
         min_confidence: float = 0.0,
         no_answer: str = NO_ANSWER,
-        **loading: Unpack[Loading],
+        **loading: Unpack[ClaraLoadKeywords],
     ) -> None:
         """Make a synthesizer; the model is loaded when it first answers.
 
@@ -73,7 +74,7 @@ class ClaraSynthesizer(BaseSynthesizer):
             min_confidence: an answer whose `Answer.confidence` is lower is replaced; with more than 0, a stream's
                 answer comes in one piece.
             no_answer: by this.
-            **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Loading`.
+            **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Clara.load`, but for a token.
         """
         if output_cls is not None:
             name = getattr(output_cls, "__name__", output_cls)

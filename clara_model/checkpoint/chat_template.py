@@ -80,11 +80,7 @@ class ChatTemplate:
             raise TemplateError(_reason(error)) from error
 
     def check(self, system: bool) -> None:
-        """Render a probe: a user's turn, ready for its answer, without and with a system message before it.
-
-        Args:
-            system: whether prompts have a system message, so that the template must have a place for one or say that it
-                has none.
+        """Render a probe: a user's turn, ready for its answer; with a system message before it where prompts have one.
 
         Raises:
             ClaraError: the template fails, or drops or doubles the text of a turn.

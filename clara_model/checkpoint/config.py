@@ -167,13 +167,7 @@ def from_published(
     prompts: PromptSet,
     lora_targets: tuple[str, ...] = LORA_TARGETS,
 ) -> ClaraConfig:
-    """Read the fields of a published ``config.json`` (CLaRa or PISCO) that say what the checkpoint is.
-
-    Args:
-        values: the parsed file.
-        roles: the roles found in ``adapters.pth``.
-        prompts: the prompts the checkpoint was trained with; the published config has none.
-        lora_targets: the layers found in ``adapters.pth``.
+    """Read the fields of a published ``config.json`` (CLaRa or PISCO); roles and layers are those of ``adapters.pth``.
 
     Raises:
         ClaraError: a needed field is missing, or the checkpoint has a shape this package does not read.

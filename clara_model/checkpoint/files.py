@@ -80,11 +80,7 @@ def _download(name: str, subfolder: str | None, revision: str | None, token: str
 
 
 def read(folder: Path, prompts: str | Path | PromptSet | None = None) -> Checkpoint:
-    """Read a checkpoint folder of either layout.
-
-    Args:
-        folder: holds ``config.json``.
-        prompts: overrides the checkpoint's prompts: a `PromptSet`, or a file for `PromptSet.from_file`.
+    """Read a checkpoint folder of either layout; ``prompts`` (or a file of them) replace the checkpoint's own.
 
     Raises:
         ClaraError: a file is missing, damaged, or holds pickled code.

@@ -39,11 +39,7 @@ def upload(folder: Path, repository: str, *, private: bool = True, token: str | 
 
 
 def licence(folder: Path) -> str | None:
-    """The licence that the card beside a checkpoint names in its header, or the one of the repository around it.
-
-    Args:
-        folder: of the checkpoint; of one in a subfolder the card stands in the folder above.
-    """
+    """The licence that the card beside a checkpoint names in its header, or the card in the folder above."""
     for card in (folder / "README.md", folder.parent / "README.md"):
         if not card.is_file():
             continue

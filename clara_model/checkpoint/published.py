@@ -28,12 +28,7 @@ PUBLISHED_ROLES = {
 
 
 def read_published(folder: Path, values: dict[str, Any], prompts: PromptSet | None) -> Checkpoint:
-    """Read a published folder.
-
-    Args:
-        folder: holds the files.
-        values: its ``config.json``.
-        prompts: overrides those of its modeling file.
+    """Read a published folder with its ``config.json``; ``prompts`` replace those of its modeling file.
 
     Raises:
         ClaraError: a file is missing, damaged, does not fit the others, or holds pickled code.

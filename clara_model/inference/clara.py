@@ -63,8 +63,7 @@ class Clara:
 
         Args:
             model: in evaluation mode, or its dropout is at work.
-            **options: ``store``, ``cache_bytes``, ``batch_tokens``, ``batch_size``, ``long_documents``, ``cold``,
-                ``ranking``, ``expand``, ``engine_url``, ``engine_api_key``, ``engine_timeout``; see `ClaraOptions`.
+            **options: see `ClaraOptions`, e.g. ``store``, ``long_documents``, ``expand``.
         """
         own = check_options(ClaraOptions(**options))
         self._shared: Shared | None = Shared(loader.wrap(model), LatentCache(own.cache_bytes), own)
@@ -75,10 +74,7 @@ class Clara:
 
         Args:
             name: a folder, a bundled name such as ``clara-tiny``, or a hub name.
-            **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
-                ``attn_implementation``, ``quantization``, ``decoding``, ``token``; see `LoadOptions`. ``store``,
-                ``cache_bytes``, ``batch_tokens``, ``batch_size``, ``long_documents``, ``cold``, ``ranking``,
-                ``expand``, ``engine_url``, ``engine_api_key``, ``engine_timeout``; see `ClaraOptions`.
+            **options: see `LoadOptions`, e.g. ``dtype``, ``device``, ``base_model``, and `ClaraOptions`, e.g. ``store``.
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.

@@ -129,15 +129,7 @@ def encode_batches(
     limits: Limits = Limits(),
     run: Run = here,
 ) -> Iterator[tuple[list[int], Encoded]]:
-    """Encode texts in batches of like length.
-
-    Args:
-        model: in evaluation mode.
-        role: ``compressor`` or ``query_reasoner``.
-        texts: documents or questions.
-        what: they are, for errors and the phase.
-        limits: of a batch.
-        run: runs each pass.
+    """Encode texts in batches of like length, each in a pass that ``run`` runs; ``role`` is an encoder's.
 
     Yields:
         indices into the texts and what was made of them, batch by batch.
@@ -197,14 +189,7 @@ def compress(
 
 
 def warn_of_cuts(tokens: Tokens, texts: Sequence[str], lengths: Sequence[int], what: str = "document") -> None:
-    """One warning with counts if any of some texts was cut.
-
-    Args:
-        tokens: which cut them.
-        texts: distinct ones.
-        lengths: text tokens that were kept of each.
-        what: the texts are.
-    """
+    """One warning with counts if any of some distinct texts was cut, by the text tokens that were kept of each."""
     limit = tokens.config.doc_max_length
     long = [text for text, length in zip(texts, lengths, strict=True) if length > limit]
     reached = [(tokens.reach(text), len(text)) for text in long]
@@ -291,13 +276,7 @@ def best_first(ranking: Sequence[Ranked], k: int) -> list[int]:
 def in_given_order(row: Candidates, ranking: Sequence[Ranked], k: int) -> list[int]:
     """The windows to read of documents whose order is settled: of each of the first ``k`` its best, then other windows.
 
-    Args:
-        row: the documents.
-        ranking: of the row's windows; empty where nothing ranks them, then the first are the best.
-        k: windows to read at most.
-
-    Returns:
-        the documents in their order, and those of one document best first.
+    At most ``k`` windows, those of one document best first by the ``ranking``; where it is empty, the first are best.
     """
     if row.windows is None:
         return list(range(min(k, len(row))))

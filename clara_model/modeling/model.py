@@ -292,8 +292,7 @@ class RoleModel(nn.Module):
 
         Args:
             name: a folder (which wins), a bundled name such as ``clara-tiny``, or a hub name.
-            **options: ``subfolder``, ``revision``, ``base_model``, ``prompts``, ``dtype``, ``device``,
-                ``attn_implementation``, ``quantization``, ``decoding``, ``token``; see `LoadOptions`.
+            **options: see `LoadOptions`, e.g. ``dtype``, ``device``, ``base_model``.
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.

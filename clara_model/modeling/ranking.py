@@ -81,12 +81,7 @@ SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine_scores
 def coarse_blocks(blocks_NMD: Tensor, ranking: str) -> Tensor:
     """The blocks, of questions or documents, whose cosine stands for the score in a vector database.
 
-    Args:
-        blocks_NMD: latents.
-        ranking: of the checkpoint.
-
-    Returns:
-        the blocks; for ``late`` the mean of their slots ``[N, 1, D]``: a sum over pairs is a product of sums.
+    The blocks ``[N, M, D]``; for ``late`` the mean of their slots ``[N, 1, D]``: a sum over pairs is a product of sums.
     """
     return blocks_NMD if ranking == "cosine" else blocks_NMD.float().mean(dim=1, keepdim=True)
 

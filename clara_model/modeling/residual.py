@@ -167,14 +167,7 @@ class Residuals(nn.Module):
         self.of = nn.ModuleDict()
 
     def add(self, role: str, config: ClaraConfig, center_D: Tensor, vocabulary: int) -> None:
-        """Give a role its residual.
-
-        Args:
-            role: ``compressor`` or ``query_reasoner``.
-            config: names sizes and ranking; ``residual`` is not ``none``.
-            center_D: the residual's centre.
-            vocabulary: tokens of the base model without added ones.
-        """
+        """Give an encoder role its residual; ``vocabulary`` is the base model's, without added tokens."""
         if role == "compressor":
             self.of[role] = AnchorResidual(center_D, config.memory_tokens, vocabulary)
         else:

@@ -61,12 +61,7 @@ class CoarseIndex:
     """The files of one store's index. Thread-safe; many processes may use and update it."""
 
     def __init__(self, folder: Path, identity: str, ranking: str = "cosine") -> None:
-        """Open the index in a folder, or start one there.
-
-        Args:
-            folder: made if it is not there.
-            identity: of the store; an index of another one is built anew.
-            ranking: of the checkpoint, which the store's identity covers.
+        """Open the index in a folder, or start one there; one of a store with another ``identity`` is built anew.
 
         Raises:
             ClaraError: the folder cannot be written to.

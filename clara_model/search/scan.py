@@ -39,12 +39,7 @@ _SLOTS_AT_ONCE = 65_536
 def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, places: Array | None = None) -> Array:
     """The numbers of the blocks whose short vectors are nearest to a question's, best first.
 
-    Args:
-        index: of the store.
-        reach: of the index.
-        rotation_R: the question's.
-        count: how many.
-        places: rows of the index, rising, that alone may be returned; all by default.
+    ``places`` are the rows of the index, rising, that alone may be returned; all by default.
     """
     if not reach.count:
         return np.empty(0, dtype=np.int64)
@@ -71,15 +66,7 @@ def nearest(index: CoarseIndex, reach: Reach, rotation_R: Array, count: int, pla
 def nearest_by_slots(
     index: CoarseIndex, reach: Reach, question_MD: Tensor, count: int, places: Array | None = None
 ) -> Array:
-    """The numbers of the blocks with the highest late interaction as their slots' signs tell it, best first.
-
-    Args:
-        index: of the store.
-        reach: of the index.
-        question_MD: the question's latents.
-        count: how many.
-        places: rows of the index, rising, that alone may be returned; all by default.
-    """
+    """The numbers of the blocks with the highest late interaction as their slots' signs tell it, as `nearest`."""
     if not reach.count:
         return np.empty(0, dtype=np.int64)
     numbers = index.numbers(reach)

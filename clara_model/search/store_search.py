@@ -65,10 +65,8 @@ class StoreSearch:
     def __init__(self, store: DurableStore, ranking: str = "cosine", word_weight: float = 0.0) -> None:
         """The index is opened, and brought up to date, when first needed.
 
-        Args:
-            store: what is searched.
-            ranking: the checkpoint's.
-            word_weight: how much a text's share of the question's words adds to a score; 0 for nothing.
+        ``ranking`` is the checkpoint's; ``word_weight`` is what a text's share of the question's words counts, 0 for
+        nothing.
         """
         self.store, self.ranking, self._word_weight = store, ranking, word_weight
         self._index: CoarseIndex | None = None
@@ -79,11 +77,7 @@ class StoreSearch:
     def best(self, question_MD: Tensor, top_k: int, where: Where | None = None, question: str = "") -> list[Scored]:
         """The blocks with the highest score, best first; equal ones in the order they were added.
 
-        Args:
-            question_MD: the question's latents.
-            top_k: how many.
-            where: metadata of the documents that may be found; all blocks by default.
-            question: the question itself, where words have a weight.
+        ``where`` bounds the documents that may be found; the ``question`` itself counts where words have a weight.
         """
         for turn in range(_TURNS):
             generation = self.store.generation

@@ -38,12 +38,7 @@ class WordIndex:
         self._up_to_date: tuple[int, int] | None = None
 
     def find(self, question: str, count: int, allowed: Iterable[int] | None = None) -> tuple[list[int], Rarity]:
-        """The texts that share most words with a question, once the index has been brought up to date.
-
-        Args:
-            question: its words are looked for, any of them.
-            count: how many texts.
-            allowed: numbers of those that may be found; all by default.
+        """The texts that share most words with a question (of those ``allowed``), with the index brought up to date.
 
         Returns:
             the numbers of at most ``count`` blocks, best first, and how rare the question's words are in the store.

@@ -1,6 +1,5 @@
 """The one list of options, and every place that must go by it."""
 
-import inspect
 import re
 import subprocess
 import sys
@@ -11,9 +10,7 @@ import torch
 
 from clara_model.checkpoint.devices import DTYPES
 from clara_model.checkpoint.options import (
-    CLARA_NAMES,
     GENERATION,
-    LOAD_OPTIONS,
     NAMES,
     ClaraKeywords,
     ClaraOptions,
@@ -23,7 +20,6 @@ from clara_model.checkpoint.options import (
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.cli.main import _parser
 from clara_model.inference.clara import Clara
-from clara_model.inference.published import ClaraModel
 from clara_model.validation import SAMPLING
 
 
@@ -31,15 +27,6 @@ from clara_model.validation import SAMPLING
 def test_the_keywords_are_the_options(named, kind):
     keywords = {name: found.__forward_arg__ for name, found in named.__annotations__.items()}
     assert keywords == {option.name: option.type for option in fields(kind)}
-
-
-@pytest.mark.parametrize(
-    ("call", "names"),
-    [(ClaraModel.from_pretrained, NAMES), (Clara.load, LOAD_OPTIONS), (Clara.__init__, CLARA_NAMES)],
-)
-def test_a_call_says_which_options_it_takes(call, names):
-    told = call.__doc__.partition("**options:")[2].partition("\n\n")[0]
-    assert re.findall("``([a-z_]+)``", told) == [*names] and "options" in inspect.signature(call).parameters
 
 
 def test_what_says_how_to_write_is_known_where_it_is_checked():

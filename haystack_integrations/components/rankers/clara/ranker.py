@@ -74,9 +74,8 @@ class ClaraRanker(ClaraComponent):
             batch_size: documents in one pass at most (default: by their lengths).
             store: a folder where latents are kept beyond the process; what it holds is not compressed again, by no
                 component that is given the same.
-            model_kwargs: further plain options of `Clara.load`: ``base_model``, ``quantization``, ``prompts``,
-                ``attn_implementation``, ``decoding``, ``cache_bytes``, ``batch_tokens``, ``long_documents``, ``cold``,
-                ``ranking``, ``expand``, ``engine_url``, ``engine_api_key``, ``engine_timeout``.
+            model_kwargs: the other plain options of `Clara.load`, e.g. ``{"quantization": "int4", "expand": 1}``; see
+                `LoadOptions` and `ClaraOptions`.
 
         Raises:
             ValueError: ``top_k`` or ``batch_size`` below 1, or a device that is not a single `ComponentDevice`.
