@@ -27,7 +27,7 @@ from clara_model.console.command import (
     LEFT_OUT,
     Parser,
     add_load_options,
-    at_least_nothing,
+    at_least,
     at_least_one,
     likelihood,
     load,
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     ranked.add_argument("--ranking", choices=("latents", "hybrid"),
                         help="hybrid: the words that question and passage share beside their latents (default: the "
                              "model's)")  # fmt: skip
-    read.add_argument("--expand", type=at_least_nothing, metavar="N",
+    read.add_argument("--expand", type=at_least(0), metavar="N",
                       help="of the passages that are read, the best N as text, the others as latents (default: the "
                            "model's)")  # fmt: skip
     answering = [loaded, quiet, model, ranked, read]

@@ -253,24 +253,18 @@ def print_json(record: object) -> None:
     out.flush()
 
 
-def at_least_one(word: str) -> int:
-    """A whole number of at least 1, for an argument."""
-    return _at_least(1, word)
+def at_least(least: int) -> Callable[[str], int]:
+    """Of an argument, a whole number that is no less."""
+
+    def read(word: str) -> int:
+        if not word.isdecimal() or int(word) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {word!r}")
+        return int(word)
+
+    return read
 
 
-def at_least_nothing(word: str) -> int:
-    """A whole number of at least 0, for an argument."""
-    return _at_least(0, word)
-
-
-def _at_least(least: int, word: str) -> int:
-    try:
-        value = int(word)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {word!r}")
-    return value
+at_least_one = at_least(1)
 
 
 def likelihood(word: str) -> float:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clara_model.documents.document import Document, Unread
-from clara_model.documents.hub import is_hub_name
 from clara_model.documents.passages import plain_name, read_source, sources_of
+from clara_model.documents.rows import is_hub_name
 from clara_model.store.protocol import DurableStore, MissingBlocks, StoredDocument
 from clara_model.windows import Window, content_key
 

@@ -1,12 +1,13 @@
 """From files to passages: read files, folders, data sets and standard input; long texts are split (`windows`).
 
 A *passage* is what one set of memory tokens stands for: an exact stretch of its document that fits the model's
-document length. It knows its file and its number, so an answer can be cited. Left out: what each file type is
-(`documents.formats`) and overlapping windows (a sentence is never in two passages).
+document length. It knows its file and its number, so an answer can be cited. Left out: what each file type holds
+(`html`, `docx`, `pdf`, `rows`) and overlapping windows (a sentence is never in two passages).
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import logging
@@ -14,6 +15,7 @@ import os
 import re
 import stat
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from clara_model.documents.document import Document, Unread, Unreadable, decoded, until_error
-from clara_model.documents.formats import SUFFIXES, read_file, suffix_of
-from clara_model.documents.hub import is_hub_name, read_data_set
-from clara_model.documents.rows import of_json_lines
+from clara_model.documents.docx import docx
+from clara_model.documents.html import html
+from clara_model.documents.pdf import pdf
+from clara_model.documents.rows import is_hub_name, of_json_lines, parquet, read_data_set
 from clara_model.errors import ClaraError
 from clara_model.windows import split_text
 
@@ -32,6 +35,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_TEXTS: dict[str, Callable[[bytes, str], str]] = {
+    ".txt": decoded,
+    ".md": decoded,
+    ".html": html,
+    ".htm": html,
+    ".docx": docx,
+}
+"""Files that are a text each."""
+_PDF, _JSON_LINES, _ZIPPED, _PARQUET = ".pdf", ".jsonl", ".jsonl.gz", ".parquet"
+SUFFIXES = (*_TEXTS, _PDF, _JSON_LINES, _ZIPPED, _PARQUET)
 STDIN = "-"
 _LOCK = "~$"
 """Begins the name of the file that Word keeps beside a document that is open."""
@@ -194,6 +207,43 @@ def _numbered(parts: Iterable[tuple[Document, Iterable[str]]]) -> Iterator[Passa
         for text in texts:
             numbers[document.file] += 1
             yield Passage(text=text, file=document.file, number=numbers[document.file], line=document.line)
+
+
+def suffix_of(file: Path) -> str:
+    """The end of its name that says what it is, in small letters."""
+    return _ZIPPED if file.name.lower().endswith(_ZIPPED) else file.suffix.lower()
+
+
+def read_file(file: Path, text_key: str | None = None, keep: Sequence[str] = ()) -> Iterator[Document | Unread]:
+    """What a file holds, blank texts included.
+
+    Args:
+        file: its name ends in one of `SUFFIXES`.
+        text_key: key or column that holds the text of a row (default: text, contents or docs).
+        keep: keys or columns of a row that become its documents' metadata.
+
+    Raises:
+        Unreadable: it is not what its name says.
+        OSError: it cannot be opened.
+    """
+    name, suffix = str(file), suffix_of(file)
+    if suffix == _PARQUET:
+        yield from parquet(file, text_key, keep)
+    elif suffix in (_JSON_LINES, _ZIPPED):
+        yield from of_json_lines(_file_lines(file, zipped=suffix == _ZIPPED), name, text_key, keep)
+    elif suffix == _PDF:
+        yield from pdf(file.read_bytes(), name)
+    else:
+        yield Document(text=_TEXTS[suffix](file.read_bytes(), name), file=name)
+
+
+def _file_lines(file: Path, *, zipped: bool) -> Iterator[bytes]:
+    """The lines of a file, which is never whole in memory."""
+    try:
+        with gzip.open(file) if zipped else file.open("rb") as lines:
+            yield from lines
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise Unreadable(f"{file} cannot be unzipped: {error}") from error
 
 
 def _files(path: Path) -> tuple[list[Path], list[Unread]]:

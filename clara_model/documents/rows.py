@@ -1,16 +1,21 @@
 """Rows of JSON lines, Parquet tables and data sets of the hub: a document each, or several, with metadata.
 
+``hf://datasets/OWNER/NAME[@REVISION][/FILES]`` is a stream of the ``datasets`` package.
+
 A bad row is left out and named, and the others are read; neighbours with one reason are named together.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from clara_model.documents.document import (
     Document,
@@ -20,11 +25,14 @@ from clara_model.documents.document import (
     needing,
     not_utf8,
     reading,
+    until_error,
     without_surrogates,
 )
 from clara_model.errors import ClaraError
 
 T = TypeVar("T")
+PREFIX = "hf://datasets/"
+_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@(refs/(?:convert/\w+|pr/\d+)|[^@/]+))?(?:/(.+?))?/?$")
 TEXT_KEYS = ("text", "contents", "docs")
 _ROWS_AT_ONCE = 256
 
@@ -45,6 +53,65 @@ def parquet(file: Path, key: str | None, keep: Sequence[str] = ()) -> Iterator[D
         names = table.schema_arrow.names
         column = column_of(names, key, str(file))
         yield from of_rows(rows(), column, str(file), keep)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name is one of the hub's."""
+    return name.startswith("hf://")
+
+
+def read_data_set(name: str, key: str | None = None, keep: Sequence[str] = ()) -> Iterator[Document | Unread]:
+    """The texts of all splits of a data set, row by row; nothing is downloaded whole.
+
+    A split whose stream breaks is named, and the next is read.
+
+    Args:
+        name: ``REVISION`` may be ``refs/convert/parquet`` (or ``~parquet``) or ``refs/pr/1``; ``FILES`` leaves only
+            these, such as ``data/train-*.parquet``.
+        key: the column that holds the text (default: text, contents or docs).
+        keep: columns that become metadata.
+
+    Raises:
+        Unreadable: not such a name, or the package ``datasets`` is missing.
+    """
+    owner_and_name, revision, files = _parts(name)
+    with needing("datasets", name):
+        import datasets  # noqa: F401
+    place = PREFIX + owner_and_name
+    yield from until_error(_splits(place, owner_and_name, revision, files, key, keep), place)
+
+
+def _parts(name: str) -> tuple[str, str | None, str | None]:
+    """Owner and name, revision and files."""
+    parts = _NAME.match(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    if parts is None:
+        raise Unreadable(f"{name} is not a data set of the hub; write {PREFIX}OWNER/NAME, or with a file: .../FILE")
+    owner_and_name, revision, files = parts.groups()
+    return owner_and_name, unquote(re.sub("^~", "refs/convert/", revision)) if revision else None, files
+
+
+def _splits(
+    place: str, name: str, revision: str | None, files: str | None, key: str | None, keep: Sequence[str]
+) -> Iterator[Document | Unread]:
+    from datasets import load_dataset
+
+    with reading(place, "a data set"):
+        splits = load_dataset(name, revision=revision, data_files=files, streaming=True)
+    for split, rows in splits.items():
+        yield from until_error(_stream_rows(rows, f"{place}/{split}", key, keep), f"{place}/{split}")
+
+
+def _stream_rows(
+    rows: Iterable[dict[str, Any]], place: str, key: str | None, keep: Sequence[str]
+) -> Iterator[Document | Unread]:
+    def stream() -> Iterator[dict[str, Any]]:
+        with reading(place, "rows"):
+            yield from rows
+
+    read = stream()
+    first = next(read, None)
+    if first is not None:
+        yield from of_rows(chain([first], read), column_of(first, key, place), place, keep)
 
 
 class _BadRow(Exception):

@@ -74,7 +74,7 @@ class Clara:
 
         Args:
             name: a folder, a bundled name such as ``clara-tiny``, or a hub name.
-            **options: see `LoadOptions`, e.g. ``dtype``, ``device``, ``base_model``, and `ClaraOptions`, e.g. ``store``.
+            **options: see `LoadOptions`, e.g. ``dtype`` or ``device``, and `ClaraOptions`, e.g. ``store``.
 
         Raises:
             ClaraError: in one sentence, what is missing, damaged or does not match.

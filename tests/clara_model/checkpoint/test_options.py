@@ -11,7 +11,6 @@ import torch
 from clara_model.checkpoint.devices import DTYPES
 from clara_model.checkpoint.options import (
     GENERATION,
-    NAMES,
     ClaraKeywords,
     ClaraOptions,
     LoadKeywords,
@@ -37,12 +36,6 @@ def test_what_says_how_to_write_is_known_where_it_is_checked():
 def test_a_model_in_memory_takes_no_load_options(loaded):
     with pytest.raises(TypeError, match="dtype"):
         Clara(loaded, dtype="float32")
-
-
-def test_the_command_takes_them():
-    """All but a token (``hf auth login``) and the attention, which change no answer."""
-    known = vars(_parser().parse_args(["info"]))
-    assert set(NAMES) - set(known) == {"token", "attn_implementation"}
 
 
 def test_the_command_takes_every_float_type():

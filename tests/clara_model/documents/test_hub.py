@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from clara_model.documents.document import Unread
-from clara_model.documents.hub import _parts
 from clara_model.documents.passages import read_source
+from clara_model.documents.rows import _parts
 
 HUB = "hf://datasets/owner/name"
 

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from written_files import package, stream, write_pdf
 
 from clara_model.documents.document import Document, Unread
-from clara_model.documents.formats import SUFFIXES
-from clara_model.documents.passages import read_source
+from clara_model.documents.passages import SUFFIXES, read_source
 
 
 def written(folder: Path, suffix: str, data: bytes) -> Path:
