@@ -118,7 +118,7 @@ class ClaraQueryEngine(RetrieverQueryEngine):
             **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Clara.load`, but for a token.
         """
         with errors_of(cls.__name__):
-            rerank = ClaraRerank(model=model, top_n=top_n, metadata_mode=MetadataMode.LLM, **loading)
+            rerank = ClaraRerank(model=model, top_n=top_n, metadata_mode=MetadataMode.LLM, **dict[str, Any](loading))
         synthesizer = ClaraSynthesizer(
             model,
             streaming=streaming,

@@ -85,7 +85,7 @@ class ClaraSynthesizer(BaseSynthesizer):
         owner = type(self).__name__
         how = check_generation(generate_kwargs, owner)
         with errors_of(owner):
-            llm = ClaraLLM(model=model, max_new_tokens=max_new_tokens, generate_kwargs=how, **loading)
+            llm = ClaraLLM(model=model, max_new_tokens=max_new_tokens, generate_kwargs=how, **dict[str, Any](loading))
         super().__init__(
             llm=llm,
             callback_manager=callback_manager,
