@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # Where it is installed PEFT imports it, and it warns of a kernel that is not used here (`checkpoint.devices`).
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Clara", "ClaraConfig", "ClaraError", "ClaraModel", "EngineError", "Latents", "Prompt", "PromptSet"]
 
 _HOMES = {

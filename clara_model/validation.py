@@ -112,6 +112,18 @@ def check_question(question: object) -> str:
     return text
 
 
+def check_pairs(pairs: object) -> list[tuple[str, str]]:
+    """Pairs of a question that says something and a text: at least one."""
+    if isinstance(pairs, str) or not isinstance(pairs, Sequence):
+        raise TypeError(f"expected a list of pairs (question, text), got {type(pairs).__name__} ({_shown(pairs)})")
+    if not pairs:
+        raise ValueError("expected at least one pair (question, text), got none")
+    for number, pair in enumerate(pairs, start=1):
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise TypeError(f"pair {number} of {len(pairs)} must be (question, text), got {_shown(pair)}")
+    return [(check_question(question), check_text(text, "text")) for question, text in pairs]
+
+
 def check_rows(texts: object, questions: int) -> list[list[str] | Latents]:
     """The candidates of each question, which are one and the same object where all questions share them."""
     if isinstance(texts, Latents) or not _is_rows(texts):

@@ -16,7 +16,7 @@ from llama_index.core.schema import MetadataMode
 
 from clara_integrations.llama_index.component import OPTIONS, errors_of
 from clara_integrations.llama_index.rerank import ClaraRerank
-from clara_integrations.llama_index.synthesizer import ClaraSynthesizer
+from clara_integrations.llama_index.synthesizer import ClaraSynthesizer, refuse_for_text
 from clara_model.checkpoint.options import ClaraLoadKeywords
 from clara_model.components.checks import DEFAULT_MODEL, NO_ANSWER, check_known
 
@@ -82,6 +82,7 @@ class ClaraQueryEngine(RetrieverQueryEngine):
             TypeError: what only a stock synthesizer takes, such as ``llm``, ``response_mode`` or a prompt template.
         """
         given = {name: value for name, value in options.items() if value is not None}
+        refuse_for_text(given, cls.__name__)
         known = [name for name in signature(cls.from_retriever).parameters if name not in ("retriever", "loading")]
         check_known(given, (*known, *OPTIONS), "argument", f"{cls.__name__}.from_args")
         return cls.from_retriever(retriever, model, **given)

@@ -42,6 +42,11 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
     top_n: int | None = Field(
         default=None, gt=0, description="Nodes to keep (default: as many as the checkpoint answers from)."
     )
+    score_threshold: float | None = Field(
+        default=None,
+        description="Nodes with a lower score are left out (default: none). Scores compare within one checkpoint and "
+        "one `ranking`; where words stand in for latents (`cold='text'`) no threshold is put to them.",
+    )
     keep_retrieval_score: bool = Field(
         default=False,
         description="Whether to keep the score that a node came with in its metadata (which no prompt or vector sees).",
@@ -77,7 +82,11 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
             distinct = best_copies(nodes, lambda node: str(node.node_id), lambda node: node.score)
             texts = [node.node.get_content(metadata_mode=self.metadata_mode) for node in distinct]
             ranking = self.clara.rank(question, texts, top_n)
-            reranked = [self._scored(distinct[one.index], one.score) for one in ranking]
+            reranked = [
+                self._scored(distinct[one.index], one.score)
+                for one in ranking
+                if self.score_threshold is None or one.by == "words" or one.score >= self.score_threshold
+            ]
             event.on_end(payload={EventPayload.NODES: reranked})
         dispatcher.event(ReRankEndEvent(nodes=reranked))
         return reranked

@@ -70,19 +70,14 @@ class ClaraSynthesizer(BaseSynthesizer):
             generate_kwargs: ``stop`` and the sampling arguments of `Clara.answer`.
             callback_manager: default `Settings.callback_manager`.
             empty_response: the response where there are no nodes.
-            output_cls: not offered; refused with an error.
+            output_cls: refused, as prompt templates are, with the sentence that says which component takes it.
             min_confidence: an answer whose `Answer.confidence` is lower is replaced; with more than 0, a stream's
                 answer comes in one piece.
             no_answer: by this.
             **loading: ``subfolder``, ``device``, ``dtype`` and the rest of `Clara.load`, but for a token.
         """
-        if output_cls is not None:
-            name = getattr(output_cls, "__name__", output_cls)
-            raise ValueError(
-                f"{type(self).__name__} writes text, it cannot fill output_cls={name}; leave output_cls out, or use a "
-                "stock synthesizer with a model that writes structured output"
-            )
         owner = type(self).__name__
+        refuse_for_text({**loading, "output_cls": output_cls}, owner)
         how = check_generation(generate_kwargs, owner)
         with errors_of(owner):
             llm = ClaraLLM(model=model, max_new_tokens=max_new_tokens, generate_kwargs=how, **dict[str, Any](loading))
@@ -106,11 +101,7 @@ class ClaraSynthesizer(BaseSynthesizer):
         return {}
 
     def _update_prompts(self, prompts: PromptDictType) -> None:
-        if prompts:
-            raise ValueError(
-                f"ClaraSynthesizer has no prompt templates ({', '.join(prompts)}): the generator was trained under the "
-                "checkpoint's own prompt"
-            )
+        refuse_for_text(dict.fromkeys(prompts, ""), type(self).__name__)
 
     def get_response(
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
@@ -170,6 +161,22 @@ class ClaraSynthesizer(BaseSynthesizer):
         if isinstance(response_str, _Said):
             response.metadata = {**(response.metadata or {}), METADATA: response_str.trust}
         return response
+
+
+def refuse_for_text(given: Mapping[str, Any], owner: str) -> None:
+    """Templates and forms of an answer are for a language model that reads text; None stands for one that is not given.
+
+    Raises:
+        TypeError: one of them, with the component that takes it.
+    """
+    for name, value in given.items():
+        if value is not None and (name == "output_cls" or name.endswith("_template")):
+            wanted = "an llm that writes JSON" if name == "output_cls" else "ClaraLLM(model) or any other llm"
+            raise TypeError(
+                f"{owner} answers from latents under the checkpoint's own prompt and cannot use {name}; rank with "
+                f"ClaraRerank and write with RetrieverQueryEngine.from_args(retriever, llm=.., "
+                f"node_postprocessors=[ClaraRerank(model)], {name}=..), with {wanted}"
+            )
 
 
 class _Said(str):

@@ -8,6 +8,8 @@ anything of that size is built. Leaves out loading (`checkpoint.base_model`).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging as transformers_logging
 
 from clara_model.checkpoint.config import read_json
 from clara_model.checkpoint.tensor_files import Shapes, load_pickle, safetensors_shapes
@@ -100,6 +104,22 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if not plain or len(plain) < len(values):
         raise ClaraError(f"{first} does not name the weight files of its own folder; download it again")
     return tuple(folder / value for value in sorted(set(plain)))
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No bar of transformers over files that are read or written here; those of downloads stay as they were."""
+    if not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    downloads_without = are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()  # it switches the hub's too
+        if downloads_without:
+            disable_progress_bars()
 
 
 def _config(folder: Path) -> PreTrainedConfig:

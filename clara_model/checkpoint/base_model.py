@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import sys
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +22,6 @@ from transformers import (
 from transformers import __version__ as transformers_version
 from transformers.initialization import no_init_weights
 from transformers.utils import is_flash_attn_2_available
-from transformers.utils import logging as transformers_logging
 
 from clara_model.checkpoint import base_files, devices, gguf
 from clara_model.checkpoint.config import read_json
@@ -93,7 +90,7 @@ def load_base(
     files = base_files.check(folder)
     tokenizer = load_tokenizer(files.folder)
     key = files_key(files.folder / base_files.CONFIG, *files.weights)
-    with blaming(files.weights[0] if len(files.weights) == 1 else files.folder), _bars_to_terminals_only():
+    with blaming(files.weights[0] if len(files.weights) == 1 else files.folder), base_files.without_bars():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             files.folder,
             dtype=options.dtype,
@@ -183,19 +180,6 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
             f"{folder / 'tokenizer.json'} has {len(tokenizer)} tokens with ids up to {largest}, the weights have rows "
             f"for {rows}; do the two belong together?"
         )
-
-
-@contextmanager
-def _bars_to_terminals_only() -> Iterator[None]:
-    """No progress bars from transformers inside the block where the output is not a terminal."""
-    if sys.stderr.isatty() or not transformers_logging.is_progress_bar_enabled():
-        yield
-        return
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.enable_progress_bar()
 
 
 class _Without(logging.Filter):

@@ -25,6 +25,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from clara_model.checkpoint import base_files
 from clara_model.defaults import cache_folder
 from clara_model.errors import ClaraError, needing
 
@@ -137,7 +138,7 @@ def _convert(path: Path, folder: Path) -> None:
 def _write_plain(path: Path, folder: Path) -> None:
     options: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
     try:
-        with _without_bar():
+        with base_files.without_bars(), _without_gguf_bar():
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
             read: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
     except (OSError, ValueError, LookupError, NotImplementedError, struct.error) as error:
@@ -148,12 +149,13 @@ def _write_plain(path: Path, folder: Path) -> None:
     plain.load_state_dict(read.state_dict())
     plain.generation_config = read.generation_config
     torch.nn.Module.to(plain, torch.bfloat16)
-    plain.save_pretrained(folder)
+    with base_files.without_bars():
+        plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 @contextmanager
-def _without_bar() -> Iterator[None]:
+def _without_gguf_bar() -> Iterator[None]:
     """A bar is drawn by transformers over the tensors of a GGUF file, whatever its own switch for bars says."""
     from transformers import modeling_gguf_pytorch_utils
 

@@ -339,7 +339,7 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
     out.print(tables.ranking(rows, out.width))
     out.print(tables.support(answer, [one.text for one in split], [one.citation for one in split]))
     out.print()
-    _print_costs(out, answer, len(split))
+    _print_costs(out, answer, len(split), compressed=there < len(split))
     if answer.answered_from == "text":
         later = f"answered from text: {len(split) - there} passages are compressed now for the next question"
         out.print(Text(later, style="dim"))
@@ -364,7 +364,7 @@ def _demo(args: argparse.Namespace) -> None:
         with working(question, args):
             answers.append(clara.answer(question, examples.texts, args.top_k))
         if talk:
-            _show_answer(out, examples, question, accepted, answers[-1])
+            _show_answer(out, examples, question, accepted, answers)
     if args.png:
         title = f"{args.model}: {len(examples.questions)} questions to {len(examples.texts)} documents"
         tables.save_picture(args.png, title, examples.questions, answers)
@@ -384,7 +384,11 @@ def _demo(args: argparse.Namespace) -> None:
         out.print(f"Scores and times as a picture: {args.png}")
 
 
-def _show_answer(out: Console, examples: demo.DemoSet, question: str, accepted: list[str], answer: Answer) -> None:
+def _show_answer(
+    out: Console, examples: demo.DemoSet, question: str, accepted: list[str], answers: Sequence[Answer]
+) -> None:
+    """The last answer; the documents were compressed for the first."""
+    answer = answers[-1]
     right = demo.is_right(answer.text, accepted)
     out.print()
     out.print(Text(question, style="bold"))
@@ -395,12 +399,12 @@ def _show_answer(out: Console, examples: demo.DemoSet, question: str, accepted: 
     rows = [(r.score, examples.titles[r.index], examples.texts[r.index], r.index in read) for r in best]
     out.print(tables.ranking(rows, out.width))
     out.print(tables.support(answer, examples.texts, examples.titles))
-    _print_costs(out, answer, len(examples.texts))
+    _print_costs(out, answer, len(examples.texts), compressed=len(answers) == 1)
 
 
-def _print_costs(out: Console, answer: Answer, candidates: int) -> None:
+def _print_costs(out: Console, answer: Answer, candidates: int, *, compressed: bool) -> None:
     out.print(Text(tables.usage_line(answer.usage, len(answer.selected), candidates), style="dim"))
-    out.print(Text(tables.timings_line(answer.timings), style="dim"))
+    out.print(Text(tables.timings_line(answer.timings, compressed=compressed), style="dim"))
 
 
 def _info(args: argparse.Namespace) -> None:

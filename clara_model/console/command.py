@@ -190,7 +190,6 @@ def load(args: argparse.Namespace, store: str | DurableStore | None = None) -> C
             from clara_model.inference.clara import Clara
 
         transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()  # of reading weights; downloads keep theirs
         if args.quiet or not sys.stderr.isatty():
             disable_progress_bars()
         given: dict[str, Any] = {name: value for name, value in vars(args).items() if name in options.LOAD_OPTIONS}

@@ -103,18 +103,21 @@ def support(answer: Answer, documents: Sequence[str], places: Sequence[str]) -> 
 
 def usage_line(usage: Usage, read: int, candidates: int) -> str:
     """How much text the generator did not have to read."""
-    rest = usage.text_tokens - usage.expanded_tokens
-    saved = f" ({rest / usage.slots:.1f}x fewer)" if usage.slots else ""
+    rest, slots = usage.text_tokens - usage.expanded_tokens, usage.slots
+    saved = ""
+    if rest and slots:
+        saved = f" ({slots / rest:.1f}x more)" if slots > rest else f" ({rest / slots:.1f}x fewer)"
     shown = f"{usage.expanded_tokens:,} tokens as text, " if usage.expanded_tokens else ""
     return (
-        f"read {read} of {candidates} passages: {shown}{rest:,} tokens of text in {usage.slots:,} slots{saved}, "
+        f"read {read} of {candidates} passages: {shown}{rest:,} tokens of text in {slots:,} slots{saved}, "
         f"{usage.completion_tokens:,} tokens written"
     )
 
 
-def timings_line(timings: Timings) -> str:
-    """Where the time went."""
-    return ", ".join(f"{phase} {seconds(getattr(timings, phase))}" for phase in PHASES)
+def timings_line(timings: Timings, *, compressed: bool = True) -> str:
+    """Where the time went; where nothing was ``compressed``, the first phase was looking up what is kept."""
+    names = ("compress" if compressed else "look up", *PHASES[1:])
+    return ", ".join(f"{name} {seconds(getattr(timings, phase))}" for name, phase in zip(names, PHASES, strict=True))
 
 
 def info_table(info: Mapping[str, Any]) -> Table:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Self, Unpack
 
+import numpy as np
 from torch import nn
 
 from clara_model.checkpoint.options import ClaraKeywords, ClaraLoadKeywords, ClaraOptions, GenerationKeywords, parted
@@ -40,6 +41,7 @@ from clara_model.validation import (
     check_documents,
     check_instruction,
     check_options,
+    check_pairs,
     check_question,
     check_rows,
     check_texts,
@@ -226,7 +228,9 @@ class Clara:
         """One short vector for each question, to be compared with those of `embed_texts` of the same size."""
         return embed(self.encode_queries(questions), size, self.model.config.ranking)
 
-    def rank(self, question: str, texts: Documents, top_k: int | None = None) -> list[Ranked]:
+    def rank(
+        self, question: str, texts: Documents, top_k: int | None = None, *, return_documents: bool = False
+    ) -> list[Ranked]:
         """Rank candidates by the score of their latents, and their words if so loaded; a long one by its best window's.
 
         With ``cold="text"``, where latents are missing, by shared words, and `Ranked.by` says so.
@@ -235,23 +239,59 @@ class Clara:
             question: must not be blank.
             texts: the candidates' texts, or their latents from `compress`.
             top_k: how many to return (default: all).
+            return_documents: whether each comes with its text, `Ranked.text`.
 
         Returns:
             best first; equal scores in the order given.
 
         Raises:
             ClaraError: latents of another checkpoint, or a checkpoint without a query reasoner.
+            ValueError: ``return_documents`` with latents.
         """
         question, documents = check_question(question), check_documents(texts)
+        asked_for: list[str] | None = None
+        if return_documents:
+            if isinstance(documents, Latents):
+                raise ValueError("return_documents=True returns the texts that were given, but latents were given")
+            asked_for = documents
         keep = None if top_k is None else check_count(top_k, "top_k")
         call = self.call()
         if not isinstance(documents, Latents) and self.can_rank:
             if missing := call.missing(call.documents(documents), keep or self.top_k):
                 call.later(missing, answered=False)
                 choice = requests.choose(question, call.documents(documents), None, rerank=True)
-                return pipeline.by_document(choice.ranking, choice.row)[:keep]
+                return _ranked(choice.ranking, choice.row, keep, asked_for)
         rows = call.candidates([documents])
-        return pipeline.by_document(call.rank([question], rows)[0], rows[0])[:keep]
+        return _ranked(call.rank([question], rows)[0], rows[0], keep, asked_for)
+
+    def predict(self, pairs: Sequence[Sequence[str]]) -> np.ndarray:
+        """The scores of pairs of a question and a text, as a `CrossEncoder` of sentence-transformers gives them.
+
+        They are those of `rank` where a question's pairs are its candidates: with words in the score
+        (``ranking="hybrid"``), a word weighs by how rare it is among these.
+
+        Args:
+            pairs: at least one ``(question, text)``, in any order.
+
+        Returns:
+            ``[pairs]`` float32, in the order given.
+
+        Raises:
+            ClaraError: a checkpoint without a query reasoner.
+            TypeError: what is no list of pairs of strings.
+            ValueError: no pair, or a blank question.
+        """
+        places: dict[str, list[int]] = {}
+        checked = check_pairs(pairs)
+        for place, (question, _) in enumerate(checked):
+            places.setdefault(question, []).append(place)
+        call = self.call()
+        rows = call.candidates([[checked[place][1] for place in of_one] for of_one in places.values()])
+        scores = np.empty(len(checked), dtype=np.float32)
+        for of_one, row, ranking in zip(places.values(), rows, call.rank(list(places), rows), strict=True):
+            for one in pipeline.by_document(ranking, row):
+                scores[of_one[one.index]] = one.score
+        return scores
 
     def search(self, question: str, top_k: int | None = None, *, where: Where | None = None) -> SearchResults:
         """The windows in the store whose latents are nearest to the question: one pass, whatever the store holds.
@@ -418,6 +458,14 @@ class Clara:
     def _plain_request(self, prompt: str | Sequence[Mapping[str, str]], how: Generation) -> PlainRequest:
         ids = self.model.tokens.chat_ids(check_turns(prompt), self.context_window)
         return PlainRequest(ids, how)
+
+
+def _ranked(
+    ranking: Sequence[Ranked], row: pipeline.Candidates, keep: int | None, texts: Sequence[str] | None
+) -> list[Ranked]:
+    """The documents of a ranking of windows, each with its text if ``texts`` are given."""
+    best = pipeline.by_document(ranking, row)[:keep]
+    return best if texts is None else [replace(one, text=texts[one.index]) for one in best]
 
 
 NO_LICENCE = "not stated; ask where the checkpoint and its base model come from"

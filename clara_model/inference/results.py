@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, overload
 
 from clara_model.inference.quotes import Quote
@@ -12,9 +12,13 @@ from clara_model.latents import Latents
 from clara_model.windows import Window
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ranked:
-    """One candidate: its index in the texts that were given, and its score."""
+    """One candidate: its index in the texts that were given, and its score.
+
+    It prints as ``Ranked(index=2, score=0.787, by='both', latents=0.512, words=0.275)``: numbers to three places, and
+    nothing that is None.
+    """
 
     index: int
     score: float
@@ -29,6 +33,13 @@ class Ranked:
     """The checkpoint's score of its latents with the question's, from -1 to 1; None where there were none yet."""
     words: float | None = None
     """The share of the question's words that it holds (BM25), from 0 to 1; None where words were not looked at."""
+    text: str | None = None
+    """Where ``return_documents`` asked for it."""
+
+    def __repr__(self) -> str:
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        shown = {name: f"{value:.3f}" if isinstance(value, float) else repr(value) for name, value in values.items()}
+        return f"Ranked({', '.join(f'{name}={shown[name]}' for name in shown if values[name] is not None)})"
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,20 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from counting import encoded
 from llama_index.core import Settings, VectorStoreIndex
 from llama_index.core.llms import MockLLM
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
-from llama_index.core.schema import MetadataMode
+from llama_index.core.schema import MetadataMode, TextNode
 from llama_index_kit import LOADING, FixedRetriever, debugging, recorded, text_nodes
 from small_model import QUESTIONS, TEXTS
 
-from clara_integrations.llama_index import ClaraEmbedding, ClaraQueryEngine, ClaraRerank, ClaraSynthesizer
+from clara_integrations.llama_index import ClaraEmbedding, ClaraLLM, ClaraQueryEngine, ClaraRerank, ClaraSynthesizer
 from clara_model.inference.clara import Clara
 from clara_model.inference.loader import loaded_models
 
@@ -115,10 +118,29 @@ def test_from_args_is_from_retriever(clara, make, tiny_clara_folder):
     assert ClaraQueryEngine.from_args(FixedRetriever([]), streaming=True)._response_synthesizer._streaming
 
 
-@pytest.mark.parametrize("name", ["llm", "response_synthesizer", "response_mode", "text_qa_template", "output_cls"])
+@pytest.mark.parametrize("name", ["llm", "response_synthesizer", "response_mode"])
 def test_what_only_a_stock_engine_takes_is_refused(name):
     with pytest.raises(TypeError, match=f"ClaraQueryEngine.from_args: unknown argument '{name}'; .*known are model, "):
         ClaraQueryEngine.from_args(FixedRetriever([]), **{name: MockLLM()})
+
+
+def test_for_templates_and_forms_the_component_that_takes_them_is_named_and_does(clara, tiny_clara_folder):
+    template = PromptTemplate("Say more. {context_str} {query_str}")
+    for make in (partial(ClaraQueryEngine.from_args, FixedRetriever([])), ClaraSynthesizer):
+        with pytest.raises(TypeError, match=r"RetrieverQueryEngine.from_args\(.*text_qa_template=..\), with ClaraLLM"):
+            make(tiny_clara_folder, text_qa_template=template)
+        with pytest.raises(TypeError, match=r"output_cls=..\), with an llm that writes JSON"):
+            make(tiny_clara_folder, output_cls=TextNode)
+    engine = RetrieverQueryEngine.from_args(
+        FixedRetriever(text_nodes(TEXTS)),
+        llm=ClaraLLM(tiny_clara_folder, **FEW, **LOADING),
+        node_postprocessors=[ClaraRerank(tiny_clara_folder, top_n=1, **LOADING)],
+        text_qa_template=template,
+    )
+    contents = [node.node.get_content(MetadataMode.LLM) for node in text_nodes(TEXTS)]
+    best = contents[clara.rank(QUESTIONS[0], contents)[0].index]
+    said = clara.plain([{"role": "user", "content": f"Say more. {best} {QUESTIONS[0]}"}], **FEW).text
+    assert engine.query(QUESTIONS[0]).response == said != ""
 
 
 def test_the_plain_constructor_takes_a_clara_synthesizer_and_nothing_else(monkeypatch):

@@ -43,6 +43,17 @@ def test_without_top_n_it_keeps_what_the_checkpoint_answers_from(clara, tiny_cla
     assert len(rerank.postprocess_nodes(text_nodes(TEXTS), query_str=QUESTION)) == clara.model.config.top_k == 2
 
 
+def test_nodes_below_the_threshold_are_left_out(rerank, clara, tiny_clara_folder):
+    nodes = text_nodes(TEXTS)
+    second = clara.rank(QUESTION, [node.node.get_content(MetadataMode.EMBED) for node in nodes])[1].score
+    strict = ClaraRerank(model=tiny_clara_folder, top_n=3, score_threshold=second, **LOADING)
+    assert (
+        strict.postprocess_nodes(nodes, query_str=QUESTION) == rerank.postprocess_nodes(nodes, query_str=QUESTION)[:2]
+    )
+    strict.score_threshold = 2.0
+    assert strict.postprocess_nodes(nodes, query_str=QUESTION) == []
+
+
 def test_guards_come_before_events_and_before_the_model():
     rerank = ClaraRerank(model="nowhere")
     with recorded() as events:
@@ -138,6 +149,7 @@ def test_it_comes_back_from_a_dict_json_and_pickle(rerank):
         "engine_url": None,
         "engine_timeout": None,
         "top_n": 3,
+        "score_threshold": None,
         "keep_retrieval_score": False,
         "metadata_mode": "embed",
     }

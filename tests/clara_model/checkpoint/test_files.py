@@ -237,6 +237,7 @@ def test_loading_is_silent(
 ):
     monkeypatch.setattr(sys.modules["huggingface_hub.utils.tqdm"], "HF_HUB_DISABLE_PROGRESS_BARS", None)
     monkeypatch.setattr(transformers_logging, "_tqdm_active", True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # on a terminal too
     transformers_logging.warning_once.cache_clear()  # said once in a process, perhaps by another test
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")

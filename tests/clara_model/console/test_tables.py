@@ -51,8 +51,17 @@ def test_usage_says_what_was_saved_and_does_not_divide_by_no_slots():
     assert line == "read 5 of 20 passages: 1,200 tokens of text in 80 slots (15.0x fewer), 7 tokens written"
     line = tables.usage_line(replace(usage, expanded_tokens=400), 5, 20)
     assert "passages: 400 tokens as text, 800 tokens of text in 80 slots (10.0x fewer), 7 tokens" in line
-    usage = Usage(text_tokens=0, slots=0, prompt_tokens=9, completion_tokens=1)
-    assert "fewer" not in tables.usage_line(usage, 0, 0)
+    line = tables.usage_line(replace(usage, text_tokens=17, slots=43), 1, 2)
+    assert line == "read 1 of 2 passages: 17 tokens of text in 43 slots (2.5x more), 7 tokens written"
+    for nothing in (Usage(slots=0), Usage(slots=9), Usage(text_tokens=8, expanded_tokens=8, slots=0)):
+        assert "x fewer" not in tables.usage_line(nothing, 0, 0) and "x more" not in tables.usage_line(nothing, 0, 0)
+
+
+def test_where_nothing_was_compressed_the_first_phase_is_a_look_up():
+    timings = Timings(compress=0.022, query=0.3, rank=0.001, generate=1.25)
+    rest = "query 300 ms, rank 1 ms, generate 1.2 s"
+    assert tables.timings_line(timings) == f"compress 22 ms, {rest}"
+    assert tables.timings_line(timings, compressed=False) == f"look up 22 ms, {rest}"
 
 
 def test_what_stands_nowhere_and_what_is_too_unlikely_are_told():

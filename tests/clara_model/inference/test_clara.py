@@ -1,8 +1,10 @@
 import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scheduling import busy, queued
@@ -11,6 +13,7 @@ from small_model import QUESTIONS, TEXTS, build_model
 from clara_model import ClaraModel
 from clara_model.errors import ClaraError
 from clara_model.inference.clara import Answer, Clara
+from clara_model.inference.results import Ranked
 from clara_model.latents import Latents
 from clara_model.modeling.embedding import embed
 from clara_model.store.cache import LatentCache
@@ -200,6 +203,51 @@ def test_equal_scores_keep_the_order_given(clara):
 @pytest.mark.parametrize(("top_k", "number"), [(None, 5), (1, 1), (3, 3), (99, 5)])
 def test_top_k_of_a_ranking(clara, top_k, number):
     assert clara.rank(QUESTIONS[0], TEXTS, top_k) == clara.rank(QUESTIONS[0], TEXTS)[:number]
+
+
+def test_a_ranking_brings_its_documents_where_they_are_asked_for(clara):
+    long = " ".join(TEXTS * 3)  # read in windows
+    texts = [*TEXTS, long]
+    plain, ranking = clara.rank(QUESTIONS[0], texts, 6), clara.rank(QUESTIONS[0], texts, 6, return_documents=True)
+    assert [one.text for one in ranking] == [texts[one.index] for one in ranking]
+    assert [replace(one, text=None) for one in ranking] == plain
+    with pytest.raises(ValueError, match="return_documents=True returns the texts that were given, but latents"):
+        clara.rank(QUESTIONS[0], clara.compress(TEXTS), return_documents=True)
+
+
+@pytest.mark.parametrize("ranking", ["latents", "hybrid"])
+def test_pairs_score_as_the_ranking_of_their_question_does(shared, passes, ranking):
+    clara = Clara(shared, ranking=ranking)
+    texts = [*TEXTS, " ".join(TEXTS * 3)]
+    pairs = [[question, text] for text in texts for question in QUESTIONS[:2]]  # questions in turn
+    scores = clara.predict(pairs)
+    assert (scores.dtype, scores.shape) == (np.float32, (12,))
+    assert [number for role, number in passes if role == "query_reasoner"] == [2]  # each question once
+    for start, question in enumerate(QUESTIONS[:2]):
+        alone = {one.index: one.score for one in clara.rank(question, texts)}
+        assert scores[start::2].tolist() == pytest.approx([alone[index] for index in range(len(texts))], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "error", "said"),
+    [
+        ([], ValueError, "at least one pair"),
+        (("a question?", "a text"), TypeError, "pair 1 of 2 must be .question, text., got 'a question.'"),
+        ([("a?", "b"), ("c?", "d", "e")], TypeError, "pair 2 of 2 must be"),
+        ([("a?", None)], TypeError, "text must be a string, got NoneType"),
+        ([(" ", "b")], ValueError, "the question is blank"),
+        ("a?", TypeError, "a list of pairs .question, text., got str"),
+    ],
+)
+def test_what_is_no_list_of_pairs_is_one_sentence(clara, pairs, error, said):
+    with pytest.raises(error, match=said):
+        clara.predict(pairs)
+
+
+def test_a_ranked_prints_short():
+    one = Ranked(2, 0.78712345, by="both", latents=0.5123456, words=0.2751)
+    assert str([one]) == "[Ranked(index=2, score=0.787, by='both', latents=0.512, words=0.275)]"
+    assert repr(Ranked(0, 0.5, text="Bern")) == "Ranked(index=0, score=0.500, by='latents', text='Bern')"
 
 
 @pytest.mark.parametrize(("top_k", "read"), [(None, 2), (1, 1), (4, 4), (99, 5)])
