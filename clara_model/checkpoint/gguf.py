@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, save_torch_model
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -149,8 +149,10 @@ def _write_plain(path: Path, folder: Path) -> None:
     plain.load_state_dict(read.state_dict())
     plain.generation_config = read.generation_config
     torch.nn.Module.to(plain, torch.bfloat16)
-    with base_files.without_bars():
-        plain.save_pretrained(folder)
+    plain.config.architectures, plain.config.dtype = [type(plain).__name__], torch.bfloat16
+    plain.config.save_pretrained(folder)
+    plain.generation_config.save_pretrained(folder)
+    save_torch_model(plain, folder)  # quietly, where the model's own `save_pretrained` draws a bar and asks DeepSpeed
     tokenizer.save_pretrained(folder)
 
 
