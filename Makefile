@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip
 PACKAGES := clara_model trainers clara_integrations haystack_integrations
 SOURCES := $(PACKAGES) $(wildcard tests examples)
 
-.PHONY: demo test lint types unit coverage slow quantized lowest objects engine pages docs dist format clean
+.PHONY: demo test lint types unit coverage slow quantized lowest objects engine pages docs site dist format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-small
@@ -104,6 +104,11 @@ page-%:
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo runs/docs/index.html
+
+# The pages as those of a version (make site VERSION=0.2), on the branch gh-pages beside the others; `latest` is the last.
+site: $(VENV)/.installed-docs
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mike deploy --update-aliases $(VERSION) latest
+	$(BIN)/mike set-default latest
 
 # Wheel and source archive in dist/, checked; the wheel answers a question in an environment with nothing else.
 dist: $(BIN)/python

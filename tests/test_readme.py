@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from clara_model.checkpoint import bundled_models
+from clara_model.checkpoint import bundled_models, devices
 from clara_model.cli.main import main
 from clara_model.errors import ClaraError
 
@@ -25,7 +26,9 @@ needs_base = pytest.mark.skipif(
 
 
 @needs_base
-def test_the_first_answer_is_the_one_that_it_states(capsys):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_answer_is_the_one_that_it_states_on_every_machine(capsys, monkeypatch, dtype):
+    monkeypatch.setattr(devices, "default_dtype", lambda device: dtype)
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(snippet, "README.md", "exec"), {})
     (answer,) = capsys.readouterr().out.splitlines()
