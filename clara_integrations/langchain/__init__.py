@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
 
-__all__ = ["ClaraRerank", "ClaraRetriever"]
+__all__ = ["ClaraCompressor", "ClaraStoreRetriever"]
 
 SCORE = "relevance_score"
 """Key of a document's score in its metadata, as LangChain's own rerankers name it."""
@@ -49,10 +49,10 @@ class _Component(BaseModel):
         self._holder.close()
 
 
-class ClaraRerank(_Component, BaseDocumentCompressor):
+class ClaraCompressor(_Component, BaseDocumentCompressor):
     """Ranks documents for a query by their latents and keeps the best, each with its score in the metadata.
 
-    ``ClaraRerank(model="clara-tiny", top_n=1).compress_documents(documents, "Where was Ranvun Mepos born?")``
+    ``ClaraCompressor(model="clara-tiny", top_n=1).compress_documents(documents, "Where was Ranvun Mepos born?")``
     """
 
     top_n: int | None = Field(default=None, gt=0, description="Documents to keep; by default the checkpoint's number.")
@@ -79,10 +79,10 @@ class ClaraRerank(_Component, BaseDocumentCompressor):
         return await self._holder.run_in_thread(self.compress_documents, documents, query)
 
 
-class ClaraRetriever(_Component, BaseRetriever):
+class ClaraStoreRetriever(_Component, BaseRetriever):
     """Finds the passages of a store that ``clara compress`` has filled: one pass for the query, nothing else.
 
-    ``ClaraRetriever(model="clara-tiny", store="latents", k=1).invoke("Where was Ranvun Mepos born?")``
+    ``ClaraStoreRetriever(model="clara-tiny", store="latents", k=1).invoke("Where was Ranvun Mepos born?")``
     """
 
     k: int | None = Field(default=None, gt=0, description="Passages to find; by default the checkpoint's number.")

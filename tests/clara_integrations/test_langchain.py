@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableLambda
 from pydantic import ValidationError
 from small_model import QUESTIONS, TEXTS
 
-from clara_integrations.langchain import ClaraRerank, ClaraRetriever
+from clara_integrations.langchain import ClaraCompressor, ClaraStoreRetriever
 from clara_model.inference.clara import Clara
 
 QUESTION = QUESTIONS[0]
@@ -40,7 +40,7 @@ def store(tiny_clara_folder, tmp_path):
 
 
 def test_it_gives_copies_of_the_best_with_their_scores(clara, tiny_clara_folder, documents):
-    rerank = ClaraRerank(model=str(tiny_clara_folder), top_n=3, options=LOADING)
+    rerank = ClaraCompressor(model=str(tiny_clara_folder), top_n=3, options=LOADING)
     expected = clara.rank(QUESTION, TEXTS, 3)
     found = rerank.compress_documents(documents, QUESTION)
     assert [(one.id, one.page_content, one.metadata) for one in found] == [
@@ -48,8 +48,8 @@ def test_it_gives_copies_of_the_best_with_their_scores(clara, tiny_clara_folder,
     ]
     assert all(set(one.metadata) == {"n"} for one in documents)  # those given are left as they were
     assert asyncio.run(rerank.acompress_documents(documents, QUESTION)) == found
-    assert len(ClaraRerank(model=clara).compress_documents(documents, QUESTION)) == clara.top_k
-    strict = ClaraRerank(model=clara, top_n=3, score_threshold=expected[1].score)
+    assert len(ClaraCompressor(model=clara).compress_documents(documents, QUESTION)) == clara.top_k
+    strict = ClaraCompressor(model=clara, top_n=3, score_threshold=expected[1].score)
     assert strict.compress_documents(documents, QUESTION) == found[:2]
 
 
@@ -62,7 +62,7 @@ def test_a_retriever_finds_what_a_search_finds_and_stands_in_a_chain(tiny_clara_
         def on_retriever_end(self, documents, **kwargs):
             seen.append(documents)
 
-    retriever = ClaraRetriever(model=str(tiny_clara_folder), store=store, k=2, options=LOADING)
+    retriever = ClaraStoreRetriever(model=str(tiny_clara_folder), store=store, k=2, options=LOADING)
     found = retriever.invoke(QUESTION, {"callbacks": [Handler()]})
     assert [(one.id, one.page_content, one.metadata["relevance_score"]) for one in found] == [
         (one.id, one.text, one.score) for one in expected
@@ -83,7 +83,7 @@ def test_a_compressor_and_a_retriever_leave_the_loop_free(clara, documents, monk
     monkeypatch.setattr(Clara, "rank", waiting)
 
     async def both():
-        task = asyncio.create_task(ClaraRerank(model=clara).acompress_documents(documents, QUESTION))
+        task = asyncio.create_task(ClaraCompressor(model=clara).acompress_documents(documents, QUESTION))
         await asyncio.sleep(0.05)
         gate.set()
         return await task
@@ -92,15 +92,15 @@ def test_a_compressor_and_a_retriever_leave_the_loop_free(clara, documents, monk
 
 
 def test_what_is_wrong_is_told(documents, tmp_path):
-    assert ClaraRerank(model="nowhere").compress_documents([], QUESTION) == []
-    with pytest.raises(ValueError, match="ClaraRerank: query must not be blank"):
-        ClaraRerank(model="nowhere").compress_documents(documents, " ")
+    assert ClaraCompressor(model="nowhere").compress_documents([], QUESTION) == []
+    with pytest.raises(ValueError, match="ClaraCompressor: query must not be blank"):
+        ClaraCompressor(model="nowhere").compress_documents(documents, " ")
     with pytest.raises(ValidationError, match="top_n"):
-        ClaraRerank(model="nowhere", top_n=0)
-    with pytest.raises(TypeError, match="ClaraRerank: unknown model option 'dtyp'; did you mean 'dtype'"):
-        ClaraRerank(model="nowhere", options={"dtyp": "float32"})
+        ClaraCompressor(model="nowhere", top_n=0)
+    with pytest.raises(TypeError, match="ClaraCompressor: unknown model option 'dtyp'; did you mean 'dtype'"):
+        ClaraCompressor(model="nowhere", options={"dtyp": "float32"})
     with pytest.raises(FileNotFoundError, match="latents"):
-        ClaraRetriever(model="nowhere", store=str(tmp_path / "latents")).invoke(QUESTION)
+        ClaraStoreRetriever(model="nowhere", store=str(tmp_path / "latents")).invoke(QUESTION)
 
 
 def test_importing_loads_neither_torch_nor_a_model():
