@@ -1,10 +1,13 @@
-"""How often texts are hashed and split, wherever in the library that happens."""
+"""How often texts are hashed, split and encoded, wherever in the library that happens."""
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from clara_model import ClaraModel
 from clara_model.modeling.tokens import Tokens
 from clara_model.windows import content_key
 
@@ -17,3 +20,18 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[str], Counter[str]
             monkeypatch.setattr(module, "content_key", lambda text: (hashed.update([text]), content_key(text))[1])
     monkeypatch.setattr(Tokens, "windows", lambda own, text: (split.update([text]), real(own, text))[1])
     return hashed, split
+
+
+@contextmanager
+def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """How many texts each role encodes inside the block."""
+    counts = {"compressor": 0, "query_reasoner": 0}
+    original = ClaraModel.encode
+
+    def counting(self, role, ids, mask):
+        counts[role] += len(ids)
+        return original(self, role, ids, mask)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClaraModel, "encode", counting)
+        yield counts
