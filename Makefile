@@ -42,7 +42,7 @@ slow: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= \
 	  $(BIN)/python -m pytest -n auto --dist worksteal -m 'slow and not gpu and not network' $(PYTEST_ARGS)
 
-# A base in 8 and 4 bits. bitsandbytes lies beside the environment, since PEFT would import it at every start.
+# A base in 8 and 4 bits. bitsandbytes lies beside the environment, which is as it is without that extra.
 quantized: $(VENV)/.bitsandbytes
 	PYTHONPATH=$(abspath $(VENV)/bitsandbytes) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m '' \
 	  tests/clara_model/checkpoint/test_quantized.py tests/trainers/test_quantized_training.py \

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clara_model.latents import Latents
 
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-# Where it is installed PEFT imports it, and it warns of a kernel that is not used here (`checkpoint.devices`).
+# It warns of a kernel that is not used here (`checkpoint.devices`).
 
 __version__ = "0.2.0"
 __all__ = ["Clara", "ClaraConfig", "ClaraError", "ClaraModel", "EngineError", "Latents", "Prompt", "PromptSet"]

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from clara_model.inference.clara import AnswerStream, Clara
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["int8", "int4"]
 Decoding = Literal["quick", "exact", "compiled"]
 
@@ -60,7 +59,7 @@ class ClaraComponent(BaseComponent):
     prompts: str | None = _option("A prompts file, instead of the checkpoint's.")
     device: str | None = _option("E.g. `cuda:0`, `cpu`; a GPU where there is one.")
     dtype: Dtype | None = _option("Default: bfloat16 if the device has it in hardware.")
-    attn_implementation: Attention | None = _option("Default: `sdpa`.")
+    attn_implementation: str | None = _option("Default: `sdpa`.")
     quantization: Quantization | None = _option("Of the base model (GPU only).")
     decoding: Decoding | None = _option("`quick` or `exact` products on a CPU; `compiled` on a GPU.")
     batch_tokens: int | None = _option("Tokens in one batch at most; by the device if not given.", gt=0)

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import re
 import weakref
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +19,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers import __version__ as transformers_version
-from transformers.initialization import no_init_weights
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import (
+    is_flash_attn_2_available,
+    is_flash_attn_3_available,
+    is_flash_attn_4_available,
+    is_kernels_available,
+)
 
 from clara_model.checkpoint import base_files, devices, gguf
 from clara_model.checkpoint.config import read_json
@@ -32,7 +35,9 @@ from clara_model.errors import ClaraError, blaming, shown
 logger = logging.getLogger(__name__)
 
 _keys: weakref.WeakKeyDictionary[PreTrainedModel, str] = weakref.WeakKeyDictionary()
-ATTENTION = ("sdpa", "eager", "flash_attention_2")
+ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3", "flash_attention_4")
+KERNELS = "kernels-community/"
+"""Attention kernels of the hub, built already; transformers loads no other owner's."""
 HUB_NAMES = {
     "Mistral-7B-Instruct-v0.2": "mistralai/Mistral-7B-Instruct-v0.2",
     "Mistral-7B-Instruct-v0.3": "mistralai/Mistral-7B-Instruct-v0.3",
@@ -81,7 +86,7 @@ def load_base(
     """
     options = options.resolved()
     device, attention = torch.device(options.device or "cpu"), str(options.attn_implementation)
-    _check_attention(attention)
+    _check_attention(attention, device)
     quantization = devices.settings(options.quantization, cast(torch.dtype, options.dtype))
     if gguf.is_gguf(name):
         folder = gguf.base_folder(name, options.revision, sha256, options.token)
@@ -203,23 +208,53 @@ def resize_embeddings(base: PreTrainedModel, rows: int, mean_of_old: bool = True
         mean_of_old: draw added rows around the mean of the old ones; False where they are about to be loaded,
             because the old rows' covariance takes seconds on a 7B model: they then hold anything.
     """
+    if not mean_of_old:
+        _resize_without_drawing(base, rows)
+        return
     drop = _Without("The new embeddings will be initialized", "The new lm_head weights will be initialized")
     source = logging.getLogger("transformers.modeling_utils")
     source.addFilter(drop)
     try:
-        with nullcontext() if mean_of_old else no_init_weights():
-            base.resize_token_embeddings(rows, mean_resizing=mean_of_old)
+        base.resize_token_embeddings(rows)
     finally:
         source.removeFilter(drop)
 
 
-def _check_attention(attention: str) -> None:
-    if attention not in ATTENTION:
-        raise ClaraError(f"attn_implementation must be one of {', '.join(ATTENTION)}, got {attention!r}")
-    if attention == "flash_attention_2" and not is_flash_attn_2_available():
+@torch.no_grad()
+def _resize_without_drawing(base: PreTrainedModel, rows: int) -> None:
+    """As `resize_token_embeddings`, which draws all rows before it copies the old ones."""
+    grown: dict[nn.Parameter, nn.Parameter] = {}
+    for layer, size in (
+        (base.get_input_embeddings(), "num_embeddings"),
+        (base.get_output_embeddings(), "out_features"),
+    ):
+        for name, old in layer.named_parameters(recurse=False):  # a tied matrix stays tied
+            if old not in grown:
+                new = old.new_empty(rows, *old.shape[1:])
+                new[: len(old)] = old[:rows]
+                grown[old] = nn.Parameter(new, requires_grad=old.requires_grad)
+            setattr(layer, name, grown[old])
+        setattr(layer, size, rows)
+    base.config.get_text_config().vocab_size = rows
+    base.vocab_size = rows  # type: ignore[assignment]
+
+
+def _check_attention(attention: str, device: torch.device) -> None:
+    flash = {
+        "flash_attention_2": is_flash_attn_2_available,
+        "flash_attention_3": is_flash_attn_3_available,
+        "flash_attention_4": is_flash_attn_4_available,
+    }
+    kernel = attention.startswith(KERNELS)
+    if attention not in ATTENTION and not kernel:
+        known = f"{', '.join(ATTENTION)} or a kernel such as {KERNELS}flash-attn2"
+        raise ClaraError(f"attn_implementation must be one of {known}, got {attention!r}")
+    here = is_kernels_available() or (attention in flash and flash[attention]())
+    if (kernel or attention in flash) and (device.type == "cpu" or not here):
+        own = "" if kernel else ", or its own,"
         raise ClaraError(
-            "flash_attention_2 was asked for but flash-attn or a supported GPU is not there; "
-            "install clara-integrations[flash-attn] on a GPU machine, or use sdpa"
+            f"{attention} was asked for but needs a GPU (here {device.type}) and the package kernels{own}; "
+            "install it on a GPU machine, or use sdpa"
         )
 
 

@@ -12,11 +12,10 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -91,8 +90,9 @@ def export(base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
     return name
 
 
-def _layers(base: PreTrainedModel) -> dict[str, LoraLayer]:
-    return {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+def _layers(base: PreTrainedModel) -> dict[str, Any]:
+    """Those with adapters, which are `modeling.adapters.RoleLinear`."""
+    return {name: module for name, module in base.named_modules() if hasattr(module, "lora_A")}
 
 
 def _counts(name: str) -> bool:
@@ -100,10 +100,10 @@ def _counts(name: str) -> bool:
     return ".lora_" not in name or f".{_ROLE}." in name
 
 
-def _tensors(base: PreTrainedModel) -> dict[str, Tensor | LoraLayer]:
+def _tensors(base: PreTrainedModel) -> dict[str, Any]:
     """Each weight of the plain model by its plain name, or the layer that it is merged from; tied ones once."""
     layers, seen = {f"{name}.weight": layer for name, layer in _layers(base).items()}, set()
-    found: dict[str, Tensor | LoraLayer] = {}
+    found: dict[str, Any] = {}
     for key, tensor in base.state_dict().items():
         place = tensor.data_ptr(), tensor.shape
         if ".lora_" not in key and place not in seen:
@@ -113,18 +113,18 @@ def _tensors(base: PreTrainedModel) -> dict[str, Tensor | LoraLayer]:
     return found
 
 
-def _weight(found: Tensor | LoraLayer) -> Tensor:
+def _weight(found: Any) -> Tensor:
     """Of a layer ``W + scale * B A`` of the generator, summed in float32, as decoding has it."""
     if isinstance(found, Tensor):
         return found
-    modules = found.get_base_layer(), found.lora_A[_ROLE], found.lora_B[_ROLE]
+    modules = found.base_layer, found.lora_A[_ROLE], found.lora_B[_ROLE]
     weight, down, up = (cast(Tensor, module.weight).detach() for module in modules)
     return torch.addmm(weight.float(), up.float(), down.float(), alpha=found.scaling[_ROLE]).to(weight.dtype)
 
 
 def _write_weights(base: PreTrainedModel, folder: Path) -> None:
     tensors = _tensors(base)
-    bare = {name: one if isinstance(one, Tensor) else one.get_base_layer().weight for name, one in tensors.items()}
+    bare = {name: one if isinstance(one, Tensor) else one.base_layer.weight for name, one in tensors.items()}
     sizes = {name: cast(Tensor, tensor).to("meta") for name, tensor in bare.items()}
     plan = split_torch_state_dict_into_shards(sizes, max_shard_size=SHARD)
     for file, names in plan.filename_to_tensors.items():

@@ -25,7 +25,7 @@ from huggingface_hub import hf_hub_download, save_torch_model
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from clara_model.checkpoint import base_files
+from clara_model.checkpoint import base_files, hashes
 from clara_model.defaults import cache_folder
 from clara_model.errors import ClaraError, needing
 
@@ -75,8 +75,11 @@ def version(name: str) -> str | None:
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def digest() -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return hashes.kept(hashes.files_key(path), digest, lambda found: len(found) == 64)
 
 
 def find(name: str, revision: str | None = None, token: str | None = None) -> Path:

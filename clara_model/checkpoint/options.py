@@ -59,14 +59,15 @@ class LoadOptions:
     device: torch.device | str | None = None
     """E.g. ``cuda:0`` or ``cpu``; by default a GPU where there is one."""
     attn_implementation: str | None = None
-    """``sdpa`` (default), ``eager`` or ``flash_attention_2``."""
+    """As transformers names it: ``sdpa`` (default), ``eager``, ``flex_attention``, ``flash_attention_2`` to ``_4``, or
+    a kernel that needs no build, e.g. ``kernels-community/flash-attn2``."""
     quantization: str | None = None
     """``int8`` or ``int4`` of the base (bitsandbytes, extra ``quantization``)."""
     decoding: str | None = None
     """How a CPU multiplies while it generates. ``quick``: a single position in float16, several in bfloat16, each where
     the machine is faster so; about two answers in a hundred differ from float32's. ``exact``: in the weights' own float
     type. By default ``quick``, but where ``dtype`` asks for float32 ``exact``. ``compiled``: on a GPU from recorded
-    graphs; the first answer of each size waits for its graph."""
+    graphs, a question's own pass too; the first of each size waits for its graph."""
     token: str | None = field(default=None, compare=False, repr=False)
     """For private hub repositories. It says who may fetch, not what, so it does not tell models apart."""
 

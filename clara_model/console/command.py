@@ -69,7 +69,7 @@ def add_load_options(parser: argparse._ActionsContainer) -> None:
     add("--prompts", metavar="FILE", help="prompts (JSON) to use instead of the checkpoint's")
     add("--device", help="where to compute, e.g. cpu, cuda (default: the fastest there is)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="number format of the weights")
-    add("--attn-implementation", metavar="NAME", help="sdpa (default), eager or flash_attention_2")
+    add("--attn-implementation", metavar="NAME", help="as transformers names it (default: sdpa)")
     add("--decoding", choices=options.DECODINGS, help="products on a CPU: in the fastest float types or as the weights "
         "are (default: quick, or exact with --dtype float32); on a GPU: compiled")  # fmt: skip
     add("--quantization", choices=("int8", "int4"), help="smaller base weights (extra quantization)")

@@ -1,24 +1,23 @@
 """The roles: one frozen base, one LoRA adapter for each role, and the switch that says which one a pass runs as.
 
-PEFT's ``set_adapter`` walks all layers and turns gradients on and off as it goes, so it cannot switch roles inside one
-training step. Here all LoRA layers read one shared list that holds the active role; switching writes one element.
+All LoRA layers read one shared list that holds the active role; switching writes one element, also inside one training
+step, where PEFT's ``set_adapter`` would turn gradients on and off.
 Gradient checkpointing runs a layer again in the backward pass, when another role may be active, so the role of the
 first run is captured and restored for the second (see `Roles.checkpoint_contexts`).
 """
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from clara_model.checkpoint.config import FUSED_TARGETS, LORA_TARGETS, ClaraConfig
 from clara_model.checkpoint.contents import fresh
@@ -28,41 +27,60 @@ BASE = "base"
 """The base model alone, no adapter."""
 
 
-class RoleLinear(Linear):
-    """PEFT's LoRA layer with fewer passes over its input and its result.
+class RoleLinear(nn.Module):
+    """A linear layer with an adapter for each role (LoRA, Hu et al. 2021), named as by PEFT.
 
-    The adapter's product is added in place: PEFT makes three more tensors of the result's size (product, scaled
-    product, sum); where hidden sizes are small that is a fifth of an encoder pass. In training under autocast the input
-    stays as it is: PEFT casts it to the adapter's float32, and autocast back. Never built: `Roles.add` makes PEFT's
-    layers into this class.
+    The adapter's product is added in place where that may be, which saves two tensors of the result's size: where
+    hidden sizes are small that is a fifth of an encoder pass.
     """
 
     merged_weight: Tensor | None = None
     """The weight with an adapter's product added, while passes take it (`modeling.merged`)."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """``W x + scale * B A x`` as the active role; as PEFT computes it where this class's way does not apply."""
+    def __init__(self, base_layer: nn.Linear, active: list[str]) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.lora_dropout, self.lora_A, self.lora_B = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        self.scaling: dict[str, float] = {}
+        self._active_adapter = active
+
+    def add(self, role: str, config: ClaraConfig) -> None:
+        """A freshly initialised adapter, whose output is zero, in float32 at least."""
+        weight, rate = self.base_layer.weight, config.lora_dropout
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        how: dict[str, Any] = {"bias": False, "device": weight.device, "dtype": dtype}
+        self.lora_dropout[role] = nn.Dropout(rate) if rate else nn.Identity()
+        self.lora_A[role] = nn.Linear(self.base_layer.in_features, config.lora_rank, **how)
+        self.lora_B[role] = nn.Linear(config.lora_rank, self.base_layer.out_features, **how)
+        self.scaling[role] = config.lora_alpha / config.lora_rank
+        self.reset(role)
+
+    def reset(self, role: str) -> None:
+        """Initialise one adapter anew."""
+        nn.init.kaiming_uniform_(cast(Tensor, self.lora_A[role].weight), a=math.sqrt(5))
+        nn.init.zeros_(cast(Tensor, self.lora_B[role].weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``W x + scale * B A x`` as the active role."""
         if self.merged_weight is not None:
             return functional.linear(x, self.merged_weight, cast(Tensor | None, self.base_layer.bias))
         role = self._active_adapter[0]
-        if (torch.is_grad_enabled() or self.training) and role in self.lora_A and not args and not kwargs:
-            return self._in_training(x, role)
-        if torch.is_grad_enabled() or self.training or args or kwargs:
-            return super().forward(x, *args, **kwargs)
         if role not in self.lora_A:
-            return self.base_layer(x)
-        up = self.lora_B[role].weight
-        if not x.dtype == self.base_layer.weight.dtype == up.dtype or torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
-        if hasattr(up, "ds_id"):  # DeepSpeed ZeRO 3 gathers weights for module calls only
-            return super().forward(x)
-        result = self.base_layer(x)
+            return cast(Tensor, self.base_layer(x))
+        if torch.is_grad_enabled() or self.training:
+            return self._in_training(x, role)
+        up = cast(Tensor, self.lora_B[role].weight)
+        alike = x.dtype == self.base_layer.weight.dtype == up.dtype and not torch.is_autocast_enabled(x.device.type)
+        result: Tensor = self.base_layer(x)
+        if not alike or hasattr(up, "ds_id"):  # DeepSpeed ZeRO 3 gathers weights for module calls only
+            low = self.lora_A[role](x.to(up.dtype))
+            return (result + self.lora_B[role](low) * self.scaling[role]).to(result.dtype)
         low = self.lora_A[role](x).flatten(0, -2)
         result.view(-1, result.shape[-1]).addmm_(low, up.T, alpha=self.scaling[role])
         return result
 
     def _in_training(self, x: Tensor, role: str) -> Tensor:
-        """PEFT's sum, added where the product is made; under autocast, without PEFT's casts."""
+        """The same with dropout on the adapter's input; under autocast the input stays as it is."""
         rows = x.flatten(0, -2)
         result = self.base_layer(rows)
         if not torch.is_autocast_enabled(x.device.type):
@@ -74,9 +92,9 @@ class RoleLinear(Linear):
         else:
             rows = dropout(rows)
         low, up = self.lora_A[role](rows), self.lora_B[role].weight
-        if low.dtype == result.dtype and not hasattr(up, "ds_id"):  # else ZeRO 3, or a base of another dtype
+        if low.dtype == result.dtype and type(self.base_layer) is nn.Linear and not hasattr(up, "ds_id"):
             result = result.addmm_(low, up.T.to(low.dtype), alpha=scale)
-        else:
+        else:  # a base of another dtype or quantized, or ZeRO 3
             result = (result + self.lora_B[role](low * scale)).to(result.dtype)
         return result.view(*x.shape[:-1], -1)
 
@@ -105,49 +123,38 @@ class Roles:
     Not thread-safe: one pass at a time per model (`Clara` holds a lock).
     """
 
-    def __init__(self, base: PreTrainedModel, config: ClaraConfig) -> None:
-        """Inject one freshly initialised adapter for each role; the base's own weights are frozen."""
-        self._lora = LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            target_modules=list(config.lora_targets),
-        )
+    def __init__(self, base: PreTrainedModel, config: ClaraConfig, *, to_be_loaded: bool = False) -> None:
+        """Add an adapter for each role, ``to_be_loaded`` or freshly initialised; the base's own weights are frozen."""
+        self._config = config
         self.names: tuple[str, ...] = ()
-        self._layers: dict[str, LoraLayer] = {}
         self._active = [BASE]
         self._base = [base]  # in a list, so that this object is no parent of the base
         base.requires_grad_(False)
         _check_targets(base, config.lora_targets)
-        for role in config.roles:
-            self.add(role)
+        self._layers: dict[str, RoleLinear] = {}
+        for name, module in list(base.named_modules()):
+            parent, _, last = name.rpartition(".")
+            if last in config.lora_targets:
+                self._layers[name] = RoleLinear(cast(nn.Linear, module), self._active)
+                setattr(base.get_submodule(parent), last, self._layers[name])
+        with no_init_weights() if to_be_loaded else nullcontext():
+            for role in config.roles:
+                self.add(role)
 
     def add(self, role: str) -> None:
-        """Inject a freshly initialised adapter (its output is zero) for one more role.
+        """Add a freshly initialised adapter (its output is zero) for one more role.
 
         Raises:
             ClaraError: the role is there already.
         """
         if role in self.names:
             raise ClaraError(f"this checkpoint already has a {role.replace('_', ' ')}")
-        if self.names:
-            for layer in self._layers.values():
-                _add_like(layer, self.names[0], role)
-        else:
-            self._inject(role)
+        for layer in self._layers.values():
+            layer.add(role, self._config)
         self.names = (*self.names, role)
         self.parameters_require_grad(())
 
-    def _inject(self, role: str) -> None:
-        """Have PEFT put in the layers, which takes it a tenth of a millisecond for each module of the base."""
-        inject_adapter_in_model(self._lora, self.base, adapter_name=role)
-        self._layers = {name: module for name, module in self.base.named_modules() if isinstance(module, LoraLayer)}
-        for layer in self._layers.values():
-            layer._active_adapter = self._active
-            if type(layer) is Linear:  # not the quantized kinds
-                layer.__class__ = RoleLinear
-
-    def layers(self) -> dict[str, LoraLayer]:
+    def layers(self) -> dict[str, RoleLinear]:
         """Every layer with LoRA, by its module name in the base."""
         return self._layers
 
@@ -226,23 +233,7 @@ class Roles:
     def reset(self, role: str) -> None:
         """Initialise one role's weights anew, as when it was added (stage 2 starts a fresh generator)."""
         for layer in self.layers().values():
-            layer.reset_lora_parameters(role, init_lora_weights=True)
-
-
-def _add_like(layer: LoraLayer, first: str, role: str) -> None:
-    """Give a layer one more freshly initialised adapter, by all that it holds for its first one."""
-    for held in (*vars(layer).values(), *cast(nn.Module, layer).children()):
-        if isinstance(held, dict | nn.ModuleDict) and first in held:
-            held[role] = _another(held[first])
-    layer.reset_lora_parameters(role, init_lora_weights=True)
-
-
-def _another(value: Any) -> Any:
-    """A copy of what a layer holds for an adapter; a product's weights are new ones."""
-    if type(value) is not nn.Linear:
-        return copy.deepcopy(value)
-    like: dict[str, Any] = {"bias": value.bias is not None, "device": value.weight.device, "dtype": value.weight.dtype}
-    return nn.Linear(value.in_features, value.out_features, **like)  # draws, as PEFT does: a seed gives the same start
+            layer.reset(role)
 
 
 def default_targets(base: nn.Module) -> tuple[str, ...]:
@@ -255,11 +246,7 @@ def _layer_names(base: nn.Module) -> set[str]:
 
 
 def _check_targets(base: nn.Module, targets: tuple[str, ...]) -> None:
-    """PEFT is content with one name that it finds.
-
-    Raises:
-        ClaraError: the base model has no layers of some name.
-    """
+    """Raise a `ClaraError` where the base model has no linear layers of some name."""
     missing = [name for name in targets if name not in _layer_names(base)]
     if missing:
         hint = "lora_targets may name other layers"

@@ -86,7 +86,7 @@ class RoleModel(nn.Module):
         resize_embeddings(base, len(self.tokens), mean_of_old=not to_be_loaded)
         base.generation_config = only_tokens(base.generation_config)
         self.base = base
-        self.roles = Roles(base, config)
+        self.roles = Roles(base, config, to_be_loaded=to_be_loaded)
         self.merged = Merged(self.roles, "generator")
         self.compiled: Compiled | None = None
         added = self._embedding_weight()[self.tokens.memory_ids]
@@ -94,7 +94,8 @@ class RoleModel(nn.Module):
         self.residuals = Residuals()
         if config.residual != "none":
             for role in self.memory.rows:
-                center = self._embedding_weight().detach().float().mean(dim=0)
+                weight = self._embedding_weight().detach()
+                center = weight[0].float() if to_be_loaded else weight.float().mean(dim=0)
                 self.residuals.add(role, config, center, self.tokens.added_ids[0])
         self.embeddings_changed = False
         self.identity = Identity(base, self.tokens)
@@ -323,15 +324,18 @@ class RoleModel(nn.Module):
         return model
 
     def compile_decoding(self) -> None:
-        """Decode from recorded graphs, on a GPU; that of one answer of usual length is recorded now.
+        """Decode and encode single questions from recorded graphs, on a GPU; those of usual lengths are recorded now.
 
         Raises:
             ClaraError: the model is not on a GPU.
         """
         if self.device.type != "cuda":
             raise ClaraError(f"decoding 'compiled' needs a GPU, the model is on {self.device}; use 'quick' there")
+        ids = self.tokens.document_ids("A first prompt.")
         self.compiled = Compiled()
-        self.generate_ids([self.tokens.document_ids("A first prompt.")[: -self.config.memory_tokens]], [])
+        self.generate_ids([ids[: -self.config.memory_tokens]], [])
+        if "query_reasoner" in self.config.roles:
+            self.encode_rows("query_reasoner", [ids])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write this project's layout: ``config.json`` and ``adapters.safetensors``; the base model is only named."""
@@ -364,8 +368,12 @@ class RoleModel(nn.Module):
         memory = self.config.memory_tokens
         ids, mask = ids_NT.to(self.device), mask_NT.to(self.device)
         with self.roles.acting_as(role):
-            text = self.base.get_input_embeddings()(ids[:, :-memory])
-            states = self.hidden_states(self.memory(role, text), mask)
+            embeds = self.memory(role, self.base.get_input_embeddings()(ids[:, :-memory]))
+            states = None
+            if self.compiled is not None and role == "query_reasoner":  # what is kept comes from the base's own layers
+                states = self.compiled.states(self.base.get_decoder(), embeds, mask)
+            if states is None:
+                states = self.hidden_states(embeds, mask)
         latents = states[:, -memory:]
         return (self._on_residual(role, ids, mask, latents) if role in self.residuals.of else latents), states
 

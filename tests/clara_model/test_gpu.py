@@ -1,5 +1,6 @@
 """On a CUDA device: float32, bfloat16, flash attention, checkpointed gradients, 8 and 4 bits against the CPU."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,23 @@ def test_answers_in_float32_are_the_cpus(tiny_clara_folder, model):
     found = on_gpu.generate_from_questions(small_model.QUESTIONS, candidates, 8)
     assert found[0] == expected[0]
     assert found[1].tolist() == expected[1].tolist()
+
+
+def test_recorded_graphs_write_and_encode_what_the_layers_do(tiny_clara_folder, model):
+    how = {"dtype": torch.float32, "device": "cuda"}
+    graphs = ClaraModel.from_pretrained(tiny_clara_folder, decoding="compiled", **how)
+    candidates = [small_model.TEXTS] * len(small_model.QUESTIONS)
+    expected = model.generate_from_questions(small_model.QUESTIONS, candidates, 8)
+    with ThreadPoolExecutor(1) as other:  # as `Clara` does, a thread that has not recorded
+        for found in (
+            graphs.generate_from_questions(small_model.QUESTIONS, candidates, 8),
+            other.submit(graphs.generate_from_questions, small_model.QUESTIONS, candidates, 8).result(),
+        ):
+            assert found[0] == expected[0] and found[1].tolist() == expected[1].tolist()
+    assert graphs.compiled is not None and graphs.compiled._works
+    for question in small_model.QUESTIONS:
+        wanted = model.encode_queries([question]).vectors
+        assert relative(graphs.encode_queries([question]).vectors, wanted) < 1e-3
 
 
 def test_the_generator_is_merged_as_far_as_the_gpus_memory_goes(tiny_clara_folder, monkeypatch):

@@ -67,7 +67,7 @@ def _peak(device: torch.device) -> int | None:
     return int(found[0].split()[1]) * 1024 if found else None
 
 
-PACKAGES = ("clara-integrations", "torch", "transformers", "peft", "bm25s", "sentence-transformers", "scipy")
+PACKAGES = ("clara-integrations", "torch", "transformers", "bm25s", "sentence-transformers", "scipy")
 
 
 def environment(device: torch.device) -> dict[str, str]:

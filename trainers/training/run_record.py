@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "run.json"
 FORMAT = 1
-PACKAGES = ("clara-integrations", "torch", "transformers", "peft", "accelerate", "deepspeed", "tokenizers")
+PACKAGES = ("clara-integrations", "torch", "transformers", "accelerate", "deepspeed", "tokenizers")
 FREE_GROUPS = ("precision and devices", "checkpointing", "logging and evaluation")
 FREE = frozenset(
     "pretrain pretrain_checkpoint prompts save_path dataset dataset_split eval_dataset eval_split dataloader_workers "

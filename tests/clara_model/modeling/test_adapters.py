@@ -229,10 +229,10 @@ def test_gradients_are_the_same_with_checkpointing(loaded: ClaraModel, stage: st
     assert model.roles.active == BASE
 
 
-def test_the_in_place_pass_is_pefts_own(model: ClaraModel):
-    """Without gradients a LoRA layer adds in place; with them it is PEFT's code. Same numbers, input untouched."""
+def test_the_in_place_pass_is_the_one_with_gradients(model: ClaraModel):
+    """Same numbers, input untouched."""
     for layer in model.roles.layers().values():
-        x = torch.randn(3, 5, layer.in_features)
+        x = torch.randn(3, 5, layer.base_layer.in_features)
         before = x.clone()
         for role in (*model.config.roles, "base"):
             with model.roles.acting_as(role):
@@ -268,7 +268,7 @@ def test_an_adapters_dropout_drops_its_input_alone_and_is_off_in_evaluation(load
     layer = next(iter(model.roles.layers().values()))
     for role in model.roles.names:
         layer.lora_dropout[role] = torch.nn.Dropout(0.25)
-    x = torch.randn(2, 5, layer.in_features)
+    x = torch.randn(2, 5, layer.base_layer.in_features)
     with model.roles.acting_as("generator"):
         plain = layer.eval()(x)
         total = sum(layer.train()(x).detach() for _ in range(4000)) / 4000

@@ -86,3 +86,54 @@ def test_what_cannot_be_compiled_is_said_once_and_goes_on(compiling: ClaraModel,
 def test_a_cpu_is_refused(tiny_clara_folder: Path):
     with pytest.raises(ClaraError, match="decoding 'compiled' needs a GPU, the model is on cpu; use 'quick' there"):
         ClaraModel.from_pretrained(tiny_clara_folder, device="cpu", decoding="compiled")
+
+
+def encoded(model: ClaraModel, question: str) -> torch.Tensor:
+    return model.encode_rows("query_reasoner", [model.tokens.document_ids(question)])
+
+
+def test_a_question_of_its_own_is_encoded_by_one_graph_for_its_length(
+    compiling: ClaraModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(compiled, "STEP", 32)
+    runs: list[torch.Size] = []
+
+    def backend(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> object:
+        runs.append(example[0].shape)
+        return graph.forward
+
+    plain = copy.deepcopy(compiling)
+    plain.compiled, compiling.compiled = None, Compiled(forced(backend))
+    memory = compiling.config.memory_tokens
+    shorter, longer = "Who came?", " ".join(["Who came to the mill that evening?"] * 6)
+    lengths = [len(compiling.tokens.document_ids(question)) for question in (shorter, longer)]
+    assert lengths[0] <= compiled.STEP < lengths[1] <= compiled.LONGEST and memory < lengths[0]
+    for question in (shorter, longer, *small_model.QUESTIONS, longer):
+        torch.testing.assert_close(encoded(compiling, question), encoded(plain, question), atol=2e-5, rtol=1e-4)
+    assert len(runs) == 2, "one graph for each step of lengths, whole"
+    documents = compiling.compress(small_model.TEXTS).vectors
+    assert torch.equal(documents, plain.compress(small_model.TEXTS).vectors), "what is kept is never compiled"
+    assert len(runs) == 2
+
+
+def test_a_question_that_cannot_be_compiled_is_encoded_all_the_same(
+    compiling: ClaraModel, caplog: pytest.LogCaptureFixture
+):
+    def broken(graph: torch.fx.GraphModule, example: object) -> object:
+        raise RuntimeError("no compiler here")
+
+    plain = copy.deepcopy(compiling)
+    plain.compiled, compiling.compiled = None, Compiled(forced(broken))
+    with caplog.at_level(logging.WARNING, logger=compiled.__name__):
+        for question in small_model.QUESTIONS:
+            assert torch.equal(encoded(compiling, question), encoded(plain, question))
+    assert len(caplog.records) == 1 and "no compiler here" in caplog.text
+
+
+def test_an_error_that_is_not_the_compilers_is_told(compiling: ClaraModel, monkeypatch: pytest.MonkeyPatch):
+    def ends(*_: object, **__: object) -> object:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(compiling.compiled, "_decoder", ends)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        encoded(compiling, "Who came?")
