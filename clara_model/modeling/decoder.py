@@ -123,18 +123,18 @@ class PlainDecoder:
         if position_ids is None:
             position_ids = torch.arange(past, past + count)[None]
         x, mask = embeds.float(), _mask(attention_mask, past, count)
-        states = self._states(x, position_ids, mask, past_key_values)
+        states = self._states(x, position_ids, mask, past_key_values, logits_to_keep)
         if self._quick and not bool(states[:, -1].isfinite().all()):
             logger.info("a state left float16's range; single positions are multiplied in the weights' own type")
             self._quick = False
             for layer in past_key_values.layers if past_key_values is not None else ():
                 cast(Room, layer).back_to(past)
-            states = self._states(x, position_ids, mask, past_key_values)
+            states = self._states(x, position_ids, mask, past_key_values, logits_to_keep)
         logits = self._head(states[:, -logits_to_keep:].contiguous(), self._quick)
         return CausalLMOutputWithPast(logits=cast(Any, logits), past_key_values=past_key_values)
 
-    def _states(self, x: Tensor, positions: Tensor, mask: Tensor | None, kept: Cache | None) -> Tensor:
-        """Last hidden states ``[B, T, hidden]`` of input embeddings."""
+    def _states(self, x: Tensor, positions: Tensor, mask: Tensor | None, kept: Cache | None, keep: int) -> Tensor:
+        """Last hidden states ``[B, T, hidden]`` of input embeddings, or of the last position where ``keep`` is 1."""
         rows, count, width = x.shape
         heads, groups, quick = self._heads, self._groups, self._quick
         cos, sin = (table.unsqueeze(1) for table in self._rotary(x, positions))
@@ -147,6 +147,9 @@ class PlainDecoder:
             queries, keys = turned[:, :heads], turned[:, heads:]
             if kept is not None:
                 keys, values = kept.update(keys, values, number)
+            if keep == 1 and number == len(self._layers) - 1:  # nothing reads the others any more
+                queries, x, count = queries[:, :, -1:], x[:, -1:], 1
+                mask = None if mask is None else mask[:, :, -1:]
             if count == 1:  # the query heads of a group as rows of one product
                 queries = queries.reshape(rows, groups, -1, self._size)
                 found = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
