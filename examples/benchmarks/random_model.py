@@ -34,7 +34,8 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--attn", default="sdpa", choices=("sdpa", "eager", "flash_attention_2"))
+    parser.add_argument("--attn", default="sdpa", help="as transformers names it")
+    parser.add_argument("--decoding", default="exact", choices=("exact", "quick", "compiled"))
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (default: %(default)s)")
 
 
@@ -84,7 +85,13 @@ def build(args: argparse.Namespace, rate: int) -> ClaraModel:
     shape = ClaraConfig(
         base_model="random", doc_max_length=length, compression_rate=rate, max_prompt_length=prompt_length
     )
-    return ClaraModel(base, tokenizer, shape).to(args.device).to_float(base.dtype)
+    model = ClaraModel(base, tokenizer, shape).to(args.device).to_float(base.dtype)
+    decoding = getattr(args, "decoding", "exact")  # as the older code of `before_after.py` has it
+    if decoding == "quick":
+        model.merged.quick = True
+    if decoding == "compiled":
+        model.compile_decoding()
+    return model
 
 
 def documents(args: argparse.Namespace) -> list[str]:

@@ -64,8 +64,10 @@ def test_longer_documents_and_more_of_them(run, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_many_callers(run):
-    printed, numbers = run("serving", *FEW, "--callers", "4", "--questions", "8")
-    assert numbers["same_answers"] == 8 and "8 of 8 answers are the same" in printed
+    printed, numbers = run("serving", *FEW, "--callers", "2", "4", "--questions", "8", "--text")
+    for way in ("latents", "text"):
+        assert [(row["callers"], row["same_answers"]) for row in numbers[way]] == [(1, 8), (2, 8), (4, 8)]
+        assert printed.count(f"8 of 8 answers from {way} are the same") == 2
 
 
 def test_rows_with_too_few_candidates_are_one_sentence(run, tmp_path: Path):
