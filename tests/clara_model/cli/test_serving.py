@@ -2,8 +2,13 @@
 
 import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
+from hub_server import TOKEN, hub_server
 from served import running
 
 from clara_model import Clara
@@ -42,6 +47,41 @@ def test_export_writes_the_generator_and_says_how_to_serve_it(tmp_path, capsys, 
     (tmp_path / "out" / "config.json").unlink()
     assert cli.main(words) == 2
     assert "out holds something else" in capsys.readouterr().err
+
+
+def pushing(folder, url, token=TOKEN):
+    """`clara export .. --push`, in a process of its own: where the hub is, its library reads once."""
+    words = [str(folder), "--dtype", "float32", "--device", "cpu", "--push", "me/mine"]
+    hub = {"HF_ENDPOINT": url, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "clara_model.cli.main",
+        "export",
+        *words[:1],
+        str(folder.parent / "out"),
+        *words[1:],
+    ]
+    return subprocess.run(command, env={**os.environ, **hub}, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_what_is_pushed_lies_on_the_hub(tmp_path, tiny_clara_folder):
+    shutil.copytree(tiny_clara_folder, tmp_path / "model")
+    with hub_server() as (hub, url):
+        for _ in range(2):  # into a repository that is new, and one that is there
+            done = pushing(tmp_path / "model", url)
+            assert done.returncode == 0, done.stderr
+            assert f"Pushed: {url}/me/mine/commit/" in done.stdout
+            assert "--model me/mine --served-model-name clara-" in done.stdout
+        here = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        assert hub.files == {"me/mine": here} and hub.visibility == {"me/mine": "private"}
+        assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(here) and len(hub.large) == 1
+        refused = pushing(tmp_path / "model", url, token="hf_wrong")
+    nobody = pushing(tmp_path / "model", url)
+    for failed in (refused, nobody):
+        assert failed.returncode == 2 and failed.stderr.count("\n") == 1, failed.stderr
+        assert "could not be sent to 'me/mine'" in failed.stderr and "hf auth login" in failed.stderr
 
 
 @pytest.mark.parametrize("kept", ["--docs", "--store"])

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import torch
 
-from clara_model import ClaraModel
+from clara_model import Clara, ClaraModel
 from clara_model.checkpoint import bundled_models
 from clara_model.checkpoint.export import export
 from clara_model.engines.vllm import VllmEngine, start_command
@@ -140,3 +140,16 @@ def test_stop_strings_seeds_and_refusals(served):
     with pytest.raises(ClaraError, match="NaN"):
         engine.write(model, ids, nan, Generation(8))
     assert engine.write(model, ids, blocks, Generation(MAX_NEW)).texts[0].strip() == text, "it goes on as before"
+
+
+@pytest.mark.parametrize("expand", [1, 9])
+def test_the_best_passages_as_text_and_how_sure_an_answer_is(served, expand):
+    model, url, rows = served
+    with Clara(model, expand=expand) as own, Clara(model, expand=expand, engine_url=url) as theirs:
+        for question, documents in rows[:10]:
+            one, other = (each.answer(question, documents, max_new_tokens=MAX_NEW) for each in (own, theirs))
+            assert (other.text, other.expanded, other.usage) == (one.text, one.expanded, one.usage)
+            assert one.expanded and other.confidence == pytest.approx(one.confidence, abs=1e-4)
+            with theirs.stream(question, documents, max_new_tokens=MAX_NEW) as stream:
+                assert "".join(stream) == one.text
+            assert stream.answer.confidence == pytest.approx(one.confidence, abs=1e-4)

@@ -51,6 +51,7 @@ def test_a_stream_is_read_as_it_is_written_and_its_close_ends_the_request(own, c
     expected = own.stream(QUESTIONS[0], TEXTS, **HOW)
     made = clara.stream(QUESTIONS[0], TEXTS, **HOW)
     assert list(made) == list(expected) and made.answer.text == expected.answer.text
+    assert made.answer.confidence == pytest.approx(expected.answer.confidence, abs=1e-5)
     stub.seconds = 0.1
     try:
         with clara.stream(QUESTIONS[0], TEXTS, max_new_tokens=300) as stream:
@@ -58,6 +59,29 @@ def test_a_stream_is_read_as_it_is_written_and_its_close_ends_the_request(own, c
         assert stub.left.wait(10)
     finally:
         stub.seconds = 0.0
+
+
+@pytest.mark.parametrize(("expand", "sent"), [(1, "prompt_embeds"), (2, "prompt"), (9, "prompt")])
+def test_the_best_passages_stand_as_text_in_what_the_engine_reads(stub, tiny_clara_folder, expand, sent):
+    """Beside the slots of the others, or without any slots: then the ids go, which are no text that could be forged."""
+    with (
+        Clara.load(tiny_clara_folder, expand=expand, **OPTIONS) as own,
+        Clara.load(tiny_clara_folder, expand=expand, engine_url=stub.url, **OPTIONS) as clara,
+    ):
+        stub.bodies.clear()
+        for question in QUESTIONS:
+            one, other = (each.answer(question, TEXTS, **HOW) for each in (own, clara))
+            assert (other.text, other.expanded, other.usage) == (one.text, one.expanded, one.usage)
+            assert (other.quotes, other.unsupported, other.finish_reason) == (
+                one.quotes,
+                one.unsupported,
+                one.finish_reason,
+            )
+            assert other.expanded == min(expand, len(one.selected)) and 0 < other.confidence <= 1
+            assert other.confidence == pytest.approx(one.confidence, abs=1e-5)
+            stream = clara.stream(question, TEXTS, **HOW)
+            assert "".join(stream) == one.text and stream.answer.expanded == one.expanded
+        assert {sent} == {name for body in stub.bodies for name in ("prompt", "prompt_embeds") if name in body}
 
 
 def test_callers_are_with_the_engine_at_once_and_not_one_by_one(own, clara, stub):
