@@ -9,7 +9,7 @@ Shapes: ``B`` questions, ``N`` documents, ``M`` memory tokens, ``D`` hidden size
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -173,16 +173,11 @@ def encode(
     return Encoded(vectors_NMD, tuple(lengths))
 
 
-def distinct(rows: Iterable[Sequence[str]]) -> dict[str, int]:
-    """The distinct texts of all rows in order of first appearance, each with its place in that order."""
-    return {text: place for place, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
-
-
 def compress(
     model: RoleModel, rows: Sequence[Sequence[str]], limits: Limits = Limits(), run: Run = here
 ) -> list[Candidates]:
     """The candidates of each question, every distinct text compressed once; the end of a long one is cut, and told."""
-    place = distinct(rows)
+    place = {text: place for place, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
     blocks = encode(model, "compressor", list(place), "document", limits, run)
     warn_of_cuts(model.tokens, list(place), blocks.lengths)
     return [Candidates(blocks, [place[text] for text in row]) for row in rows]
@@ -307,20 +302,10 @@ def answer(
     Raises:
         ClaraError: slots that do not fit the prompt.
     """
-    prompts = answer_prompts(model, questions, selected)
-    return write(model, prompts, [part.vectors for part in selected], how, limits, run, streamer)
-
-
-def answer_prompts(model: RoleModel, questions: Sequence[str], selected: Sequence[Encoded]) -> list[list[int]]:
-    """The ids of each question's prompt, with slots for its latents.
-
-    Raises:
-        ClaraError: slots that do not fit the prompt.
-    """
     prompt = model.config.prompts.answer
-    return [
-        model.tokens.prompt_ids(prompt, len(part), question) for question, part in zip(questions, selected, strict=True)
-    ]
+    asked = zip(questions, selected, strict=True)
+    prompts = [model.tokens.prompt_ids(prompt, len(part), question) for question, part in asked]
+    return write(model, prompts, [part.vectors for part in selected], how, limits, run, streamer)
 
 
 def mixed_prompt(model: RoleModel, question: str, selected: Encoded, texts: Sequence[str]) -> tuple[list[int], int]:

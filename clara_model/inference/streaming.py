@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Generic, Self, TypeVar, TypeVarTuple, Unpack
 
@@ -97,14 +98,6 @@ class Feed(BaseStreamer):
             self.queue.put(piece)
 
 
-class _Outcome(Generic[Result]):
-    """What the thread leaves behind."""
-
-    def __init__(self) -> None:
-        self.result: Result | None = None
-        self.error: BaseException | None = None
-
-
 class TextStream(Iterator[str], Generic[Result]):
     """Pieces of text as they are generated; afterwards ``answer`` is the whole result.
 
@@ -113,7 +106,7 @@ class TextStream(Iterator[str], Generic[Result]):
 
     def __init__(self, work: Callable[[Feed, Unpack[Arguments]], Result], *args: *Arguments) -> None:
         """Start ``work(feed, *args)`` in a thread of its own; what it feeds comes out here."""
-        feed, outcome = Feed(), _Outcome[Result]()
+        feed, outcome = Feed(), Future[Result]()
         self._feed, self._outcome = feed, outcome
         self._ended = False
         self._thread = threading.Thread(target=_run, args=(work, feed, outcome, args), name="clara-stream")
@@ -128,7 +121,7 @@ class TextStream(Iterator[str], Generic[Result]):
             return piece
         self._ended = True
         self._thread.join()
-        error = self._outcome.error
+        error = self._outcome.exception()
         if error is not None and not isinstance(error, CancelledError):
             raise error
         raise StopIteration
@@ -152,15 +145,15 @@ class TextStream(Iterator[str], Generic[Result]):
         Raises:
             RuntimeError: the stream has not ended, was closed before its end, or failed.
         """
-        if not self._ended or self._outcome.result is None:
+        if not self._ended or self._outcome.exception() is not None:
             raise RuntimeError("the answer is there once the stream has been read to its end")
-        return self._outcome.result
+        return self._outcome.result()
 
 
-def _run(work: Callable[..., Result], feed: Feed, outcome: _Outcome[Result], args: tuple[object, ...]) -> None:
+def _run(work: Callable[..., Result], feed: Feed, outcome: Future[Result], args: tuple[object, ...]) -> None:
     try:
-        outcome.result = work(feed, *args)
+        outcome.set_result(work(feed, *args))
     except BaseException as error:  # raised again where the stream is read
-        outcome.error = error
+        outcome.set_exception(error)
     finally:
         feed.queue.put(None)
