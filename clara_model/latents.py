@@ -39,7 +39,6 @@ class Latents:
     `save` leaves it out."""
 
     def __post_init__(self) -> None:
-        """Check the shape and the type."""
         if not isinstance(self.vectors, Tensor) or not self.vectors.is_floating_point():
             kind = self.vectors.dtype if isinstance(self.vectors, Tensor) else type(self.vectors).__name__
             raise TypeError(f"vectors must be a tensor of floats, got {kind}")
@@ -52,7 +51,6 @@ class Latents:
             )
 
     def __len__(self) -> int:
-        """``N``."""
         return len(self.lengths)
 
     @overload

@@ -70,8 +70,6 @@ def create_app(clara: Clara, store: Clara | None = None, settings: Settings | No
 
 
 class _Served:
-    """What the routes share."""
-
     def __init__(self, clara: Clara, store: Clara | None, settings: Settings) -> None:
         self.clara, self._stored, self.settings = clara, store, settings
         self.threads = ThreadPoolExecutor(settings.queue, thread_name_prefix="clara-serve")

@@ -195,7 +195,6 @@ class _Without(logging.Filter):
         self.beginnings = beginnings
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is kept."""
         return not record.getMessage().startswith(self.beginnings)
 
 

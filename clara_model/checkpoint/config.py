@@ -79,7 +79,6 @@ class ClaraConfig:
     """Of the weights, e.g. ``Apache-2.0``; None where it is not known."""
 
     def __post_init__(self) -> None:
-        """Check every value."""
         for name in _SIZES:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:

@@ -85,7 +85,6 @@ class PromptSet:
             raise ClaraError(f"the answer prompt must hold {{question}} exactly once, got {shown(self.answer.user)}")
 
     def __iter__(self) -> Iterator[Prompt]:
-        """Every prompt."""
         return iter([getattr(self, kind) for kind in KINDS])
 
     @classmethod

@@ -38,8 +38,6 @@ _COUNTED, _LOOPED = "clara_counted", "clara_looped"
 
 
 class _Budget:
-    """What one rendering may still do."""
-
     def __init__(self, messages: int = 0, characters: int = 0) -> None:
         self.steps = STEPS + STEPS_PER_MESSAGE * messages
         self.characters = CHARACTERS + CHARACTERS_PER_CHARACTER * characters
@@ -76,7 +74,6 @@ def _left() -> _Budget:
 
 
 def _sized(value: Any) -> Any:
-    """The value, after its size is counted."""
     if isinstance(value, (str, list, tuple, dict, range)):
         _left().size(len(value))
     elif isinstance(value, int) and value.bit_length() > 4096:
@@ -85,7 +82,6 @@ def _sized(value: Any) -> Any:
 
 
 def _looped(values: Iterable[Any]) -> Iterator[Any]:
-    """The values, each counted as a step."""
     budget = _left()
     for value in values:
         budget.step()

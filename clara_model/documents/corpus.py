@@ -256,8 +256,6 @@ def digest_of(document: Document) -> str:
 
 @dataclass(frozen=True)
 class _Split:
-    """A document and its windows."""
-
     id: str
     digest: str
     document: Document
@@ -269,7 +267,6 @@ class _Split:
 
 
 def _batches(documents: Iterable[New]) -> Iterator[list[New]]:
-    """Some thousand characters of documents together."""
     batch: list[New] = []
     count = 0
     for new in documents:

@@ -37,8 +37,6 @@ def docx(data: bytes, name: str) -> str:
 
 
 class _Document:
-    """The parts of a document."""
-
     def __init__(self, archive: ZipFile) -> None:
         self._archive = archive
         self._codes: list[bool] = []

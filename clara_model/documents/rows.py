@@ -82,7 +82,6 @@ def read_data_set(name: str, key: str | None = None, keep: Sequence[str] = ()) -
 
 
 def _parts(name: str) -> tuple[str, str | None, str | None]:
-    """Owner and name, revision and files."""
     parts = _NAME.match(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
     if parts is None:
         raise Unreadable(f"{name} is not a data set of the hub; write {PREFIX}OWNER/NAME, or with a file: .../FILE")

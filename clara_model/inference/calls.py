@@ -304,7 +304,6 @@ class Call:
         return found | theirs
 
     def _encoded(self, texts: dict[str, str]) -> Iterator[dict[str, Block]]:
-        """Blocks by key, batch by batch."""
         keys, kept = list(texts), list(texts.values())
         batches = pipeline.encode_batches(self.model, "compressor", kept, "document", self._limits, self._run)
         for places, made in batches:

@@ -392,7 +392,6 @@ class Clara:
         rerank: bool,
         how: Generation,
     ) -> AnswerRequest:
-        """Check what is left to check."""
         asked = tuple(check_question(question) for question in questions)
         k = check_count(self.top_k if top_k is None else top_k, "top_k")
         offered = max(map(len, rows))

@@ -74,7 +74,6 @@ class Encoded:
     lengths: tuple[int, ...]
 
     def __len__(self) -> int:
-        """``N``."""
         return len(self.lengths)
 
     def pick(self, places: Sequence[int]) -> Encoded:
@@ -94,7 +93,6 @@ class Candidates:
     """Of the windows; None where they are not known."""
 
     def __len__(self) -> int:
-        """Windows."""
         return len(self.places)
 
     def window(self, index: int) -> Window:

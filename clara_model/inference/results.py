@@ -163,11 +163,9 @@ class SearchResults(Sequence[Found]):
     """``query`` for the question's pass, ``rank`` for the search."""
 
     def __len__(self) -> int:
-        """How many."""
         return len(self.found)
 
     def __iter__(self) -> Iterator[Found]:
-        """Best first."""
         return iter(self.found)
 
     @overload
@@ -175,5 +173,4 @@ class SearchResults(Sequence[Found]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Found]: ...
     def __getitem__(self, index: int | slice) -> Found | Sequence[Found]:
-        """One, or some."""
         return self.found[index]

@@ -81,7 +81,6 @@ class Watch:
 
 
 def _few(tensor: Tensor) -> Tensor:
-    """Some of a tensor's numbers, as a view of its memory."""
     flat = tensor.detach().reshape(-1)
     middle = flat.numel() // 2
     return flat[middle : middle + _SAMPLE].view(torch.uint8)

@@ -99,7 +99,6 @@ class ClaraComponent:
 
     @classmethod
     def _names(cls) -> list[str]:
-        """The constructor's arguments."""
         return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
@@ -171,7 +170,6 @@ def _check_device(device: object, owner: str) -> None:
 
 
 def _plain(options: Mapping[str, Any] | None, owner: str) -> dict[str, Any]:
-    """Options that can be saved."""
     plain = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in (options or {}).items()}
     for name, value in plain.items():
         if not isinstance(value, _PLAIN):
