@@ -16,10 +16,13 @@ mkdir -p "$OUT"
 size=(--preset 7b --device cuda --dtype bfloat16)
 ways=(compiled exact)
 callers=(8 64 256)
+reads=(5 20)
 if [ -n "${DRY:-}" ]; then
   size=(--preset 58m --device cpu --dtype float32 --hidden 64 --layers 2 --intermediate 128 --new-tokens 4 --threads 1)
+  size+=(--documents 4 --words 32 --top-k 2)
   ways=(exact)
   callers=(2 4)
+  reads=(2 4)
 else
   nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee "$OUT/machine.txt"
   "$PYTHON" -m pytest -m gpu tests/clara_model/test_gpu.py -o addopts= -rs 2>&1 | tee "$OUT/tests.txt"
@@ -30,7 +33,7 @@ run() { # NAME, then a benchmark and its options
 for way in "${ways[@]}"; do
   run "inference_$way" inference "${size[@]}" --decoding "$way" --rates 4 16 32
   for rate in 16 4; do
-    for read in 5 20; do
+    for read in "${reads[@]}"; do
       run "rag_${way}_rate${rate}_read$read" rag "${size[@]}" --decoding "$way" --rate "$rate" --top-k "$read"
     done
   done
