@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from clara_model.errors import ClaraError
 from clara_model.search.bm25 import Rarity, words_of
-from clara_model.store.protocol import DurableStore
+from clara_model.store.protocol import DurableStore, batches
 
 _WAIT = 60.0
 """Seconds that a process waits for another one that is writing."""
@@ -78,7 +78,7 @@ class WordIndex:
         if seen >= last and now == self._up_to_date:
             return
         rows = ((row.number, row.block.text) for row in self._store.iterate(seen) if row.block.text is not None)
-        for batch in _batches((number, words_of(text)) for number, text in rows):
+        for batch in batches(((number, words_of(text)) for number, text in rows), _AT_ONCE):
             with _writing(connection):
                 (seen,) = connection.execute("SELECT last FROM about").fetchone()  # another process may be ahead
                 fresh = [(number, " ".join(words), len(words)) for number, words in batch if number > seen]
@@ -137,14 +137,3 @@ def _writing(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
-
-
-def _batches(rows: Iterable[tuple[int, Sequence[str]]]) -> Iterator[list[tuple[int, Sequence[str]]]]:
-    batch: list[tuple[int, Sequence[str]]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == _AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
+from itertools import chain
 from operator import methodcaller
 from pathlib import Path
 from threading import Lock
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from clara_model.errors import ClaraError
 from clara_model.store.encodings import (
@@ -35,14 +37,18 @@ from clara_model.store.encodings import (
 )
 from clara_model.store.filters import add_functions, condition, needed
 from clara_model.store.protocol import (
+    AT_ONCE,
     Block,
     Damage,
+    DurableStore,
     MissingBlocks,
     Row,
     StoredDocument,
     StoreStats,
     Where,
+    batches,
     check_fingerprint,
+    check_options,
     placed,
 )
 from clara_model.windows import Window
@@ -50,15 +56,17 @@ from clara_model.windows import Window
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-_AT_ONCE = 256
 _RETRIES = 30
 """Commits of others that a call of ours lets pass before it gives up."""
 _PATIENCE = timedelta(minutes=10)
 """How long it lets them pass; on object storage a commit may take seconds."""
+_FAILED = (OSError, RuntimeError, ValueError)
+"""What Lance and Arrow raise."""
+T = TypeVar("T")
 _BLOCK = "key length slots width encoding dtype checksum text data".split()
 
 
-class LanceStore:
+class LanceStore(DurableStore):
     """A `DurableStore` in the data sets ``blocks.lance`` and ``documents.lance`` of a folder or URL. Thread-safe."""
 
     def __init__(self, url: str | Path, *, encoding: str | None = None, keep_text: bool | None = None) -> None:
@@ -83,14 +91,8 @@ class LanceStore:
             own = self._about.get("format", "none")
             raise ClaraError(f"{self._url} has the format {own} and this version reads {FORMAT}; use a newer version")
         self._encoding, self._keeps_text = self._about["encoding"], self._about["keep_text"] == "True"
-        for name, asked, kept in (
-            ("encoding", encoding, self._encoding),
-            ("keep_text", keep_text, self._keeps_text),
-        ):
-            if asked is not None and asked != kept:
-                raise ClaraError(
-                    f"{self._url} has {name} {kept} and {asked} was asked for; leave {name} out, or copy the store"
-                )
+        own = {"encoding": self._encoding, "keep_text": self._keeps_text}
+        check_options(self._url, {"encoding": encoding, "keep_text": keep_text}, own)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the same place."""
@@ -98,17 +100,14 @@ class LanceStore:
 
     @property
     def url(self) -> str:
-        """The folder or URL."""
         return self._url
 
     @property
     def identity(self) -> str:
-        """A name that no other store has."""
         return self._about["identity"]
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the checkpoint whose latents it holds; None before the first `put`."""
         if self._fingerprint is None:
             with self._named():
                 self._table("blocks")
@@ -126,7 +125,7 @@ class LanceStore:
             yield
         except ClaraError:
             raise
-        except (OSError, RuntimeError, ValueError) as error:
+        except _FAILED as error:
             reason = " ".join(str(error).split())[:200]
             raise ClaraError(f"the store {self._url} cannot be used: {reason}") from error
 
@@ -141,20 +140,35 @@ class LanceStore:
                 self._version, self._generation = table.version, self._generation + 1
         return table
 
+    def _again(self, name: str, call: Callable[[Any], T]) -> T:
+        """What a call makes of the newest state of a data set.
+
+        Once more where another process has committed, or compacted that state away, in between.
+        """
+        with self._named():
+            for turn in range(_RETRIES):
+                table = self._table(name)
+                try:
+                    return call(table)
+                except _FAILED as error:
+                    moved = "conflict" in str(error).lower() or self._table(name).version > table.version
+                    if not moved or turn == _RETRIES - 1:
+                        raise
+                    time.sleep(random.uniform(0, 0.05 * (turn + 1)))
+        raise AssertionError("the last turn returns or raises")
+
     # -- blocks ------------------------------------------------------------------------------------------------
 
     def get(self, fingerprint: str, keys: Sequence[str]) -> list[Block | None]:
-        """The blocks of these keys, ``None`` where there is none or it is damaged (which is logged)."""
         if self.fingerprint is None:
             return [None] * len(keys)
         found: dict[str, Block] = {}
-        for part in _parts(list(dict.fromkeys(keys))):
-            found.update((row.key, row.block) for row in self._rows(_in("key", part)))
+        for part in batches(dict.fromkeys(keys)):
+            found.update((row.key, row.block) for row in self._intact(self._raw(_in("key", part))))
         check_fingerprint(self._url, self._fingerprint, fingerprint)
         return [found.get(key) for key in keys]
 
     def put(self, fingerprint: str, blocks: Mapping[str, Block]) -> None:
-        """Keep blocks in one commit, in place of what is there under their keys; all or none."""
         if not blocks:
             return
         encoded = {key: encode(block.vector, self._encoding) for key, block in blocks.items()}
@@ -181,13 +195,15 @@ class LanceStore:
     def _merge(self, name: str, on: str, columns: Mapping[str, Sequence[Any]]) -> None:
         import pyarrow
 
-        with self._named(), self._writing:
-            table = self._table(name)
+        def merged(table: Any) -> None:
             new = pyarrow.table({column: list(values) for column, values in columns.items()}, schema=table.schema)
             merge = table.merge_insert(on).when_matched_update_all().when_not_matched_insert_all()
             done = merge.conflict_retries(_RETRIES).retry_timeout(_PATIENCE).execute(new)
             if name == "blocks" and not done["num_updated_rows"]:
                 self._took_nothing(table)
+
+        with self._writing:
+            self._again(name, merged)
 
     def _took_nothing(self, table: Any) -> None:
         """A commit of ours after which all blocks that were there are there; others may have committed in between."""
@@ -195,60 +211,55 @@ class LanceStore:
             self._version = table.version
 
     def delete(self, keys: Sequence[str]) -> int:
-        """Forget blocks; how many there were."""
         there = self.numbers(keys)
-        for part in _parts(list(there)):
+        for part in batches(there):
             self._delete("blocks", _in("key", part))
         return len(there)
 
     def _delete(self, name: str, test: str) -> None:
-        with self._named(), self._writing:
-            self._table(name).delete(test, conflict_retries=_RETRIES, retry_timeout=_PATIENCE)
+        with self._writing:
+            self._again(name, methodcaller("delete", test, conflict_retries=_RETRIES, retry_timeout=_PATIENCE))
 
     def iterate(self, after: int = 0) -> Iterator[Row]:
-        """All blocks with a number above ``after``, in order, without damaged ones."""
-        yield from self._rows(f"_rowid >= {after}")
+        for page in self._pages(after):
+            yield from self._intact(page)
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
-        """The blocks with these numbers, in this order, without those that are gone or damaged."""
         found: dict[int, Row] = {}
-        for part in _parts(list(dict.fromkeys(numbers))):
+        for part in batches(dict.fromkeys(numbers)):
             test = f"_rowid IN ({', '.join(str(number - 1) for number in part)})"
-            found.update((row.number, row) for row in self._rows(test))
+            found.update((row.number, row) for row in self._intact(self._raw(test)))
         return [found[number] for number in numbers if number in found]
 
     def numbers(self, keys: Sequence[str]) -> dict[str, int]:
-        """The number of each key that is there."""
         found: dict[str, int] = {}
-        with self._named():
-            table = self._table("blocks")
-            for part in _parts(list(dict.fromkeys(keys))):
-                rows = table.to_table(columns=["key"], filter=_in("key", part), with_row_id=True).to_pydict()
-                found.update(zip(rows["key"], (row + 1 for row in rows["_rowid"]), strict=True))
+        for part in batches(dict.fromkeys(keys)):
+            found.update((row["key"], row["_rowid"] + 1) for row in self._raw(_in("key", part), ["key"]))
         return found
 
     def all_numbers(self) -> list[int]:
-        """The numbers of all blocks, rising."""
-        with self._named():
-            found = self._table("blocks").to_table(columns=[], with_row_id=True)["_rowid"]
-        return sorted(row + 1 for row in found.to_pylist())
+        found = self._again("blocks", methodcaller("to_table", columns=[], with_row_id=True))
+        return sorted(row + 1 for row in found["_rowid"].to_pylist())
 
     @property
     def last_number(self) -> int:
         """No block has had a higher number: those of a fragment share its number's place."""
-        with self._named():
-            parts = self._table("blocks").get_fragments()
+        parts = self._again("blocks", methodcaller("get_fragments"))
         return (max((part.fragment_id for part in parts), default=-1) + 1) << 32
 
-    def _raw(self, test: str, table: Any = None) -> Iterator[dict[str, Any]]:
-        with self._named():
-            scan = (table or self._table("blocks")).scanner(filter=test, with_row_id=True, batch_size=_AT_ONCE)
-            for batch in scan.to_batches():
-                yield from batch.to_pylist()
+    def _pages(self, after: int) -> Iterator[list[dict[str, Any]]]:
+        """All rows with a number above ``after``, in order. What is compacted meanwhile comes under its new number."""
+        while page := self._raw(f"_rowid >= {after}", limit=AT_ONCE):
+            yield page
+            after = page[-1]["_rowid"] + 1
 
-    def _rows(self, test: str) -> Iterator[Row]:
-        """The intact rows; others are named in a warning."""
-        for values in self._raw(test):
+    def _raw(self, test: str, columns: list[str] | None = None, limit: int | None = None) -> list[dict[str, Any]]:
+        read = methodcaller("to_table", columns=columns, filter=test, limit=limit, with_row_id=True)
+        return self._again("blocks", read).to_pylist()
+
+    def _intact(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+        """Those that are as they were written; others are named in a warning."""
+        for values in rows:
             try:
                 yield self._row(values)
             except (ValueError, TypeError) as error:
@@ -287,6 +298,7 @@ class LanceStore:
         wanted = {window.key: one.id for one, _ in ready.values() for window in one.windows}
         self._check_there(wanted)
         before = {key for row in self._read(_in_parts("id", list(ready)), ["keys"]) for key in row["keys"]}
+        self._drop_unused(before - wanted.keys(), ready.keys())
         columns: dict[str, list[Any]] = {name: [] for name in ("id", "digest", "metadata", "checksum")}
         columns |= {"keys": [], "starts": [], "ends": []}
         for one, metadata in ready.values():
@@ -295,7 +307,6 @@ class LanceStore:
             for name, value in zip(columns, (*values, *windows), strict=True):
                 columns[name].append(value)
         self._merge("documents", "id", columns)
-        self._drop_unused(before - wanted.keys())
         self._check_there(wanted)
 
     def _check_there(self, wanted: Mapping[str, str]) -> None:
@@ -304,41 +315,43 @@ class LanceStore:
             raise MissingBlocks({key: one for key, one in wanted.items() if key not in there})
 
     def forget(self, ids: Sequence[str]) -> int:
-        """Delete documents, and the blocks that no other document has; how many documents there were."""
-        there = list(self._read(_in_parts("id", list(dict.fromkeys(ids))), ["id", "keys"]))
-        for part in _parts([row["id"] for row in there]):
+        rows = self._read(_in_parts("id", list(dict.fromkeys(ids))), ["id", "keys"])
+        there = {row["id"]: row["keys"] for row in rows}
+        self._drop_unused({key for keys in there.values() for key in keys}, there.keys())
+        for part in batches(there):
             self._delete("documents", _in("id", part))
-        self._drop_unused({key for row in there for key in row["keys"]})
         return len(there)
 
-    def _drop_unused(self, keys: set[str]) -> None:
-        """Delete those blocks that no document has any more.
+    def _drop_unused(self, keys: set[str], ids: Collection[str]) -> None:
+        """Delete those blocks that only these documents have, before the documents change: a call that is killed in
+        between is made good by calling again, and no block is left that nothing would ever delete.
 
         What a document has got that was recorded in between is put back from the state before. Who records looks for
         its blocks when it is done, so that one of the two sees what the other has done.
         """
-        unused = keys - self._used(keys)
+        unused = keys - self._used(keys, ids)
         if unused:
             with self._named():
                 before = self._table("blocks")
             self.delete(sorted(unused))
-            for part in _parts(sorted(self._used(unused))):
-                rows = list(self._raw(_in("key", part), before))
-                self._merge("blocks", "key", {name: [row[name] for row in rows] for name in _BLOCK})
+            for part in batches(sorted(self._used(unused, ids))):
+                try:
+                    rows = before.to_table(filter=_in("key", part)).to_pydict()
+                except _FAILED as error:  # a third one has compacted that state away; the next `compress` makes them
+                    logger.warning("%s: blocks of documents that were recorded just now are gone: %s", self._url, error)
+                else:
+                    self._merge("blocks", "key", rows)
 
-    def _used(self, keys: set[str]) -> set[str]:
-        """Those that a document has."""
-        return {key for row in self._read(_with_keys(sorted(keys)), ["keys"]) for key in row["keys"]} & keys
+    def _used(self, keys: set[str], but: Collection[str]) -> set[str]:
+        """Those that a document has, these documents apart."""
+        rows = self._read(_with_keys(sorted(keys)), ["id", "keys"])
+        return {key for row in rows if row["id"] not in but for key in row["keys"]} & keys
 
     def digests(self) -> dict[str, str]:
-        """The digest of every document by id."""
-        with self._named():
-            rows = self._table("documents").to_table(columns=["id", "digest"]).to_pydict()
-        return dict(zip(rows["id"], rows["digest"], strict=True))
+        return {row["id"]: row["digest"] for row in self._read([None], ["id", "digest"])}
 
     def documents(self) -> Iterator[StoredDocument]:
-        """All documents, in the order of their ids; damaged ones are named in a warning and left out."""
-        for part in _parts(sorted(self.digests())):
+        for part in batches(sorted(self.digests())):
             yield from self._documents([_in("id", part)])
 
     def _documents(self, tests: Sequence[str | None], damaged: list[Damage] | None = None) -> list[StoredDocument]:
@@ -355,13 +368,11 @@ class LanceStore:
         return [found[one] for one in sorted(found)]
 
     def find(self, document: str | None = None, where: Where | None = None) -> list[Window]:
-        """The windows of one document, or of those whose metadata fit (`clara_model.store.filters`), in order."""
         test = None if document is None else _in("id", [document])
         tests = [test] if not where else _in_parts("id", self._fitting(where, test))
         return [place for one in self._documents(tests) for place in placed(one)]
 
     def places(self, keys: Sequence[str], where: Where | None = None) -> list[Window]:
-        """Every place where these blocks stand, in documents whose metadata fit, in the order of the keys."""
         tests: list[str | None] = list(_with_keys(list(dict.fromkeys(keys))))
         if where:
             tests = list(_in_parts("id", [one for test in tests for one in self._fitting(where, test)]))
@@ -373,7 +384,6 @@ class LanceStore:
         return [one for key in keys for one in found[key]]
 
     def matching(self, where: Where) -> list[int]:
-        """The numbers of the blocks that stand in a document whose metadata fit, rising."""
         ids = self._fitting(where)
         keys = {key for row in self._read(_in_parts("id", ids), ["keys"]) for key in row["keys"]}
         return sorted(self.numbers(list(keys)).values())
@@ -391,25 +401,24 @@ class LanceStore:
             return [one for (one,) in scratch.execute(f"SELECT id FROM d WHERE {sql}", values)]
 
     def _read(self, tests: Sequence[str | None], columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-        with self._named():
-            table = self._table("documents")
-            for test in tests:
-                for batch in table.scanner(columns=columns, filter=test, batch_size=_AT_ONCE).to_batches():
-                    yield from batch.to_pylist()
+        for test in tests:
+            found = self._again("documents", methodcaller("to_table", columns=columns, filter=test))
+            for batch in found.to_batches(AT_ONCE):
+                yield from batch.to_pylist()
 
     # -- the whole ---------------------------------------------------------------------------------------------
 
     def stats(self) -> StoreStats:
         """What it holds; the bytes of older versions, which `compact` removes, are counted where it is a folder."""
-        with self._named():
-            blocks, documents = (self._table(name) for name in ("blocks", "documents"))
-            if Path(self._url).is_dir():
-                nbytes = sum(file.stat().st_size for file in Path(self._url).glob("*.lance/**/*") if file.is_file())
-            else:
-                parts = [part for table in (blocks, documents) for part in table.get_fragments()]
-                nbytes = sum(file.file_size_bytes or 0 for part in parts for file in part.data_files())
-            counts = blocks.count_rows(), documents.count_rows()
-        return StoreStats(self._url, self.fingerprint, self._encoding, self._keeps_text, *counts, nbytes, FORMAT)
+        if Path(self._url).is_dir():
+            nbytes = sum(_size(Path(self._url) / f"{name}.lance") for name in ("blocks", "documents"))
+        else:
+            tables = [self._again(name, methodcaller("get_fragments")) for name in ("blocks", "documents")]
+            nbytes = sum(file.file_size_bytes or 0 for parts in tables for part in parts for file in part.data_files())
+        blocks, documents = (self._again(name, methodcaller("count_rows")) for name in ("blocks", "documents"))
+        return StoreStats(
+            self._url, self.fingerprint, self._encoding, self._keeps_text, blocks, documents, nbytes, FORMAT
+        )
 
     def compact(self) -> None:
         """Few large files in place of many small ones, indexes, and no older versions; numbers change."""
@@ -420,44 +429,25 @@ class LanceStore:
             self._again(name, methodcaller("create_scalar_index", column, kind, replace=True))
         self._forget_versions()
 
-    def _again(self, name: str, change: Callable[[Any], object]) -> None:
-        """Change a data set; once more where another process has committed in between."""
-        with self._named():
-            for turn in range(_RETRIES):
-                try:
-                    change(self._table(name))
-                    return
-                except OSError as error:
-                    if "conflict" not in str(error).lower() or turn == _RETRIES - 1:
-                        raise
-                    time.sleep(random.uniform(0, 0.05 * (turn + 1)))
-
     def _forget_versions(self) -> None:
         for name in ("blocks", "documents"):
             self._again(name, methodcaller("cleanup_old_versions", older_than=timedelta(0)))
 
     def clear(self) -> None:
-        """Delete everything; another checkpoint may fill it. Who has it open goes on in the empty store."""
         for name in ("documents", "blocks"):
             self._delete(name, "true")
         self._again("blocks", methodcaller("delete_config_keys", ["fingerprint"]))
         self._forget_versions()
 
     def verify(self, documents: Sequence[str] | None = None, *, mend: bool = False) -> list[Damage]:
-        """Read everything, or these documents with their blocks; what is damaged or missing.
-
-        Args:
-            documents: their ids.
-            mend: drop what is damaged, so that the next `clara compress` makes it anew.
-        """
         damages: list[Damage] = []
         lost: list[Damage] = []
         tests: list[str | None] = [None] if documents is None else list(_in_parts("id", documents))
         try:
             named = {key for row in self._read(tests, ["keys"]) for key in row["keys"]}
-            of_blocks = ["_rowid >= 0"] if documents is None else _in_parts("key", sorted(named))
+            parts = self._pages(0) if documents is None else map(self._raw, _in_parts("key", sorted(named)))
             there = set()
-            for values in (one for test in of_blocks for one in self._raw(test)):
+            for values in chain.from_iterable(parts):
                 try:
                     self._row(values)
                     there.add(values["key"])
@@ -481,14 +471,7 @@ class LanceStore:
         return damages
 
     def close(self) -> None:
-        """Closing twice is fine; everything that was put is on the disk already."""
         self._closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def exists(url: str) -> bool:
@@ -539,8 +522,14 @@ def _create(url: str, encoding: str, keep_text: bool) -> None:
                 raise
 
 
-def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))
+def _size(folder: Path) -> int:
+    """Bytes of its files, without those that another process deletes meanwhile."""
+    found = 0
+    for here, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                found += os.stat(os.path.join(here, name)).st_size
+    return found
 
 
 def _quoted(text: str) -> str:
@@ -552,11 +541,11 @@ def _in(column: str, values: Sequence[str]) -> str:
 
 
 def _in_parts(column: str, values: Sequence[str]) -> list[str]:
-    return [_in(column, part) for part in _parts(values)]
+    return [_in(column, part) for part in batches(values)]
 
 
 def _with_keys(keys: Sequence[str]) -> list[str]:
-    return [f"array_has_any(keys, make_array({', '.join(map(_quoted, part))}))" for part in _parts(keys)]
+    return [f"array_has_any(keys, make_array({', '.join(map(_quoted, part))}))" for part in batches(keys)]
 
 
 def _document(row: Mapping[str, Any]) -> StoredDocument:

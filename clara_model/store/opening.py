@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 from clara_model.errors import ClaraError
 from clara_model.store import lance
 from clara_model.store.lance import LanceStore
-from clara_model.store.protocol import DurableStore
+from clara_model.store.protocol import DurableStore, batches
 from clara_model.store.sqlite.store import FILE, SQLiteStore
 
 logger = logging.getLogger(__name__)
@@ -20,8 +19,6 @@ logger = logging.getLogger(__name__)
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _OBJECTS = ("s3", "gs", "az", "abfss")
 """Schemes of object storage; what lies there is a Lance store."""
-_COPIED_AT_ONCE = 256
-T = TypeVar("T")
 
 
 def open_store(url: str | Path, *, encoding: str | None = None, keep_text: bool | None = None) -> DurableStore:
@@ -98,10 +95,10 @@ def copy_store(source: DurableStore, target: DurableStore) -> int:
     if fingerprint is None:
         return 0
     copied = 0
-    for rows in _batches(source.iterate()):
+    for rows in batches(source.iterate()):
         target.put(fingerprint, {row.key: row.block for row in rows})
         copied += len(rows)
-    for documents in _batches(source.documents()):
+    for documents in batches(source.documents()):
         there = target.numbers([window.key for one in documents for window in one.windows])
         whole = [one for one in documents if all(window.key in there for window in one.windows)]
         if len(whole) < len(documents):
@@ -115,22 +112,18 @@ def copy_store(source: DurableStore, target: DurableStore) -> int:
     return copied
 
 
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(items)
-    while batch := list(islice(rest, _COPIED_AT_ONCE)):
-        yield batch
-
-
 _KEPT = 0.8
 """Of the bound, so that the next few blocks do not make it be evicted from again."""
 
 
 def evict(store: DurableStore, max_bytes: int) -> int:
-    """Delete the blocks that were put longest ago where a store is larger than ``max_bytes``; how many."""
-    stats = store.stats()
-    if stats.nbytes <= max_bytes:
-        return 0
-    share = 1 - _KEPT * max_bytes / stats.nbytes
-    deleted = store.delete([row.key for row in islice(store.iterate(), round(share * stats.blocks))])
-    store.compact()
+    """Delete the blocks that were put longest ago until a store is no larger than ``max_bytes``; how many."""
+    deleted = 0
+    while (stats := store.stats()).nbytes > max_bytes:
+        share = 1 - _KEPT * max_bytes / stats.nbytes
+        gone = store.delete([row.key for row in islice(store.iterate(), math.ceil(share * stats.blocks))])
+        store.compact()
+        deleted += gone
+        if not gone:
+            break
     return deleted

@@ -8,9 +8,10 @@ Shapes: ``M`` memory tokens, ``D`` hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from itertools import islice
+from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
 
@@ -20,6 +21,10 @@ from clara_model.windows import content_key as content_key
 
 ENTRY_BYTES = 512
 """Counted for each block beside its vector and text: key, objects and their bookkeeping."""
+
+AT_ONCE = 256
+"""Blocks or documents that are in memory, or named in one query, at a time."""
+T = TypeVar("T")
 
 Where = Mapping[str, Any]
 """A filter on metadata: each name must have the value, or one of the values of a list; more in `store.filters`."""
@@ -123,14 +128,40 @@ def check_fingerprint(store: str, own: str | None, fingerprint: str) -> None:
         )
 
 
+def check_options(store: str, asked: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse options (None: no matter) that a store was not made with.
+
+    Raises:
+        ClaraError: with both values.
+    """
+    for name, value in asked.items():
+        if value is not None and value != own[name]:
+            raise ClaraError(f"{store} has {name} {own[name]} and {value} was asked for; leave {name} out, or copy it")
+
+
+def batches(items: Iterable[T], size: int = AT_ONCE) -> Iterator[list[T]]:
+    """So many at a time."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
 class LatentStore(Protocol):
     """Where blocks are kept. Calls come from many threads; a store may forget a block, never change one."""
 
     def get(self, fingerprint: str, keys: Sequence[str]) -> list[Block | None]:
-        """The blocks of these keys that this checkpoint made, ``None`` where there is none."""
+        """The blocks of these keys that this checkpoint made, ``None`` where there is none, or it is damaged (logged).
+
+        Raises:
+            ClaraError: the store is another checkpoint's, or cannot be read.
+        """
 
     def put(self, fingerprint: str, blocks: Mapping[str, Block]) -> None:
-        """Keep blocks that this checkpoint made, by key; when it returns, all of them are kept."""
+        """Keep blocks that this checkpoint made, by key, in place of what is there; when it returns, all are kept.
+
+        Raises:
+            ClaraError: the store is another checkpoint's or cannot be written, or a block is not finite; none is kept.
+        """
 
 
 class DurableStore(LatentStore, Protocol):
@@ -223,5 +254,8 @@ class DurableStore(LatentStore, Protocol):
     def close(self) -> None:
         """Let go of it, with everything on the disk; closing twice is fine."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

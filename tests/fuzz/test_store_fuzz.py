@@ -1,17 +1,13 @@
 """Random sequences of calls on a store by two processes, some of them killed, against a plain dictionary.
 
-200 sequences on each kind of store; ``--fuzz-examples`` says how many instead. On SQLite the other process is a forked
-child, a new one in each sequence, and killed where the sequence says so; on Lance, whose threads do not survive a fork,
-one process serves all sequences, and `store/test_lance.py` kills.
+200 sequences on each kind of store; ``--fuzz-examples`` says how many instead. The other process is a child of a server
+that holds the libraries and has no thread (Lance's own do not outlive a fork): a new one where one was killed.
 """
 
+import multiprocessing
 import os
-import pickle
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,18 +16,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_calls import FINGERPRINT, Op, block, done, serve
 
 from clara_model.search.store_search import StoreSearch
-from clara_model.store import Block, DurableStore, StoredDocument, Window, open_store
-from clara_model.store.opening import evict
-from clara_model.store.protocol import MissingBlocks, content_key
+from clara_model.store import DurableStore, open_store
+from clara_model.store.protocol import content_key
 
 SEQUENCES = settings.get_profile("sequences")
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """A disk that need not be waited for: a process that is killed loses nothing that it has written."""
-FINGERPRINT = "f"
 NAMES, IDS = [str(number) for number in range(12)], ["a", "b", "c", "ü"]
-Op = tuple[Any, ...]
 
 some = st.lists(st.sampled_from(NAMES), min_size=1, max_size=6, unique=True)
 document = st.tuples(st.sampled_from(IDS), st.lists(st.sampled_from(NAMES), max_size=4), st.integers(1990, 1993))
@@ -52,41 +46,7 @@ OTHERS = st.one_of(
     st.just(("search",)),
 )
 CALLS = st.tuples(st.sampled_from(["here", "there"]), OTHERS)
-KILLED = st.tuples(st.just("killed"), st.lists(CHANGES, min_size=1, max_size=4), st.floats(0, 0.01))
-
-
-def block(name: str, version: int) -> Block:
-    draw = torch.Generator().manual_seed(int(name) * 10 + version)
-    return Block(torch.randn(2, 48, generator=draw), int(name), f"{name} {version}")
-
-
-def done(store: DurableStore, op: Op) -> object:
-    """Do it; what a caller is told."""
-    match op:
-        case ("put", names, version):
-            return store.put(FINGERPRINT, {content_key(one): block(one, version) for one in names})
-        case ("record", documents):
-            made = [
-                StoredDocument(one, tuple(Window(content_key(name), 0, 1) for name in names), "d", {"year": year})
-                for one, names, year in documents
-            ]
-            try:
-                return store.record(made)
-            except MissingBlocks as error:
-                return sorted(error.keys)
-        case ("delete", names):
-            return store.delete([content_key(one) for one in names])
-        case ("forget", ids):
-            return store.forget(ids)
-        case ("evict", share):
-            return evict(store, int(store.stats().nbytes * share))
-        case ("mend",):
-            return sorted(one.where for one in store.verify(mend=True))
-        case ("clear",):
-            return store.clear()
-        case ("compact",):
-            return store.compact()
-    raise AssertionError(op)
+KILLED = st.tuples(st.just("killed"), st.lists(CHANGES, min_size=1, max_size=4), st.floats(0, 1))
 
 
 class Model:
@@ -129,6 +89,16 @@ class Model:
                 self.blocks, self.documents = {}, {}
         return None
 
+    def halfway(self, op: Op) -> "Model":
+        """Where a kill may leave Lance: `clear` begins with the documents, the others with blocks that go."""
+        made, after = self.copy(), self.copy()
+        after.done(op)
+        if op == ("clear",):
+            made.documents = {}
+        elif op[0] in ("record", "forget"):
+            made.blocks = after.blocks
+        return made
+
     def _drop_unused(self, names: list[str]) -> None:
         used = {name for kept, _ in self.documents.values() for name in kept}
         for one in names:
@@ -167,80 +137,59 @@ def far(store: DurableStore) -> bool:
     return store.url.endswith(".lance")
 
 
-class Forked:
-    """Another process with the store open, forked from this one when it is first asked."""
+class Other:
+    """Another process with the store open, from when it is first asked; a new one where it was killed."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self.pid = 0
+        self.process: multiprocessing.Process | None = None
 
-    def start(self) -> None:
-        asked, ask = os.pipe()
-        answered, answer = os.pipe()
-        self.pid = os.fork()
-        if not self.pid:
-            try:
-                for one in (ask, answered):
-                    os.close(one)
-                serve(os.fdopen(asked, "rb"), os.fdopen(answer, "wb"))
-            finally:
-                os._exit(1)
-        os.close(asked), os.close(answer)
-        self.ask, self.answer = os.fdopen(ask, "wb"), os.fdopen(answered, "rb")
+    def start(self) -> Connection:
+        if self.process is None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["lance", "clara_model.store"])
+            self.asked, asked = context.Pipe()
+            self.process = context.Process(target=serve, args=(str(self.place), asked), daemon=True)
+            self.process.start()
+            asked.close()
+            assert self.asked.recv() == "ready"
+        return self.asked
 
     def __call__(self, op: Op) -> object:
-        self.send([op])
-        return pickle.load(self.answer)
+        self.start().send(op)
+        return self.asked.recv()
 
-    def send(self, ops: list[Op]) -> None:
-        if not self.pid:
-            self.start()
+    def killed(self, ops: list[Op], after: float) -> None:
+        """Kill it while it does these."""
+        asked = self.start()
         for op in ops:
-            pickle.dump((str(self.place), op), self.ask)
-        self.ask.flush()
+            asked.send(op)
+        time.sleep(after)
+        self.kill()
 
     def kill(self) -> None:
-        if not self.pid:
-            return
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        self.ask.close(), self.answer.close()
-        self.pid = 0
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.asked.close()
+            self.process = None
 
 
-def serve(asked: Any, answer: Any) -> None:
-    """What the other process does."""
-    stores: dict[str, DurableStore] = {}
-    while True:
-        try:
-            place, op = pickle.load(asked)
-        except EOFError:
-            return
-        if op == ("reopen",):
-            stores.clear()
-            result: object = None
-        else:
-            if place not in stores:
-                stores.clear()
-                stores[place] = open_store(place)
-            result = done(stores[place], op)
-        pickle.dump(result, answer)
-        answer.flush()
-
-
-def check(place: Path, calls: list[Any], there: Any) -> None:
+def check(there: Other, calls: list[Any]) -> None:
     """Do the calls and compare after each of them."""
+    place = there.place
     model, here = Model(), open_store(place)
     search = StoreSearch(here)
     for turn, (who, op, *delay) in enumerate(calls):
         if who == "killed":
             states = [model.copy()]
             for one in op:
-                states.append(states[-1].copy())
+                before = states[-1]
+                if far(here):
+                    states.append(before.halfway(one))
+                states.append(before.copy())
                 states[-1].done(one)
-            there.send(op)
-            time.sleep(delay[0])
-            there.kill()
+            there.killed(op, delay[0] * (0.2 if far(here) else 0.01))
             with open_store(place) as fresh:
                 wrong = [one.differs(fresh) for one in states]
             assert "" in wrong, wrong
@@ -278,38 +227,13 @@ def check(place: Path, calls: list[Any], there: Any) -> None:
     here.close()
 
 
+@pytest.mark.parametrize("name", ["latents", "latents.lance"])
 @SEQUENCES
 @given(st.lists(st.one_of(CALLS, CALLS, CALLS, KILLED), min_size=3, max_size=12))
-def test_sqlite_is_a_dictionary_whoever_is_killed(calls: list[Any]):
+def test_a_store_is_a_dictionary_whoever_is_killed(name: str, calls: list[Any]):
     with TemporaryDirectory(dir=MEMORY) as folder:
-        there = Forked(Path(folder) / "latents")
+        there = Other(Path(folder) / name)
         try:
-            check(there.place, calls, there)
+            check(there, calls)
         finally:
             there.kill()
-
-
-@pytest.fixture(scope="module")
-def other_process() -> Iterator[subprocess.Popen]:
-    """One with Lance of its own."""
-    served = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); sys.argv = ['']; "
-    served += "from hypothesis import settings; settings.register_profile('sequences', max_examples=1); "
-    served += "from test_store_fuzz import serve; serve(sys.stdin.buffer, sys.stdout.buffer)"
-    with subprocess.Popen([sys.executable, "-c", served], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        yield process
-        assert process.stdin
-        process.stdin.close()
-
-
-@SEQUENCES
-@given(st.lists(CALLS, min_size=3, max_size=8))
-def test_lance_is_a_dictionary(other_process: subprocess.Popen, calls: list[Any]):
-    with TemporaryDirectory(dir=MEMORY) as folder:
-        place = Path(folder) / "latents.lance"
-
-        def there(op: Op) -> object:
-            pickle.dump((str(place), op), other_process.stdin)
-            other_process.stdin.flush()
-            return pickle.load(other_process.stdout)
-
-        check(place, calls, there)

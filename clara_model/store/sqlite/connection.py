@@ -6,6 +6,7 @@ what was written last, but the file stays whole. Closing puts everything on the 
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -16,9 +17,48 @@ from pathlib import Path
 from clara_model.errors import ClaraError
 from clara_model.store.filters import add_functions
 
+logger = logging.getLogger(__name__)
+
 WAIT_SECONDS = 120.0
 """How long to wait for another process that is writing."""
 _PRAGMAS = ("PRAGMA synchronous=NORMAL", "PRAGMA cell_size_check=ON", "PRAGMA journal_size_limit=16777216")
+
+
+def prepared(file: Path) -> bool:
+    """Make the file's folder if it is not there; whether what lies in it can be read only.
+
+    Raises:
+        ClaraError: a file is in its place, or the folder cannot be made or used.
+    """
+    folder = file.parent
+    if folder.exists() and not folder.is_dir():
+        raise ClaraError(f"{folder} is a file; a store is a folder, so name another one")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClaraError(f"{folder} cannot be made ({error.strerror}); name a folder that can be written to") from error
+    try:
+        if not file.exists():
+            if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+                raise ClaraError(f"{folder} holds no store and cannot be written to; check its permissions")
+            return False
+        return _only_readable(file)
+    except PermissionError as error:
+        raise ClaraError(f"{folder} cannot be opened ({error.strerror}); check its permissions") from error
+
+
+def _only_readable(file: Path) -> bool:
+    effective = os.access in os.supports_effective_ids
+    if not os.access(file, os.R_OK, effective_ids=effective):
+        raise ClaraError(f"{file} cannot be read (no permission); check its permissions")
+    if os.access(file.parent, os.W_OK, effective_ids=effective) and os.access(file, os.W_OK, effective_ids=effective):
+        return False
+    waiting = file.with_name(f"{file.name}-wal")
+    if waiting.exists() and waiting.stat().st_size:
+        raise ClaraError(
+            f"{file.parent} is read-only and its last writer did not close it; open it once where it can be written"
+        )
+    return True
 
 
 class Connections:
@@ -72,13 +112,15 @@ class Connections:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        with explained(self.file):
-            if idle and not self.read_only:
-                idle[0].execute("PRAGMA synchronous=FULL")
-                idle[0].execute("PRAGMA busy_timeout=0")  # somebody who is still at work will do it
+        if idle and not self.read_only:
+            idle[0].execute("PRAGMA synchronous=FULL")
+            idle[0].execute("PRAGMA busy_timeout=0")  # somebody who is still at work will do it
+            try:
                 idle[0].execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            for connection in idle:
-                connection.close()
+            except sqlite3.Error as error:
+                logger.warning("what was written last stays in %s-wal until there is room: %s", self.file, error)
+        for connection in idle:
+            connection.close()
 
     def _take(self) -> sqlite3.Connection:
         if self._pid != os.getpid():  # after a fork the parent's connections must not be used, nor closed

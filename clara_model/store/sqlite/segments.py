@@ -92,6 +92,14 @@ class Segments:
             ) from error
         self._dirty.add(segment)
 
+    def cut(self, segment: int, end: int) -> None:
+        """Give back what was written behind the last block and not entered. Inside a transaction."""
+        for one, size in self.sizes().items():
+            if one > segment:
+                self.remove([one])
+            elif one == segment and size > end:
+                os.truncate(self.path(segment), end)
+
     def sync(self) -> None:
         """Wait until everything that was written here is on the disk."""
         for segment in self._dirty:

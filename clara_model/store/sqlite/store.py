@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from clara_model.errors import ClaraError
 from clara_model.store.encodings import (
@@ -30,17 +30,21 @@ from clara_model.store.encodings import (
 )
 from clara_model.store.filters import condition
 from clara_model.store.protocol import (
+    AT_ONCE,
     Block,
     Damage,
+    DurableStore,
     MissingBlocks,
     Row,
     StoredDocument,
     StoreStats,
     Where,
+    batches,
     check_fingerprint,
+    check_options,
     placed,
 )
-from clara_model.store.sqlite.connection import Connections
+from clara_model.store.sqlite.connection import Connections, prepared
 from clara_model.store.sqlite.schema import (
     FORMAT,
     About,
@@ -59,8 +63,6 @@ from clara_model.windows import Window
 logger = logging.getLogger(__name__)
 
 FILE = "latents.sqlite"
-_AT_ONCE = 256
-"""Rows in memory at a time."""
 _DAMAGED = (ValueError, TypeError, AttributeError, Replaced)
 _STORED = "length slots width encoding dtype checksum text segment offset size".split()
 _COLUMNS = f"number, key, {', '.join(_STORED)}"
@@ -72,7 +74,7 @@ _ID = "CAST(? AS TEXT)"
 _MISSING = "SELECT document, number FROM windows w WHERE NOT EXISTS (SELECT 1 FROM blocks b WHERE b.key = w.key)"
 
 
-class SQLiteStore:
+class SQLiteStore(DurableStore):
     """A `DurableStore` in ``folder/latents.sqlite``. Thread-safe; many processes may have it open."""
 
     def __init__(self, folder: str | Path, *, encoding: str | None = None, keep_text: bool | None = None) -> None:
@@ -91,27 +93,18 @@ class SQLiteStore:
         self.folder = Path(folder).expanduser()
         if encoding is not None:
             check_encoding(encoding)
-        self._connections = Connections(self.folder / FILE, read_only=_prepared(self.folder))
+        self._connections = Connections(self.folder / FILE, read_only=prepared(self.folder / FILE))
         self._segments = Segments(self.folder)
         try:
             if not self._connections.read_only:
                 create(self._connections, encoding, keep_text)
             self._about: About = self._read_about()
-            self._check(encoding, keep_text)
+            own = {"encoding": self._about.encoding, "keep_text": self._about.keeps_text}
+            check_options(self.url, {"encoding": encoding, "keep_text": keep_text}, own)
         except BaseException:
             with suppress(ClaraError):
                 self._connections.close()
             raise
-
-    def _check(self, encoding: str | None, keep_text: bool | None) -> None:
-        for name, asked, own in (
-            ("encoding", encoding, self._about.encoding),
-            ("keep_text", keep_text, self._about.keeps_text),
-        ):
-            if asked is not None and asked != own:
-                raise ClaraError(
-                    f"{self.folder} has {name} {own} and {asked} was asked for; leave {name} out, or copy the store"
-                )
 
     def _read_about(self) -> About:
         with self._connections.reading() as connection:
@@ -123,24 +116,20 @@ class SQLiteStore:
 
     @property
     def url(self) -> str:
-        """The folder."""
         return str(self.folder)
 
     @property
     def identity(self) -> str:
-        """A name that no other store has."""
         return self._about.identity
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the checkpoint whose latents it holds; None before the first `put`."""
         if self._about.fingerprint is None:
             self._about = self._read_about()
         return self._about.fingerprint
 
     @property
     def generation(self) -> int:
-        """Moves whenever a block that was there has gone, or stands under another number."""
         with self._connections.reading() as connection:
             fingerprint, moved = generation(connection)
         if fingerprint != self._about.fingerprint:  # it has been cleared, or filled
@@ -150,11 +139,6 @@ class SQLiteStore:
     # -- blocks ------------------------------------------------------------------------------------------------
 
     def get(self, fingerprint: str, keys: Sequence[str]) -> list[Block | None]:
-        """The blocks of these keys, ``None`` where there is none or it is damaged (which is logged).
-
-        Raises:
-            ClaraError: the store is another checkpoint's, or cannot be read.
-        """
         if self.fingerprint is None:
             return [None] * len(keys)
         found = {row.key: row.block for row in self._select("key", [bytes.fromhex(key) for key in dict.fromkeys(keys)])}
@@ -162,11 +146,6 @@ class SQLiteStore:
         return [found.get(key) for key in keys]
 
     def put(self, fingerprint: str, blocks: Mapping[str, Block]) -> None:
-        """Keep blocks in one transaction, in place of what is there under their keys.
-
-        Raises:
-            ClaraError: the store is another checkpoint's, cannot be written, or a block is not finite; nothing is kept.
-        """
         if not blocks:
             return
         encoded = [encode(block.vector, self._about.encoding) for block in blocks.values()]
@@ -190,43 +169,37 @@ class SQLiteStore:
         return (segment, end) if end < SEGMENT_BYTES else (segment + 1, 0)
 
     def delete(self, keys: Sequence[str]) -> int:
-        """Forget blocks; how many there were."""
         with self._connections.writing() as connection:
             return _delete(connection, "key", [bytes.fromhex(key) for key in keys])
 
     def iterate(self, after: int = 0) -> Iterator[Row]:
-        """All blocks with a number above ``after``, in order, without damaged ones; holds a few hundred at a time."""
         while True:
-            rows, last = self._found("number > ? ORDER BY number LIMIT ?", [after, _AT_ONCE])
+            rows, last = self._found("number > ? ORDER BY number LIMIT ?", [after, AT_ONCE])
             if not last:
                 return
             yield from rows
             after = last
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
-        """The blocks with these numbers, in this order, without those that are gone or damaged."""
         found = {row.number: row for row in self._select("number", list(dict.fromkeys(numbers)))}
         return [found[number] for number in numbers if number in found]
 
     def numbers(self, keys: Sequence[str]) -> dict[str, int]:
-        """The number of each key that is there."""
         with self._connections.reading() as connection:
             return {key.hex(): number for key, number in _there(connection, [bytes.fromhex(key) for key in keys])}
 
     def all_numbers(self) -> list[int]:
-        """The numbers of all blocks, rising."""
         with self._connections.reading() as connection:
             return sorted(number for (number,) in connection.execute("SELECT number FROM blocks"))
 
     @property
     def last_number(self) -> int:
-        """The highest number that a block was ever given; 0 before the first."""
         query = "SELECT max(seq) FROM sqlite_sequence WHERE name = 'blocks'"
         with self._connections.reading() as connection:
             return connection.execute(query).fetchone()[0] or 0
 
     def _select(self, column: str, values: Sequence[bytes | int]) -> Iterator[Row]:
-        for part in _parts(values):
+        for part in batches(values):
             yield from self._found(f"{column} IN ({_marks(part)})", part)[0]
 
     def _found(self, test: str, values: Sequence[Any]) -> tuple[list[Row], int]:
@@ -306,7 +279,6 @@ class SQLiteStore:
             _drop_unused(connection, before)
 
     def forget(self, ids: Sequence[str]) -> int:
-        """Delete documents, and the blocks that no other document has; how many documents there were."""
         with self._connections.writing() as connection:
             count = f"SELECT count(*) FROM documents WHERE id = {_ID}"
             there = [one for one in dict.fromkeys(ids) if connection.execute(count, (os.fsencode(one),)).fetchone()[0]]
@@ -314,17 +286,15 @@ class SQLiteStore:
             return len(there)
 
     def digests(self) -> dict[str, str]:
-        """The digest of every document by id."""
         with self._connections.reading() as connection:
             return dict(connection.execute("SELECT id, digest FROM documents").fetchall())
 
     def documents(self) -> Iterator[StoredDocument]:
-        """All documents, in the order of their ids; damaged ones are named in a warning and left out."""
         last: bytes | None = None
         while True:
             with self._connections.reading() as connection:
                 query = f"SELECT id FROM documents WHERE ? IS NULL OR id > {_ID} ORDER BY id LIMIT ?"
-                ids = connection.execute(query, (last, last, _AT_ONCE)).fetchall()
+                ids = connection.execute(query, (last, last, AT_ONCE)).fetchall()
             if not ids:
                 return
             first, last = last, os.fsencode(ids[-1][0])
@@ -346,17 +316,15 @@ class SQLiteStore:
         return found
 
     def find(self, document: str | None = None, where: Where | None = None) -> list[Window]:
-        """The windows of one document, or of those whose metadata fit (`clara_model.store.filters`), in order."""
         test, values = condition(where or {})
         if document is not None:
             test, values = f"{test} AND d.id = ?", [*values, document]
         return [place for one in self._documents(test, values) for place in placed(one)]
 
     def places(self, keys: Sequence[str], where: Where | None = None) -> list[Window]:
-        """Every place where these blocks stand, in documents whose metadata fit, in the order of the keys."""
         test, values = condition(where or {})
         found: dict[str, list[Window]] = {key: [] for key in keys}
-        for part in _parts([bytes.fromhex(key) for key in found]):
+        for part in batches([bytes.fromhex(key) for key in found]):
             standing = f"d.id IN (SELECT document FROM windows WHERE key IN ({_marks(part)})) AND {test}"
             here = {key.hex() for key in part}
             for one in self._documents(standing, [*part, *values]):
@@ -366,7 +334,6 @@ class SQLiteStore:
         return [one for key in keys for one in found[key]]
 
     def matching(self, where: Where) -> list[int]:
-        """The numbers of the blocks that stand in a document whose metadata fit, rising."""
         test, values = condition(where)
         # CROSS JOIN: in this order, so that the test comes first
         query = f"""SELECT DISTINCT b.number FROM documents d CROSS JOIN windows w ON w.document = d.id
@@ -377,7 +344,6 @@ class SQLiteStore:
     # -- the whole ---------------------------------------------------------------------------------------------
 
     def stats(self) -> StoreStats:
-        """What it holds."""
         with self._connections.reading() as connection:
             blocks = connection.execute("SELECT count(*) FROM blocks").fetchone()[0]
             documents = connection.execute("SELECT count(*) FROM documents").fetchone()[0]
@@ -391,21 +357,36 @@ class SQLiteStore:
     def compact(self) -> None:
         """Give the room of deleted and damaged blocks back, segment by segment.
 
-        Needs as much free room as what is left of a segment takes; the emptiest come first, so a full disk gets room.
+        Files that hold nothing any more go first, without taking room; then those with least left. What is left of a
+        file is copied before the file goes: as much room must be free, at most the 256 MB of a file.
+
+        Raises:
+            ClaraError: there is less; it says how much is needed. The files before were given back.
         """
         query = "SELECT segment, sum(size) FROM blocks GROUP BY segment"
         with self._connections.writing() as connection:
             last, end = place(connection, self.folder)
             kept = dict(connection.execute(query).fetchall())
             sizes = {**self._segments.sizes(), last: end}
-            wasteful = [one for one in sorted(sizes, key=lambda one: kept.get(one, 0)) if kept.get(one, 0) < sizes[one]]
-            if last in wasteful:
+            wasteful = sorted((kept.get(one, 0), one) for one in sizes if kept.get(one, 0) < sizes[one])
+            if kept.get(last, 0) < sizes[last]:
                 set_place(connection, last + 1, 0)
-        for segment in wasteful:
+        for size, segment in wasteful:
             if segment <= last:
-                if segment in kept:
-                    with self._connections.writing() as connection:
-                        self._move(connection, segment)
+                if size:
+                    try:
+                        with self._connections.writing() as connection:
+                            self._move(connection, segment)
+                    except ClaraError as error:
+                        with self._connections.writing() as connection:
+                            self._segments.cut(*place(connection, self.folder))
+                        if not isinstance(error.__cause__, OSError):
+                            raise
+                        raise ClaraError(
+                            f"{self.folder} cannot be compacted further ({error.__cause__.strerror}): what is left of "
+                            f"data-{segment}.bin takes {size:,} bytes until the {sizes[segment]:,} of that "
+                            "file are given back; free as many on the disk, or delete more of the store"
+                        ) from error
                 self._segments.remove([segment])  # its number is never given again
         try:
             with self._connections.reading() as connection:
@@ -418,7 +399,7 @@ class SQLiteStore:
         """Copy what is intact of a segment behind all others, and delete its other rows. Inside a transaction."""
         after = 0
         test = "segment = ? AND number > ? ORDER BY number LIMIT ?"
-        while raw := self._raw(test, [segment, after, _AT_ONCE], connection):
+        while raw := self._raw(test, [segment, after, AT_ONCE], connection):
             after = raw[-1][0]
             intact = {row.number for row in self._sorted(raw)[0]}
             _delete(connection, "number", [values[0] for values in raw if values[0] not in intact])
@@ -434,7 +415,6 @@ class SQLiteStore:
             set_place(connection, target, end)
 
     def clear(self) -> None:
-        """Delete everything; another checkpoint may fill it. Who has it open goes on in the empty store."""
         with self._connections.writing() as connection:
             last, _ = place(connection, self.folder)
             for table in ("windows", "documents", "blocks"):
@@ -447,12 +427,6 @@ class SQLiteStore:
         self.compact()
 
     def verify(self, documents: Sequence[str] | None = None, *, mend: bool = False) -> list[Damage]:
-        """Read everything; what is damaged or missing, the file's own structure included.
-
-        Args:
-            documents: ids of those that are read with their blocks; all by default.
-            mend: drop what is damaged, so that the next `clara compress` makes it anew.
-        """
         damages: list[Damage] = []
         try:
             self._about = self._read_about()  # another process may have filled it since
@@ -462,7 +436,7 @@ class SQLiteStore:
                 damages += [Damage(FILE, line) for (line,) in lines if line != "ok"]
                 damages += self._damaged("1", "1", [], mend)
             else:
-                for part in _parts(documents):
+                for part in batches(documents):
                     keys = f"key IN (SELECT key FROM windows WHERE document IN ({_marks(part)}))"
                     damages += self._damaged(keys, f"d.id IN ({_marks(part)})", part, mend)
         except ClaraError as error:
@@ -473,7 +447,7 @@ class SQLiteStore:
         """What is damaged or missing among these rows."""
         damages: list[Damage] = []
         after = 0
-        test = f"{of_blocks} AND number > ? ORDER BY number LIMIT {_AT_ONCE}"
+        test = f"{of_blocks} AND number > ? ORDER BY number LIMIT {AT_ONCE}"
         while raw := self._raw(test, [*values, after]):
             after = raw[-1][0]
             if not self._sorted(raw)[1]:
@@ -496,56 +470,8 @@ class SQLiteStore:
         return damages + lost
 
     def close(self) -> None:
-        """Let go of the files, with everything on the disk; closing twice is fine."""
         self._segments.sync()
         self._connections.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _prepared(folder: Path) -> bool:
-    """Make the folder if it is not there; whether what lies in it can be read only.
-
-    Raises:
-        ClaraError: a file is in its place, or the folder cannot be made or used.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ClaraError(f"{folder} is a file; a store is a folder, so name another one")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ClaraError(f"{folder} cannot be made ({error.strerror}); name a folder that can be written to") from error
-    file = folder / FILE
-    try:
-        if not file.exists():
-            if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-                raise ClaraError(f"{folder} holds no store and cannot be written to; check its permissions")
-            return False
-        return _only_readable(folder, file)
-    except PermissionError as error:
-        raise ClaraError(f"{folder} cannot be opened ({error.strerror}); check its permissions") from error
-
-
-def _only_readable(folder: Path, file: Path) -> bool:
-    effective = os.access in os.supports_effective_ids
-    if not os.access(file, os.R_OK, effective_ids=effective):
-        raise ClaraError(f"{file} cannot be read (no permission); check its permissions")
-    if os.access(folder, os.W_OK, effective_ids=effective) and os.access(file, os.W_OK, effective_ids=effective):
-        return False
-    waiting = file.with_name(f"{FILE}-wal")
-    if waiting.exists() and waiting.stat().st_size:
-        raise ClaraError(
-            f"{folder} is read-only and its last writer did not close it; open it once where it can be written"
-        )
-    return True
-
-
-def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))
 
 
 def _marks(part: Sequence[Any]) -> str:
@@ -554,14 +480,14 @@ def _marks(part: Sequence[Any]) -> str:
 
 def _there(connection: sqlite3.Connection, keys: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
     """Key and number of each block that is there."""
-    for part in _parts(keys):
+    for part in batches(keys):
         yield from connection.execute(f"SELECT key, number FROM blocks WHERE key IN ({_marks(part)})", part).fetchall()
 
 
 def _delete(connection: sqlite3.Connection, column: str, values: Sequence[Any]) -> int:
     """Delete blocks; how many there were. Inside a transaction."""
     gone = 0
-    for part in _parts(values):
+    for part in batches(values):
         gone += connection.execute(f"DELETE FROM blocks WHERE {column} IN ({_marks(part)})", part).rowcount
     if gone:
         move_generation(connection)

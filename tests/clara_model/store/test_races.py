@@ -1,6 +1,7 @@
 """Two that change one store at once, in a forced order: neither loses what the other was told is kept."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,92 @@ def test_lance_compacts_beside_one_that_writes(tmp_path: Path, monkeypatch):
         store.compact()
         assert len(turns) == 3
         assert all_there(other, range(5))
+
+
+READS = {
+    "get": lambda store: [
+        same(one, block(i)) for i, one in enumerate(store.get(FINGERPRINT, [key(i) for i in range(9)]))
+    ],
+    "iterate": lambda store: sorted(row.key for row in store.iterate()),
+    "numbers": lambda store: sorted(store.numbers([key(i) for i in range(9)])),
+    "all_numbers": lambda store: len(store.all_numbers()),
+    "find": lambda store: store.find(where={"n": {"$gt": 3}}),
+    "matching": lambda store: len(store.matching({"n": {"$gt": 3}})),
+    "places": lambda store: store.places([key(5), key(7)]),
+    "digests": lambda store: store.digests(),
+    "documents": lambda store: list(store.documents()),
+    "verify": lambda store: store.verify(),
+    "stats": lambda store: (store.stats().blocks, store.stats().documents),
+    "put": lambda store: store.put(FINGERPRINT, blocks([3])),
+    "delete": lambda store: store.delete([key(8)]),
+    "forget": lambda store: store.forget(["d8"]),
+    "record": lambda store: store.record([document("e", 5)]),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_lance_goes_on_where_another_compacts_what_it_has_just_opened(name: str, tmp_path: Path, monkeypatch):
+    with open_store(tmp_path / "s.lance") as store, open_store(tmp_path / "s.lance") as other:
+        assert isinstance(store, LanceStore)
+        for i in range(9):
+            store.put(FINGERPRINT, blocks([i]))
+            store.record([replace(document(f"d{i}", i), metadata={"n": i})])
+        expected = READS[name](other)
+        other.put(FINGERPRINT, blocks([3, 8]))
+        other.record([replace(document("d8", 8), metadata={"n": 8})])
+        real, turns = store._table, []
+
+        def late(table_name: str):
+            table = real(table_name)
+            if not turns:
+                turns.append(table_name)
+                other.put(FINGERPRINT, blocks([2]))
+                other.compact()
+                assert len(list(tmp_path.glob("s.lance/blocks.lance/_versions/*.manifest"))) == 1
+            return table
+
+        monkeypatch.setattr(store, "_table", late)
+        assert READS[name](store) == expected
+        assert turns
+
+
+def test_lance_reads_all_while_another_compacts_again_and_again(tmp_path: Path):
+    with open_store(tmp_path / "s.lance") as store, open_store(tmp_path / "s.lance") as other:
+        for start in range(0, 900, 100):
+            store.put(FINGERPRINT, blocks(range(start, start + 100)))
+        seen = {}
+        for row in store.iterate():
+            assert same(row.block, block(row.block.text.removeprefix("text of ")))
+            seen[row.key] = row.number
+            if len(seen) in (1, 300, 800):
+                other.put(FINGERPRINT, blocks([len(seen)]))
+                other.compact()
+        assert seen.keys() == blocks(range(900)).keys()
+
+
+def test_lance_killed_between_its_two_commits_leaves_no_block_that_nothing_deletes(tmp_path: Path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed_at_documents(real: Callable) -> Callable:
+        def commit(name: str, *rest: object) -> None:
+            if name == "documents":
+                raise Killed
+            real(name, *rest)
+
+        return commit
+
+    with open_store(tmp_path / "s.lance") as store, open_store(tmp_path / "s.lance") as other:
+        assert isinstance(store, LanceStore)
+        store.put(FINGERPRINT, blocks(["old", "new", "gone"]))
+        store.record([document("a", "old"), document("b", "gone")])
+        for call, commit in (
+            (lambda one: one.record([document("a", "new")]), "_merge"),
+            (lambda one: one.forget(["b"]), "_delete"),
+        ):
+            with monkeypatch.context() as patch, pytest.raises(Killed):
+                patch.setattr(store, commit, killed_at_documents(getattr(store, commit)))
+                call(store)
+            call(other)  # as the next `clara compress` does
+        assert [row.key for row in other.iterate()] == [key("new")]
+        assert other.verify() == []
