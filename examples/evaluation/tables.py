@@ -35,7 +35,7 @@ SETS = {
 ALL = "clara,wrong,shuffled,closed,text,first,bm25"
 MEMORY = {
     "clara-tiny": {"heldout_gold": 300, "heldout_20": 300},
-    "clara-small": {"heldout": 300, "nq": 60, "hotpotqa": 24, "2wiki": 24, "musique": 24},
+    "clara-small": {"heldout": 300, "nq": 60, "hotpotqa": 16, "2wiki": 16, "musique": 16},
 }
 """The same for the controls; of a held-out row without other candidates the gold document alone is read."""
 ALONE = ("heldout_gold", "heldout")
@@ -105,7 +105,7 @@ def memory(model: str, out: Path, data: str | None, heldout: str | None, count: 
     for name, questions in MEMORY[model].items():
         systems = "clara,wrong,shuffled,closed"
         if model == "clara-small":  # reads its best passage as text too, unless told otherwise
-            systems = "clara:0,wrong:0,shuffled:0" if name == "heldout" else "clara:0,wrong:0,clara,wrong"
+            systems = "clara:0,wrong:0"
         words = ["--systems", systems, "--max_samples", str(count or questions), "--batch_size", "10"]
         if name in ALONE:
             words += ["--stage", "stage1_2", "--setting", "oracle", "--generation_top_k", "1"]
