@@ -35,7 +35,7 @@ SETS = {
 ALL = "clara,wrong,shuffled,closed,text,first,bm25"
 MEMORY = {
     "clara-tiny": {"heldout_gold": 300, "heldout_20": 300},
-    "clara-small": {"heldout": 300, "nq": 60, "hotpotqa": 16, "2wiki": 16, "musique": 16},
+    "clara-small": {"heldout": 300, "nq": 60, "hotpotqa": 40, "2wiki": 40, "musique": 40},
 }
 """The same for the controls; of a held-out row without other candidates the gold document alone is read."""
 ALONE = ("heldout_gold", "heldout")
