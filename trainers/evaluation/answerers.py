@@ -9,19 +9,19 @@ that do not fit are left out from the end, and counted. Leaves out which passage
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from clara_model.errors import ClaraError, needing
+from clara_model.errors import ClaraError
 from clara_model.inference.pipeline import Encoded, Written
 from clara_model.validation import Generation
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Question
 from trainers.evaluation.rankers import AsRetrieved, ByLatents, Ranked
+from trainers.evaluation.systems.llmlingua import LLMLingua2
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
@@ -99,7 +99,7 @@ class FromLatents:
         if ranked.latents is not None:
             return ranked.latents[:count]
         with meter.phase("compress"):
-            return self.clara.compress(_chosen(question, ranked, count))
+            return self.clara.compress(chosen_texts(question, ranked, count))
 
     def _fitting(self, question: Question, ranked: Ranked) -> int:
         tokens, prompt = self.clara.model.tokens, self.clara.model.config.prompts.answer
@@ -108,10 +108,10 @@ class FromLatents:
             return count  # then the checkpoint's own bound holds
 
         def length(k: int) -> int:
-            shown = _chosen(question, ranked, min(self.expand, k))
+            shown = chosen_texts(question, ranked, min(self.expand, k))
             return len(tokens.prompt_ids(prompt, k - len(shown), question.text, text="\n\n".join(shown)))
 
-        return _most(count, room, length)
+        return most_that_fit(count, room, length)
 
 
 class FromShuffledLatents(FromLatents):
@@ -143,12 +143,12 @@ class FromWrongLatents(FromLatents):
         self._questions, self._ranker = questions, ranker
 
     def _memory(self, question: Question, ranked: Ranked, count: int, meter: Meter) -> tuple[Latents, tuple[str, ...]]:
-        pool, mine = question.pool, set(_chosen(question, ranked, count))
+        pool, mine = question.pool, set(chosen_texts(question, ranked, count))
         gold = {pool.passages[place] for place in ranked.order if pool.documents[place] in question.positives}
         after = [*self._questions[question.number + 1 :], *self._questions[: question.number]]
         for other in (one for one in after if one.cluster != question.cluster):
             (found,) = self._ranker.rank([other], Meter(self.clara.model.device))
-            texts = [text for text in _chosen(other, found, len(found.order)) if text not in mine | gold][:count]
+            texts = [text for text in chosen_texts(other, found, len(found.order)) if text not in mine | gold][:count]
             if texts:
                 wrong = self.clara.compress([texts[place % len(texts)] for place in range(count)])
                 return replace(self._latents(question, ranked, count, meter), vectors=wrong.vectors), tuple(texts)
@@ -176,7 +176,7 @@ class FromText:
 
     def texts(self, question: Question, ranked: Ranked) -> list[str]:
         """What is read, best first."""
-        return [] if self.closed else _chosen(question, ranked, self.budget.top_k)
+        return [] if self.closed else chosen_texts(question, ranked, self.budget.top_k)
 
     def _fitted(self, question: Question, texts: Sequence[str]) -> tuple[list[int], int]:
         model = (self.reader or self.clara).model
@@ -185,7 +185,7 @@ class FromText:
             memory = "\n\n".join(texts[:count])
             return model.tokens.text_prompt_ids(model.config.prompts.answer, memory, question.text)
 
-        count = _most(len(texts), self.budget.room(self.clara), lambda k: len(prompt(k)))
+        count = most_that_fit(len(texts), self.budget.room(self.clara), lambda k: len(prompt(k)))
         return prompt(count), count
 
     def _write(self, prompts: list[list[int]]) -> list[Written]:
@@ -202,38 +202,30 @@ class FromShortenedText(FromText):
     """The passages' text as LLMLingua-2 shortens it, to as many tokens as the latents have slots."""
 
     def __init__(self, clara: Clara, budget: Budget, reader: Clara | None = None, model: str = LLMLINGUA) -> None:
-        """Load LLMLingua-2.
-
-        Raises:
-            ClaraError: the package is not installed, or the model cannot be loaded.
-        """
         super().__init__(clara, budget, reader)
-        with needing("the system llmlingua", "llmlingua"):
-            package: Any = importlib.import_module("llmlingua")
-        try:
-            self._compressor = package.PromptCompressor(model, use_llmlingua2=True, device_map=clara.model.device.type)
-        except (OSError, ValueError) as error:
-            raise ClaraError(
-                f"the LLMLingua-2 model {model!r} cannot be loaded ({str(error).splitlines()[0]})"
-            ) from error
+        self._lingua = LLMLingua2(model, clara.model.device)
         self._rate = 1 / clara.model.config.compression_rate
 
     def texts(self, question: Question, ranked: Ranked) -> list[str]:
         """What is read, shortened."""
-        return [
-            self._compressor.compress_prompt([text], rate=self._rate)["compressed_prompt"] if text.strip() else text
-            for text in super().texts(question, ranked)
-        ]
+        count = self.clara.count_tokens
+        return [self._lingua.shorten(text, self._rate, count) for text in super().texts(question, ranked)]
 
 
-Reader = FromLatents | FromText
+class Reader(Protocol):
+    """What answers questions: those above, and `evaluation.systems`."""
+
+    def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
+        """An answer to each question from the best of its passages."""
+        ...
 
 
-def _chosen(question: Question, ranked: Ranked, count: int) -> list[str]:
+def chosen_texts(question: Question, ranked: Ranked, count: int) -> list[str]:
+    """The best passages of a question, at most ``count``."""
     return [question.pool.passages[place] for place in ranked.order[:count]]
 
 
-def _most(count: int, room: int, length: Callable[[int], int]) -> int:
+def most_that_fit(count: int, room: int, length: Callable[[int], int]) -> int:
     """The largest number of passages, at most ``count``, whose prompt is no longer than the room.
 
     Raises:

@@ -2,6 +2,7 @@
 
     clara-eval --dataset hotpotqa,nq --model CHECKPOINT          # tables, and a folder of records
     clara-eval --dataset mine.jsonl --docs letters/ --model ..   # {"question", "answer"} a line: would I lose anything?
+    clara-eval paper --rows all                                  # the paper's table, from published weights
     clara-eval report FOLDER                                     # a page with pictures of all that is in the folder
 
 Exit codes: 0 done, 1 a question failed, 2 something the user can put right, said in one sentence.
@@ -37,6 +38,10 @@ WIDTH_OF_A_FILE = 220
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``clara-eval``; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["paper"]:
+        from trainers.evaluation.systems import paper
+
+        return command.run("clara-eval", lambda: paper.arguments(words[1:]), paper.run)
     if words[:1] == ["report"]:
         return command.run("clara-eval", lambda: report_parser().parse_args(words[1:]), _report)
     return command.run("clara-eval", lambda: parser().parse_args(words), _measure)
@@ -47,7 +52,8 @@ def parser() -> argparse.ArgumentParser:
     made = command.Parser(
         prog="clara-eval",
         description="Measure a checkpoint beside its baselines: same base model, documents, prompt and bounds.",
-        epilog="`clara-eval report FOLDER` draws what was measured; see `clara-eval report --help`.",
+        epilog="`clara-eval report FOLDER` draws what was measured, `clara-eval paper` makes the paper's table; "
+        "each has a --help of its own.",
     )
     _what(made.add_argument_group("what is measured"))
     _how(made.add_argument_group("how"))
@@ -66,7 +72,8 @@ def _what(group: Any) -> None:
                             "paraphrase: texts are told again (default: stage2 if it can rank)")  # fmt: skip
     group.add_argument("--systems", type=_listed, default=(),
                        help="with commas: clara, the controls wrong and shuffled, each with :N as --expand says, best, "
-                            "closed, text, first, bm25, bi:MODEL, late:MODEL, cross:MODEL, llmlingua[:MODEL] "
+                            "closed, text, first, bm25, bi:MODEL, late:MODEL, cross:MODEL, llmlingua[:MODEL], "
+                            "autocompressor, cocom, pcc, xrag, each [:MODEL] "
                             "(default: clara, wrong, shuffled, closed, text, first, bm25)")  # fmt: skip
     group.add_argument("--expand", type=_numbers, default=(), metavar="N,N",
                        help="also clara:N for each: the best N passages as text, the others as latents; with wrong:N "
@@ -122,17 +129,17 @@ def _measure(args: argparse.Namespace) -> int:
 
     processes = of_evaluation()
     try:
-        summaries = _summaries(args, processes)
+        found = summaries(args, processes)
     finally:
         processes.destroy_process_group()
     if not processes.is_main_process:
         return 0
-    _show(summaries, as_json=args.json)
-    return FAILED if any(system["failed"] for one in summaries for system in one["systems"].values()) else 0
+    _show(found, as_json=args.json)
+    return FAILED if any(system["failed"] for one in found for system in one["systems"].values()) else 0
 
 
-def _summaries(args: argparse.Namespace, processes: PartialState) -> list[dict[str, Any]]:
-    """Of each data set in turn."""
+def summaries(args: argparse.Namespace, processes: PartialState) -> list[dict[str, Any]]:
+    """Measure each data set in turn; on the first process, what was found."""
     from trainers.evaluation import report
     from trainers.evaluation.comparison import Comparison, Settings, check_names, folder_of
 
@@ -143,7 +150,7 @@ def _summaries(args: argparse.Namespace, processes: PartialState) -> list[dict[s
         raise ClaraError("--dataset names no data set")
     clara = _load(args.model, args, processes, _store(args))
     reader = _load(args.text_reader, args, processes) if args.text_reader else None
-    summaries = []
+    found = []
     for one in settings:
         comparison = Comparison(clara, one, Path(), reader, processes)
         comparison.folder = folder_of(args.out, clara.name, one, comparison.stage)
@@ -154,8 +161,8 @@ def _summaries(args: argparse.Namespace, processes: PartialState) -> list[dict[s
                 report.markdown(summary) + report.pairs_markdown(summary), encoding="utf-8"
             )
             (comparison.folder / "table.csv").write_text(report.as_csv(summary), encoding="utf-8")
-            summaries.append(summary)
-    return summaries
+            found.append(summary)
+    return found
 
 
 def _store(args: argparse.Namespace) -> str | None:

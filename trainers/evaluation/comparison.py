@@ -15,6 +15,7 @@ figures, ``table.md`` and ``table.csv`` the same for reading. Started again with
 | ``first`` | text | as retrieved |
 | ``bm25`` | text | BM25 |
 | ``bi:MODEL``, ``late:MODEL``, ``cross:MODEL`` | text | a sentence-transformers model |
+| ``autocompressor``, ``cocom``, ``pcc``, ``xrag``, each ``:MODEL`` too | vectors of their own (`systems`) | the same |
 | ``llmlingua``, ``llmlingua:MODEL`` | the passages of ``text``, shortened by LLMLingua-2 | the same |
 """
 
@@ -54,6 +55,7 @@ from trainers.evaluation.rankers import (
 from trainers.evaluation.records import Record, file_name
 from trainers.evaluation.runner import Runner, System
 from trainers.evaluation.summary import OURS, SHUFFLED, WRONG, Summary, summarize
+from trainers.evaluation.systems import SYSTEMS, published_reader
 from trainers.processes import of_evaluation
 
 if TYPE_CHECKING:
@@ -72,8 +74,8 @@ _FREE = ("batch_size", "systems", "docs", "expand")
 
 
 WITH_NUMBER = (OURS, WRONG, SHUFFLED)
-PLAIN = (*WITH_NUMBER, "best", "closed", "text", "first", "bm25", "llmlingua")
-WITH_MODEL = ("bi", "late", "cross", "llmlingua")
+PLAIN = (*WITH_NUMBER, "best", "closed", "text", "first", "bm25", "llmlingua", *SYSTEMS)
+WITH_MODEL = ("bi", "late", "cross", "llmlingua", *SYSTEMS)
 DEFAULT = (*WITH_NUMBER, "closed", "text", "first", "bm25")
 RANKING_STAGE = "stage2"
 
@@ -146,6 +148,8 @@ class Systems:
             return System(shown, None, FromText(clara, budget, reader, closed=True))
         if kind == "llmlingua":
             return System(shown, self._own, FromShortenedText(clara, budget, reader, model or LLMLINGUA))
+        if kind in SYSTEMS:
+            return System(shown, self._own, published_reader(kind, model, clara, budget))
         rankers = {"text": self._own, "first": self._as_retrieved}
         return System(shown, rankers.get(kind) or self._baseline(kind, model), FromText(clara, budget, reader))
 

@@ -116,14 +116,7 @@ def test_models_that_are_not_there_are_one_sentence(tmp_path: Path):
             make(str(tmp_path / "nothing"))
 
 
-@pytest.mark.skipif(find_spec("llmlingua") is None, reason="needs the package llmlingua")
-def test_llmlingua_shortens_what_is_read(small_bert: Path, tiny_clara_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    import tiktoken  # which LLMLingua counts with, and which asks the network for its words
-
-    single = tiktoken.Encoding(
-        "bytes", pat_str=".", mergeable_ranks={bytes([n]): n for n in range(256)}, special_tokens={}
-    )
-    monkeypatch.setattr(tiktoken, "encoding_for_model", lambda name: single)
+def test_llmlingua_shortens_what_is_read(small_bert: Path, tiny_clara_folder: Path):
     with Clara.load(tiny_clara_folder, dtype="float32", device="cpu") as clara:
         budget = Budget(2, 4)
         reader = FromShortenedText(clara, budget, model=str(small_bert / LINGUA))

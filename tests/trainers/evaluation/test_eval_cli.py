@@ -207,7 +207,11 @@ def test_texts_are_told_again_from_their_latents(tmp_path: Path, tiny_clara_fold
         (("--generation_top_k", "0"), "top_k must be at least 1, got 0"),
         (("--dataset", "nowhere"), "there is no data set 'nowhere'"),
         (("--text_reader", "clara-tiny"), "compare checkpoints of one base"),
-        (("--systems", "llmlingua:nowhere/at-all"), "llmlingua"),
+        (
+            ("--systems", "llmlingua:nowhere/at-all"),
+            "the weights of LLMLingua-2 are not here: 'nowhere/at-all' is no folder",
+        ),
+        (("--systems", "xrag:nowhere/at-all"), "the weights of xRAG are not here: 'nowhere/at-all' is no folder"),
         (("--stage", "paraphrase", "--systems", "bm25"), "compares clara and text, got 'bm25'"),
     ],
 )
