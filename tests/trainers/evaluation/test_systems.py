@@ -136,6 +136,8 @@ def autocompressor_folder(folder: Path, kind: str, *, flat: bool) -> Path:
             vocab_size=len(tokenizer), hidden_size=HIDDEN, word_embed_proj_dim=HIDDEN, ffn_dim=48, num_hidden_layers=2,
             num_attention_heads=4, max_position_embeddings=512, pad_token_id=1, bos_token_id=0, eos_token_id=1,
         ))  # fmt: skip
+        with torch.no_grad():
+            model.model.decoder.embed_positions.weight.mul_(40)  # so that a word's place is seen in what is written
     random_norms(model)
     if flat:
         identity(model)
@@ -397,6 +399,8 @@ def test_words_above_the_percentile_of_the_rate_are_kept():
     assert best(words, [1] * 4, 0.5) == words[2:]
     assert best(words, [1, 1, 1, 9], 0.5) == []  # the last is three quarters of all: threshold 0.4
     assert best(words, [1] * 4, 1.0) == words and best([], [], 0.5) == []
+    many = [(n, n + 1, n / 100) for n in range(101)]  # percentile 51, not 50, of 0.00 to 1.00
+    assert best(many, [1] * 101, 0.5) == many[52:]
 
 
 @pytest.fixture(scope="module")
