@@ -32,6 +32,7 @@ from clara_model.console.command import (
     likelihood,
     load,
     output,
+    port,
     print_json,
     run,
     streamed,
@@ -181,7 +182,7 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     """Its defaults are those of `clara_integrations.server.Settings`."""
     serve.add_argument("--store", metavar="FOLDER", help="documents that are kept, searched and answered from")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
-    serve.add_argument("--port", type=int, default=8080, help="port to listen at (default: 8080)")
+    serve.add_argument("--port", type=port, default=8080, help="port to listen at (default: 8080)")
     serve.add_argument("--api-key", metavar="KEY", help="that requests must bring (default: $CLARA_API_KEY)")
     serve.add_argument("--timeout", type=float, metavar="SECONDS", help="of one request (120)")
     for name, metavar, what in (
@@ -266,7 +267,7 @@ def _ask(args: argparse.Namespace) -> int:
     if server and args.store:
         raise ValueError(f"The server at {server} ({serving.SERVER}) has a store of its own; leave --store out.")
     if not server and (args.docs is None) == (args.store is None):
-        raise ValueError("ask needs either --docs FILE_OR_FOLDER or --store FOLDER.")
+        raise ValueError("ask needs --docs FILE_OR_FOLDER or --store FOLDER, one of the two.")
     if args.where and args.docs:
         raise ValueError("--where needs --store: documents of --docs have no metadata.")
     if args.cold == "text" and (args.store or args.no_store):

@@ -62,7 +62,7 @@ def chat(args: argparse.Namespace) -> int | None:
         ValueError: neither files nor a store, or both.
     """
     if (args.docs is None) == (args.store is None):
-        raise ValueError("chat needs either --docs FILE_OR_FOLDER or --store FOLDER.")
+        raise ValueError("chat needs --docs FILE_OR_FOLDER or --store FOLDER, one of the two.")
     if args.store:
         with load(args, stores.existing(args.store)) as clara:
             _talk(args, lambda question: _from_store(args, clara, question))

@@ -46,6 +46,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process with the line."""
+        if message.startswith("unrecognized arguments: ") and ": -" not in message:
+            message += "; a text of several words stands in quotes"
         self.exit(USER_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -264,6 +266,13 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 at_least_one = at_least(1)
+
+
+def port(word: str) -> int:
+    """Of an argument, a port to listen at."""
+    if not word.isdecimal() or int(word) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, got {word!r}")
+    return int(word)
 
 
 def likelihood(word: str) -> float:

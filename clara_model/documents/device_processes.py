@@ -65,7 +65,8 @@ def check_devices(words: str) -> list[str]:
         return names
     count, gpus = int(words), torch.cuda.device_count()
     if count < 1 or 0 < gpus < count:
-        raise ValueError(f"--devices {words} must be 1 or more, and no more than the {gpus} GPUs of this machine")
+        most = f" and at most {gpus}, the GPUs of this machine" if gpus else ""
+        raise ValueError(f"--devices takes a number of at least 1{most}, or names such as cpu,cpu; got {words}")
     return [f"cuda:{number}" for number in range(count)] if gpus else ["cpu"] * count
 
 

@@ -75,3 +75,10 @@ def test_two_processes_share_a_store_and_a_key_of_the_environment(tmp_path):
 def test_a_time_that_is_none_is_refused(capsys):
     assert cli.main(["serve", "--timeout", "0"]) == 2
     assert capsys.readouterr().err == "clara: --timeout must be above 0, got 0.0\n"
+
+
+def test_a_port_that_is_none_is_said_before_anything_is_loaded(capsys):
+    for word in ("99999", "http", "-1"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["serve", f"--port={word}", "--model", "nowhere"])
+        assert ended.value.code == 2 and f"must be a port from 0 to 65535, got '{word}'" in capsys.readouterr().err

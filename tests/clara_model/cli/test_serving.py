@@ -104,7 +104,7 @@ def test_chat_goes_on_after_a_question_that_cannot_be_answered(notes, capsys, mo
     shown = capsys.readouterr()
     assert "Jiwas" in shown.out and "Tenga" in shown.out
     assert cli.main(["chat", *MODEL]) == 2
-    assert "chat needs either --docs" in capsys.readouterr().err
+    assert "chat needs --docs FILE_OR_FOLDER or --store FOLDER, one of the two" in capsys.readouterr().err
 
 
 def test_ask_lets_a_running_server_answer(notes, tiny, tmp_path, capsys, monkeypatch):

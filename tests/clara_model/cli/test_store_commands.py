@@ -169,8 +169,11 @@ def test_a_cache_that_cannot_be_used_is_said_and_does_not_end_the_question(docs,
         (["store", "stats", "/nowhere/at/all"], "does not exist"),
         (["store", "copy", "a"], "store copy takes two stores"),
         (["store", "stats", "a", "--to", "b"], "store stats takes neither"),
-        (["ask", "who"], "needs either --docs"),
-        (["ask", "who", "--docs", "a", "--store", "b"], "needs either --docs"),
+        (["ask", "who"], "needs --docs FILE_OR_FOLDER or --store FOLDER, one of the two"),
+        (
+            ["ask", "who", "--docs", "a", "--store", "b"],
+            "needs --docs FILE_OR_FOLDER or --store FOLDER, one of the two",
+        ),
         (["ask", "who", "--docs", "a", "--where", "b=c"], "--where needs --store"),
     ],
 )

@@ -80,7 +80,7 @@ def _child() -> int:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--devices", "0"], "--devices 0 must be 1 or more"),
+        (["--devices", "0"], "--devices takes a number of at least 1, or names such as cpu,cpu; got 0"),
         (["--devices", "cpu,,cpu"], "--devices takes names"),
         (["--devices", "2", "--device", "cpu"], "--device and --devices were both given"),
     ],
