@@ -47,11 +47,15 @@ class StubEngine:
                 **inputs, attention_mask=torch.ones(next(iter(inputs.values())).shape[:2]), **options
             )
         new = made.sequences[0, -len(made.scores) :].tolist()
-        return new, [float(torch.log_softmax(s[0].float(), -1)[t]) for s, t in zip(made.scores, new, strict=True)]
+        all_logs = [torch.log_softmax(scores[0].float(), -1) for scores in made.scores]
+        likeliest = [one.topk(body["logprobs"]) for one in all_logs]
+        tops = [{f"token_id:{t}": v for v, t in zip(*map(torch.Tensor.tolist, one), strict=True)} for one in likeliest]
+        return new, [float(one[token]) for one, token in zip(all_logs, new, strict=True)], tops
 
 
-def choice(ids, logs, reason):
-    return {"index": 0, "text": "x", "token_ids": ids, "logprobs": {"token_logprobs": logs}, "finish_reason": reason}
+def choice(ids, logs, tops, reason):
+    logprobs = {"token_logprobs": logs, "top_logprobs": tops if tops[0] else None}
+    return {"index": 0, "text": "x", "token_ids": ids, "logprobs": logprobs, "finish_reason": reason}
 
 
 @contextmanager
@@ -89,16 +93,16 @@ def stub_engine(folder, **options):
             if body["model"] != stub.name:
                 return self.reply(404, {"error": {"message": f"The model {body['model']} does not exist."}})
             stub.before()
-            ids, logs = stub.ids(body)
+            ids, logs, tops = stub.ids(body)
             reason = "length" if len(ids) == body["max_tokens"] and ids[-1] != stub.tokenizer.eos_token_id else "stop"
             if not body.get("stream"):
                 time.sleep(stub.seconds)
-                return self.reply(200, {"choices": [choice(ids, logs, reason)]})
+                return self.reply(200, {"choices": [choice(ids, logs, tops, reason)]})
             self.start_stream()
-            for place, (one, log) in enumerate(zip(ids, logs, strict=True)):
+            for place, (one, log, top) in enumerate(zip(ids, logs, tops, strict=True)):
                 time.sleep(stub.seconds)
                 last = reason if place == len(ids) - 1 else None
-                self.piece({"choices": [choice([one], [log], last)]})
+                self.piece({"choices": [choice([one], [log], [top], last)]})
             self.end_stream()
 
         def start_stream(self):

@@ -55,6 +55,9 @@ class Prompt:
 class PromptSet:
     """The prompts of a checkpoint: answer a question, write question-answer pairs, paraphrase."""
 
+    no_answer: str = ""
+    """What it was trained to write where nothing that it reads answers the question; empty where it was not."""
+
     answer: Prompt = field(
         default_factory=lambda: Prompt(
             system="Answer the question from the background, in as few words as it takes.",
@@ -92,15 +95,20 @@ class PromptSet:
         """Read ``{"answer": {"system": str, "user": [str, ..]}, ..}``; what is absent keeps this project's wording."""
         if not isinstance(values, dict):
             raise ClaraError(f"prompts must be an object with some of {', '.join(KINDS)}, got {type(values).__name__}")
+        values = dict(values)
+        no_answer = values.pop("no_answer", "")
+        if not isinstance(no_answer, str):
+            raise ClaraError(f"no_answer must be a text, got {shown(no_answer)}")
         unknown = sorted(set(values) - set(KINDS))
         if unknown:
-            raise ClaraError(f"unknown prompts {', '.join(unknown)}; known are {', '.join(KINDS)}")
-        return cls(**{kind: Prompt.from_dict(prompt) for kind, prompt in values.items()})
+            raise ClaraError(f"unknown prompts {', '.join(unknown)}; known are {', '.join(KINDS)} and no_answer")
+        return cls(no_answer=no_answer, **{kind: Prompt.from_dict(prompt) for kind, prompt in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` reads them back."""
         prompts = {kind: getattr(self, kind) for kind in KINDS}
-        return {kind: {"system": prompt.system, "user": list(prompt.user)} for kind, prompt in prompts.items()}
+        found = {kind: {"system": prompt.system, "user": list(prompt.user)} for kind, prompt in prompts.items()}
+        return {**found, "no_answer": self.no_answer} if self.no_answer else found
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:

@@ -14,6 +14,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 import os
 import queue
 import threading
@@ -51,8 +52,10 @@ _NOT_HERE = ("typical_p", "repetition_penalty", "no_repeat_ngram_size", "num_bea
 _NO_EFFECT = {"repetition_penalty": 1, "no_repeat_ngram_size": 0, "num_beams": 1, "typical_p": 1}
 _TOP_K = 50
 """What transformers draws from where nothing is said."""
-_New = tuple[list[int], list[float]]
-"""New ids, and the logarithms of their likelihoods."""
+_New = tuple[list[int], list[float], dict[str, float]]
+"""New ids, the logarithms of their likelihoods, and of the likeliest `_LIKELIEST` that could have come first."""
+_LIKELIEST = 20
+"""As many as a vLLM server gives where it is not told otherwise."""
 _Pieces = queue.SimpleQueue[list[int] | None]
 
 
@@ -104,7 +107,10 @@ class VllmEngine:
         """As `engines.protocol.Engine.write`; all prompts are asked for at once."""
         if self._process != os.getpid():
             self._start_anew()
+        no_answer = model.tokens.no_answer_id
         asked = self._sampling(how)
+        if no_answer is not None:
+            asked |= {"logprobs": _LIKELIEST, "return_tokens_as_token_ids": True}
         model.check_positions(prompts)
         items = list(zip(prompts, blocks, strict=True))
         rows: list[_New] = []
@@ -117,9 +123,10 @@ class VllmEngine:
                 pieces: _Pieces = queue.SimpleQueue()
                 rows.append(self._ask(self._stream(bodies[0], pieces), reader, pieces))
         tokenizer, ends = model.tokens.tokenizer, model.base.generation_config.eos_token_id
-        ids = pad_sequence([torch.tensor(row) for row, _ in rows], True, tokenizer.pad_token_id)
-        logs = pad_sequence([torch.tensor(row) for _, row in rows], True)
-        return read_generated(tokenizer, ids, [len(row) for row in prompts], ends, how.stop, logs)
+        ids = pad_sequence([torch.tensor(row) for row, *_ in rows], True, tokenizer.pad_token_id)
+        logs = pad_sequence([torch.tensor(row) for _, row, _ in rows], True)
+        none = None if no_answer is None else [first.get(f"token_id:{no_answer}", -math.inf) for *_, first in rows]
+        return read_generated(tokenizer, ids, [len(row) for row in prompts], ends, how.stop, logs, none)
 
     @property
     def threads(self) -> ThreadPoolExecutor:
@@ -212,11 +219,12 @@ class VllmEngine:
         choice = _choice(await self._request("POST", "/v1/completions", body))
         ids, logs = self._new(choice)
         self._check_end(choice.get("finish_reason"), ids)
-        return ids, logs
+        return ids, logs, _first(choice)
 
     async def _stream(self, body: dict[str, Any], pieces: _Pieces) -> _New:
         found: list[int] = []
         likely: list[float] = []
+        first: dict[str, float] = {}
         reason = None
         async with self._sent("POST", "/v1/completions", body | {"stream": True}) as response:
             async for line in response.aiter_lines():
@@ -229,13 +237,14 @@ class VllmEngine:
                 ids, logs = self._new(choice)
                 reason = choice.get("finish_reason") or reason
                 if ids:
+                    first = first or _first(choice)
                     found += ids
                     likely += logs
                     pieces.put(ids)
         self._check_end(reason, found)
-        return found, likely
+        return found, likely, first
 
-    def _new(self, choice: dict[str, Any]) -> _New:
+    def _new(self, choice: dict[str, Any]) -> tuple[list[int], list[float]]:
         """New ids and their likelihoods' logarithms; none in a piece that only ends a stream."""
         ids, logs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
         if choice.get("text") and not (ids and logs and len(ids) == len(logs)):
@@ -337,6 +346,11 @@ def _choice(values: dict[str, Any]) -> dict[str, Any]:
     """The only one; empty where a piece has none."""
     choices = values.get("choices") or [{}]
     return dict(choices[0])
+
+
+def _first(choice: dict[str, Any]) -> dict[str, float]:
+    """The likeliest first tokens of a piece, ``token_id:ID``; none where they were not asked for."""
+    return ((choice.get("logprobs") or {}).get("top_logprobs") or [{}])[0] or {}
 
 
 def _message(values: Any) -> str:

@@ -146,11 +146,13 @@ class AnswerRequest:
         shown = [_texts(row, chosen[: call.shared.expand]) or [] for row, chosen in zip(rows, selected, strict=True)]
         written = call.answer(self.questions, latents, self.how, shown)
         found = zip(self.questions, written, rankings, rows, selected, latents, strict=True)
-        return [
+        answers = [
             _answer(question, one, ranking if self.rerank else [], row, chosen, _texts(row, chosen), expanded,
                     _usage(one, used, row, expanded))
             for question, (one, expanded), ranking, row, chosen, used in found
         ]  # fmt: skip
+        none = call.shared.model.config.prompts.no_answer
+        return [replace(one, no_answer=bool(none) and one.text.strip() == none) for one in answers]
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,12 @@ class Answer:
     expanded: int = 0
     """How many of ``windows``, the first, the generator read as text; the others as latents."""
     confidence: float | None = None
-    """How likely the model that wrote the answer found it, from 0 to 1: the geometric mean over its tokens. Not
-    calibrated: compare it with that of other answers of the checkpoint. None where it is not measured (beams)."""
+    """From 0 to 1. With a checkpoint that was trained to say that nothing answers (`PromptSet.no_answer`), how likely
+    its generator found it that something does. With any other, how likely the model that wrote the answer found it: the
+    geometric mean over its tokens, not calibrated: compare it with that of other answers of the checkpoint. None where
+    it is not measured (beams)."""
+    no_answer: bool = False
+    """Whether the generator wrote that nothing it read answers the question."""
     quotes: list[Quote] = field(default_factory=list)
     """Where runs of the answer's words stand in what was read; none where the texts are not known."""
     unsupported: list[str] | None = None
@@ -107,8 +111,8 @@ class Answer:
     not known (latents of a file)."""
 
     def found(self, min_confidence: float) -> bool:
-        """Whether the model found its answer that likely; True where that is not measured."""
-        return self.confidence is None or self.confidence >= min_confidence
+        """Whether there is an answer of at least this confidence; without a measured one, whether there is an answer."""
+        return not self.no_answer and (self.confidence is None or self.confidence >= min_confidence)
 
     @property
     def citations(self) -> list[str]:

@@ -5,6 +5,7 @@ Shapes: ``B`` prompts, ``T`` new ids.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class Generated:
     finish_reasons: list[str]
     """``stop`` (end token or stop string) or ``length``."""
     confidences: list[float | None]
-    """The geometric mean of the likelihoods of a text's tokens, its end among them, from 0 to 1."""
+    """From 0 to 1: with a generator that was trained to write ``no_answer`` where nothing answers the question, how
+    likely it is not to; else the geometric mean of the likelihoods of a text's tokens, its end among them."""
 
 
 class Likelihood(LogitsProcessor):
@@ -35,7 +37,11 @@ class Likelihood(LogitsProcessor):
     A token is known one step after its scores, so only those of one step are kept. Not for beams, whose rows change.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, no_answer: int | None = None) -> None:
+        """``no_answer`` is the first token of the text that says that there is no answer."""
+        self._no_answer = no_answer
+        self.no_answer_logs: list[float] | None = None
+        """The logarithm of its likelihood as the first new token, for each row."""
         self._last: Tensor | None = None
         self._logs: list[Tensor] = []
 
@@ -43,6 +49,8 @@ class Likelihood(LogitsProcessor):
         """Keep the scores ``[B, V]``, and of those before them the ones of the tokens that were taken."""
         self._note(input_ids)
         self._last = torch.log_softmax(scores.float(), dim=-1)
+        if self._no_answer is not None and self.no_answer_logs is None:
+            self.no_answer_logs = self._last[:, self._no_answer].tolist()
         return scores
 
     def logs(self, new_ids: Tensor) -> Tensor:
@@ -62,10 +70,12 @@ def read_generated(
     ends: int | Sequence[int] | None,
     stop: Sequence[str],
     logs_BT: Tensor | None = None,
+    no_answer_logs: Sequence[float] | None = None,
 ) -> Generated:
     """Texts, counts and finish reasons of new ids ``[B, T]``; a text is cut at its first stop string.
 
-    ``logs_BT`` are the logarithms of their likelihoods, where they were noted.
+    ``logs_BT`` are the logarithms of their likelihoods, where they were noted; ``no_answer_logs`` those of a first
+    token that begins the text of no answer, where the generator was trained to write one.
     """
     end_ids = {ends} if isinstance(ends, int) else set(ends or ())
     texts, counts, reasons = [], [], []
@@ -82,7 +92,12 @@ def read_generated(
         texts.append(text[: min(cuts)] if cuts else text)
         counts.append(end)
         reasons.append("stop" if ended else "length")
-        confidences.append(None if logs_BT is None or not end else float(logs_BT[number, :end].mean().exp()))
+        if logs_BT is None or not end:
+            confidences.append(None)
+        elif no_answer_logs is not None:
+            confidences.append(1 - math.exp(no_answer_logs[number]))
+        else:
+            confidences.append(float(logs_BT[number, :end].mean().exp()))
     return Generated(texts, new_ids, prompt_tokens, counts, reasons, confidences)
 
 

@@ -511,7 +511,8 @@ class RoleModel(nn.Module):
         }
         if stop:
             options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
-        likelihood = Likelihood() if options.get("num_beams", 1) == 1 else None
+        no_answer = self.tokens.no_answer_id if role == "generator" else None
+        likelihood = Likelihood(no_answer) if options.get("num_beams", 1) == 1 else None
         if likelihood is not None:
             options["logits_processor"] = LogitsProcessorList([*options.get("logits_processor", ()), likelihood])
         generate, output = cast(Callable[..., Tensor], self.base.generate), self.base.get_output_embeddings()
@@ -530,7 +531,8 @@ class RoleModel(nn.Module):
         logs = None if likelihood is None else likelihood.logs(new_ids)
         if more:  # the rows that filled the batch up
             new_ids, logs = new_ids[:-more], logs if logs is None else logs[:-more]
-        made = read_generated(tokenizer, new_ids, [len(p) for p in prompts], options["eos_token_id"], stop, logs)
+        lengths, none = [len(p) for p in prompts], likelihood and likelihood.no_answer_logs
+        made = read_generated(tokenizer, new_ids, lengths, options["eos_token_id"], stop, logs, none)
         longest = max(map(sum, zip(made.prompt_tokens, made.completion_tokens, strict=True)))
         if longest > positions:
             logger.warning(

@@ -102,6 +102,8 @@ class Objective:
     residual_gate: bool = True
     """Whether states at memory tokens may enter latents that have a residual; where not, its gate must be shut, the
     residual trains without it, and no document or question runs through the base model."""
+    freeze_compressor: bool = False
+    """``instruct``: the generator trains alone, on the latents as they are."""
 
     def __post_init__(self) -> None:
         if self.stage not in TRAINED_ROLES:
@@ -110,6 +112,13 @@ class Objective:
             raise ValueError(f"alignment_weight >= 0, top_k >= 1 and temperature > 0 are needed, got {self}")
         if not self.residual_gate and self.alignment_weight and self.stage in ("pretrain", "instruct"):
             raise ValueError("without residual_gate there are no states to align; set alignment_weight to 0")
+        if self.freeze_compressor and (self.alignment_weight or self.stage != "instruct"):
+            raise ValueError("freeze_compressor is for the stage instruct, with alignment_weight 0")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What trains."""
+        return ("generator",) if self.freeze_compressor else TRAINED_ROLES[self.stage]
 
 
 class TrainingModel(nn.Module):
@@ -130,13 +139,13 @@ class TrainingModel(nn.Module):
         self.warming_up = False
         """Whether the ranking alone is taught now (``end_to_end``)."""
         self.gradient_signs = GradientSignMonitor()
-        model.set_trainable(TRAINED_ROLES[objective.stage], residual_gate=objective.residual_gate)
+        model.set_trainable(objective.roles, residual_gate=objective.residual_gate)
         self.at_rest = self._at_rest()
         """Roles whose latents are their residual alone throughout: the gate is shut and does not train."""
 
     def _at_rest(self) -> frozenset[str]:
         residuals = self.model.residuals
-        encoders, trained = set(self.model.memory.rows), set(TRAINED_ROLES[self.objective.stage])
+        encoders, trained = set(self.model.memory.rows), set(self.objective.roles)
         if not self.objective.residual_gate:
             for role in sorted(encoders & trained):
                 if not residuals.skips_base_model(role):

@@ -104,6 +104,12 @@ class Tokens:
         """Vocabulary size with the added tokens; embeddings are resized to it."""
         return len(self.tokenizer)
 
+    @property
+    def no_answer_id(self) -> int | None:
+        """The first token of what the generator writes where nothing answers; None where it was not trained to."""
+        text = self.config.prompts.no_answer
+        return self.plain_ids(text)[0] if text else None
+
     @cached_property
     def _shows_answers(self) -> bool:
         """Whether the chat template shows an assistant's turn exactly once."""

@@ -6,7 +6,8 @@ Held out: eight articles each of SQuAD and the newer Wikipedia set, and whatever
 a question with the gold passages of the NQ evaluation rows. A passage is cut at sentence ends into windows of at most
 so many tokens; a question goes to the window that holds its answer and most of its words. Written: ``short.jsonl`` (the
 text reader), ``long.jsonl`` (stage 1), ``several.jsonl`` (stage 2, five windows), ``candidates.jsonl`` (stage 3, ten
-windows, negatives by BM25), ``heldout.jsonl``. All but ``short.jsonl`` leave out sources whose answers are sentences.
+windows, negatives by BM25), ``served.jsonl`` (stage 2 again, three windows as they are found, or one, and questions
+that none of them answers), ``heldout.jsonl``. All but ``short.jsonl`` leave out sources whose answers are sentences.
 """
 
 from __future__ import annotations
@@ -26,14 +27,22 @@ from train import BASE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from clara_model.checkpoint import gguf
+from clara_model.checkpoint.prompts import PromptSet
 from clara_model.documents.passages import split_text
 
+PROMPTS = Path(__file__).with_name("prompts.json")
 SHORT, LONG, MOST = 56, 118, 128
 SPLIT_SOURCES, HELD_ARTICLES = ("squad", "squadshifts_wiki"), 8
 TITLED = (*SPLIT_SOURCES, "nq")
 ABSTRACTIVE = ("fairytale", "scp")
 """Sources whose answers need not stand in the passage."""
 GRAM = 8
+ALONE, NOTHING = 0.15, 0.22
+"""Shares of the rows of ``served.jsonl`` with the right window alone, and with none that holds the answer."""
+PLACES = (0.6, 0.22, 0.18)
+"""How often the right one of three windows is first, second, third."""
+EXACT = 3
+"""How much rather a question is taken whose answer holds a number or a name."""
 SMALL_WORDS = frozenset(
     "the a an of in on to is was were are did do does what who when where which how why for and or by with that it he "
     "she his her as at from be this".split()
@@ -168,6 +177,34 @@ def among(found: Sequence[Window], count: int, rng: random.Random, nearest: bool
         yield {**row, "pos_index": [place]}
 
 
+def served(found: Sequence[Window], rng: random.Random, no_answer: str) -> Iterator[dict[str, Any]]:
+    """One question a row with what a search might find for it: three windows, of which the others are BM25's best."""
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize([w.text for w in found], stopwords="en", show_progress=False), show_progress=False)
+    count = len(PLACES)
+    for window in found:
+        weights = [EXACT if re.search(r"\d|[A-Z]", answer) else 1 for _, answer, _ in window.questions]
+        question, answer, answers = rng.choices(window.questions, weights)[0]
+        row = {"question": question, "answer": answer, "golden_answers": list(answers)}
+        drawn = rng.random()
+        if drawn < ALONE:
+            yield {**row, "docs": [window.text], "pos_index": [0]}
+            continue
+        asked = bm25s.tokenize([question], stopwords="en", show_progress=False)
+        best = [found[i] for i in index.retrieve(asked, k=4 * count, show_progress=False).documents[0]]
+        held = [one.lower() for one in (answer, *answers)]
+        others = [w.text for w in best if w.text != window.text and not any(one in w.text.lower() for one in held)]
+        if drawn < ALONE + NOTHING:
+            texts = others[: rng.choice((1, count, count))]
+            if texts:
+                yield {**row, "docs": texts, "answer": no_answer, "golden_answers": [no_answer], "pos_index": []}
+            continue
+        texts = others[: count - 1]
+        place = min(len(texts), rng.choices(range(count), PLACES)[0])
+        texts.insert(place, window.text)
+        yield {**row, "docs": texts, "pos_index": [place]}
+
+
 def write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     """Rows as JSON lines."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
@@ -197,6 +234,8 @@ def main() -> None:
     write(args.target / "long.jsonl", stage1(long))
     write(args.target / "several.jsonl", among(long, 5, rng, nearest=False))
     write(args.target / "candidates.jsonl", among(long, 10, rng, nearest=True))
+    no_answer = PromptSet.from_file(PROMPTS).no_answer
+    write(args.target / "served.jsonl", served(long, rng, no_answer))
     write(args.target / "heldout.jsonl", among(asked, 1, rng, nearest=False))
 
 

@@ -35,9 +35,12 @@ class _Sequence:
     prompt: Prompt
     wording: int
     documents: int
+    """With slots."""
     question: str | None
     answer: str
     row: Row
+    expanded: int = 0
+    """Documents before these that are read as text."""
 
 
 @dataclass
@@ -60,6 +63,8 @@ class Collator:
     after its own question."""
     shuffled: float = 0.0
     """Share of rows whose documents are read in random order (stages 2 and 3)."""
+    expand_share: float = 0.0
+    """Share of rows whose first document, in one of four of them all, is read as text (stage 2)."""
     singles: bool = False
     """Stage 3 brings a prompt for one document too (``single_ids`` ..)."""
     seed: int = 0
@@ -91,7 +96,8 @@ class Collator:
             if self.stage == "end_to_end":
                 batch |= self._stage_3_extras(items, rows, sequences)
             else:
-                batch["document_index"] = _index([[place[text] for text in part.row.documents] for part in sequences])
+                slots = [[place[text] for text in part.row.documents[part.expanded :]] for part in sequences]
+                batch["document_index"] = _index(slots)
         batch["rows"] = torch.tensor([item.index for item in items])
         return batch
 
@@ -119,8 +125,9 @@ class Collator:
             joined = "\n".join(f"Question: {question}\nAnswer: {answer}" for question, answer in pairs)
             return [_Sequence(prompts.question_answering, 0, documents, None, joined, row)]
         slots = min(self.top_k, documents) if self.stage == "end_to_end" else documents
+        expanded = self._expanded(item, documents) if self.stage == "instruct" else 0
         return [
-            _Sequence(prompts.answer, 0, slots, question, answer, row)
+            _Sequence(prompts.answer, 0, slots - expanded, question, answer, row, expanded)
             for question, answer in zip(row.questions, row.answers, strict=True)
         ]
 
@@ -138,6 +145,11 @@ class Collator:
             names = {"prompt_ids": "single_ids", "prompt_mask": "single_mask", "labels": "single_labels"}
             extras |= {names[name]: tensor for name, tensor in prompts.items() if name in names}
         return extras
+
+    def _expanded(self, item: TrainingItem, documents: int) -> int:
+        """Drawn like a wording: how many of a row's documents are read as text."""
+        draw = random.Random(f"{self.seed}/{item.epoch}/{item.index}/expand")
+        return draw.choice((1, 1, 1, documents)) if draw.random() < self.expand_share else 0
 
     def _order(self, item: TrainingItem, count: int) -> list[int]:
         """Drawn like a wording: as it is, or at random in a share of the rows."""
@@ -165,8 +177,9 @@ class Collator:
         return {"prompt_ids": ids, "prompt_mask": mask, "labels": labels, **counted}
 
     def _example(self, part: _Sequence) -> Example:
-        text = "\n\n".join(part.row.documents) if self.stage == "read_text" else None
-        documents = 0 if text is not None else part.documents
+        shown = part.row.documents if self.stage == "read_text" else part.row.documents[: part.expanded]
+        text = "\n\n".join(shown) if shown else None
+        documents = 0 if self.stage == "read_text" else part.documents
         example = self.tokens.example(
             part.prompt, documents, part.answer, self.max_length, part.question, part.wording, text
         )
@@ -186,4 +199,4 @@ def _with(row: Row, places: Sequence[int]) -> Row:
 
 def _index(rows: Sequence[Sequence[int]]) -> Tensor:
     width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows], dtype=torch.long)

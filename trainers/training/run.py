@@ -183,6 +183,7 @@ def objective(config: TrainConfig) -> Objective:
         ranking_loss=cast("Literal['', 'labels', 'likelihood']", config.ranking_loss),
         ranking_weight=config.ranking_weight,
         residual_gate=config.residual_gate,
+        freeze_compressor=config.freeze_compressor,
     )
 
 
@@ -196,6 +197,7 @@ def collator(config: TrainConfig, tokens: Tokens) -> Collator:
         candidates=config.stage2_retrieval_top_n,
         joined_pairs=config.qa_loss,
         shuffled=config.shuffle_documents,
+        expand_share=config.expand_share,
         singles=config.ranking_loss == "likelihood",
         seed=config.seed,
     )

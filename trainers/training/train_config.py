@@ -114,6 +114,11 @@ class TrainConfig:
         "folder of the trained checkpoint, and of checkpoint-STEP folders during training", "./ckpt"
     )
     keep_generator: bool = _model("go on with the checkpoint's generator, not a fresh one", False, only=("instruct",))
+    freeze_compressor: bool = _model(
+        "train the generator alone: latents, stores made of them and the ranking stay as they are",
+        False,
+        only=("instruct",),
+    )
     pretrain_retrieval: bool = _model(
         "train only the query reasoner, contrastively, on rows with pos_index", False, only=_LAST
     )
@@ -182,6 +187,13 @@ class TrainConfig:
     )
     shuffle_documents: float = _data(
         "share of rows whose documents the generator reads in random order", 0.0, must=SHARE, only=_LATER
+    )
+    expand_share: float = _data(
+        "share of rows that the generator learns to read as it does with --expand: the first document as text, in one "
+        "of four such rows all of them, the others as latents",
+        0.0,
+        must=SHARE,
+        only=("instruct",),
     )
     group_by_length: bool = _data(
         "make steps of rows of like length; otherwise only the rows of each step are arranged by length",
@@ -425,6 +437,8 @@ class TrainConfig:
             yield "without residual_gate latents are the residual alone; pass --residual anchors too"
         if not self.residual_gate and self.mse_loss and not self.read_text:
             yield "mse_loss aligns states, which do not enter without residual_gate; pass --mse_loss false too"
+        if self.freeze_compressor and self.mse_loss:
+            yield "mse_loss trains the compressor, which freeze_compressor does not; pass --mse_loss false too"
         if self.stage == "end_to_end" and self.mse_loss:
             yield "mse_loss would train the compressor, which stage end_to_end keeps frozen; leave it out"
 

@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,6 +70,18 @@ def test_ids_texts_counts_and_reasons_are_those_of_the_models_own_loop(loaded, e
     assert made.confidences == pytest.approx([one.confidences[0] for one in own], abs=1e-5)
     for row, one in zip(made.ids, own, strict=True):
         assert row[: one.ids.shape[1]].tolist() == one.ids[0].tolist()
+
+
+def test_the_confidence_of_a_generator_that_says_when_nothing_answers(loaded, engine, stub, monkeypatch):
+    prompt = replace(loaded.config.prompts, no_answer="Who")
+    monkeypatch.setattr(loaded, "config", replace(loaded.config, prompts=prompt))
+    ids, blocks = prompts(loaded)
+    own = [loaded.generate_ids([i], [b], max_new_tokens=2) for i, b in zip(ids, blocks, strict=True)]
+    monkeypatch.setattr("clara_model.engines.vllm._LIKELIEST", 400)  # all of the vocabulary: it is a random model
+    for reader in (None, Collected()):
+        some = slice(0, 1 if reader else None)
+        made = engine.write(loaded, ids[some], blocks[some], Generation(2), reader)
+        assert made.confidences == pytest.approx([one.confidences[0] for one in own][some], abs=1e-5)
 
 
 def test_a_stream_gives_each_id_as_it_comes(loaded, engine):
@@ -210,19 +223,19 @@ def says(status, values):
 
 def cut(handler, body):
     handler.start_stream()
-    handler.piece({"choices": [choice([7], [-0.1], None)]})
+    handler.piece({"choices": [choice([7], [-0.1], [{}], None)]})
     handler.close_connection = True
 
 
 def ended_early(handler, body):
     handler.start_stream()
-    handler.piece({"choices": [choice([7], [-0.1], None)]})
+    handler.piece({"choices": [choice([7], [-0.1], [{}], None)]})
     handler.end_stream()
 
 
 def failed_in_the_middle(handler, body):
     handler.start_stream()
-    handler.piece({"choices": [choice([7], [-0.1], None)]})
+    handler.piece({"choices": [choice([7], [-0.1], [{}], None)]})
     handler.piece({"error": {"message": "EngineCore encountered an issue", "code": 500}})
     handler.end_stream()
 

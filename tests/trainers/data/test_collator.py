@@ -105,6 +105,25 @@ def test_stage_2_takes_rows_of_several_questions(tokens: Tokens):
     assert len(batch["prompt_ids"]) == 2 and batch["document_index"].tolist() == [[0], [0]]
 
 
+@pytest.mark.parametrize("documents", [1, 3])
+def test_documents_read_as_text_stand_as_they_are_served(tokens: Tokens, documents: int):
+    rows = [{"question": f"Who {n}?", "docs": [f"text {n} {d}" for d in range(documents)], "answer": "a"} for n in range(60)]
+    batch = Collator(tokens, "instruct", expand_share=0.8)(items(rows))
+    ids, _ = sequences(batch)
+    prompt, counts = tokens.config.prompts.answer, []
+    for number, row in enumerate(rows):
+        index = [place for place in batch["document_index"][number].tolist() if place >= 0]
+        counts.append(documents - len(index))
+        assert index == list(range(documents * number + counts[-1], documents * (number + 1)))
+        text = "\n\n".join(row["docs"][: counts[-1]])
+        served = tokens.prompt_ids(prompt, len(index), row["question"], text=text)
+        assert ids[number][: len(served)] == served
+    assert 0.65 < sum(map(bool, counts)) / 60 < 0.95
+    assert set(counts) == {0, 1, documents} and counts.count(1) > 30
+    again = Collator(tokens, "instruct", expand_share=0.8)(items(rows))
+    assert torch.equal(batch["prompt_ids"], again["prompt_ids"])
+
+
 def test_wordings_depend_on_row_and_epoch_alone(tokens: Tokens):
     rows = training_rows.stage1_rows(40)
     collator = Collator(tokens, "pretrain", top_k=1, seed=3)
