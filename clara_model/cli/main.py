@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
 from clara_model.checkpoint import bundled_models
@@ -41,7 +40,7 @@ from clara_model.console.command import (
 from clara_model.documents import passages
 
 if TYPE_CHECKING:
-    from clara_model.inference.clara import Answer, Clara
+    from clara_model.inference.clara import Clara
     from clara_model.validation import Documents
 
 _MODEL_HELP = f"checkpoint: a folder, a bundled or a hub name (default: {bundled_models.DEFAULT_HELP})"
@@ -103,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         "--png", type=Path, metavar="FILE", help="draw scores and times as a picture (needs the extra: plots)"
     )
     _add_json(show, "tables")
-    show.set_defaults(run=_demo)
+    show.set_defaults(run=demo.run)
     info = commands.add_parser("info", parents=[loaded, quiet], help="what a checkpoint is")
     info.add_argument("model", nargs="?", metavar="NAME", help=_MODEL_HELP)
     _add_json(info, "a table")
@@ -340,7 +339,7 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
     out.print(tables.ranking(rows, out.width))
     out.print(tables.support(answer, [one.text for one in split], [one.citation for one in split]))
     out.print()
-    _print_costs(out, answer, len(split), compressed=there < len(split))
+    out.print(tables.costs(answer, len(split), compressed=there < len(split)))
     if answer.answered_from == "text":
         later = f"answered from text: {len(split) - there} passages are compressed now for the next question"
         out.print(Text(later, style="dim"))
@@ -349,100 +348,12 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
         out.print(Text(f"{there} of {len(split)} passages were kept from an earlier question: {rest}", style="dim"))
 
 
-def _demo(args: argparse.Namespace) -> None:
-    examples = demo.DemoSet.read(demo.set_of(args.model))
-    if args.png:
-        tables.check_pictures()
-        args.png.parent.mkdir(parents=True, exist_ok=True)
-    clara = load(args)
-    out = output()
-    talk = not (args.json or args.quiet)
-    if talk:
-        documents = f"{len(examples.texts)} documents, {len(examples.questions)} questions"
-        out.print(Text.assemble((args.model, "bold"), f" on {documents}; the documents are compressed once"))
-    answers = []
-    for question, accepted in zip(examples.questions, examples.answers, strict=True):
-        with working(question, args):
-            answers.append(clara.answer(question, examples.texts, args.top_k))
-        if talk:
-            _show_answer(out, examples, question, accepted, answers)
-    if args.png:
-        title = f"{args.model}: {len(examples.questions)} questions to {len(examples.texts)} documents"
-        tables.save_picture(args.png, title, examples.questions, answers)
-    right = [demo.is_right(a.text, accepted) for a, accepted in zip(answers, examples.answers, strict=True)]
-    if args.json:
-        print_json(_demo_record(args, examples, answers, right))
-        return
-    whole, shown, slots = (
-        sum(getattr(a.usage, name) for a in answers) for name in ("text_tokens", "expanded_tokens", "slots")
-    )
-    letters = f"{shown:,} tokens were read as text, " if shown else ""
-    out.print()
-    out.print(
-        f"{sum(right)} of {len(right)} answers right; {letters}{whole - shown:,} tokens of text as {slots:,} slots."
-    )
-    if args.png:
-        out.print(f"Scores and times as a picture: {args.png}")
-
-
-def _show_answer(
-    out: Console, examples: demo.DemoSet, question: str, accepted: list[str], answers: Sequence[Answer]
-) -> None:
-    """The last answer; the documents were compressed for the first."""
-    answer = answers[-1]
-    right = demo.is_right(answer.text, accepted)
-    out.print()
-    out.print(Text(question, style="bold"))
-    verdict = ("  right", "green") if right else (f"  expected {accepted[0]}", "red")
-    out.print(Text.assemble("→ ", tables.answer_text(answer), verdict))
-    read = set(answer.selected)
-    best = answer.ranking[: len(read) + 2]
-    rows = [(r.score, examples.titles[r.index], examples.texts[r.index], r.index in read) for r in best]
-    out.print(tables.ranking(rows, out.width))
-    out.print(tables.support(answer, examples.texts, examples.titles))
-    _print_costs(out, answer, len(examples.texts), compressed=len(answers) == 1)
-
-
-def _print_costs(out: Console, answer: Answer, candidates: int, *, compressed: bool) -> None:
-    out.print(Text(tables.usage_line(answer.usage, len(answer.selected), candidates), style="dim"))
-    out.print(Text(tables.timings_line(answer.timings, compressed=compressed), style="dim"))
-
-
 def _info(args: argparse.Namespace) -> None:
     facts = load(args).info()
     if args.json:
         print_json(facts)
     else:
         output().print(tables.info_table(facts))
-
-
-def _demo_record(
-    args: argparse.Namespace, examples: demo.DemoSet, answers: Sequence[Answer], right: Sequence[bool]
-) -> dict[str, Any]:
-    return {
-        "model": args.model,
-        "documents": len(examples.texts),
-        "right": sum(right),
-        "picture": str(args.png) if args.png else None,
-        "questions": [
-            {
-                "question": question,
-                "answer": answer.text,
-                "accepted": accepted,
-                "right": is_right,
-                "confidence": answer.confidence,
-                "quotes": [asdict(quote) for quote in answer.quotes],
-                "unsupported": answer.unsupported,
-                "ranking": [{"title": examples.titles[r.index], "score": r.score} for r in answer.ranking],
-                "read": [examples.titles[index] for index in answer.selected],
-                "usage": asdict(answer.usage),
-                "timings": asdict(answer.timings),
-            }
-            for question, accepted, answer, is_right in zip(
-                examples.questions, examples.answers, answers, right, strict=True
-            )
-        ],
-    }
 
 
 if __name__ == "__main__":

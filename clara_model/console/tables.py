@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PHASES = ("compress", "query", "rank", "generate")
 PHASE_COLOURS = ("#3b6fb6", "#8fb8de", "#c9c9c9", "#e08e45")
+_RIGHT, _WRONG = "#2e7d32", "#c62828"
 _BAR_CELLS = 16
 _WIDTH_FOR_BARS = 90  # columns below which a ranking goes without bars
 _AROUND = 40  # characters shown before and after a quote
@@ -114,6 +115,12 @@ def usage_line(usage: Usage, read: int, candidates: int) -> str:
     )
 
 
+def costs(answer: Answer, candidates: int, *, compressed: bool) -> Text:
+    """How much text the generator did not have to read, and where the time went."""
+    read = usage_line(answer.usage, len(answer.selected), candidates)
+    return Text(f"{read}\n{timings_line(answer.timings, compressed=compressed)}", style="dim")
+
+
 def timings_line(timings: Timings, *, compressed: bool = True) -> str:
     """Where the time went; where nothing was ``compressed``, the first phase was looking up what is kept."""
     names = ("compress" if compressed else "look up", *PHASES[1:])
@@ -164,17 +171,17 @@ def check_pictures() -> None:
         raise ClaraError("a picture needs matplotlib; install it with: pip install 'clara-integrations[plots]'")
 
 
-def save_picture(path: Path, title: str, questions: Sequence[str], answers: Sequence[Answer]) -> None:
+def save_picture(path: Path, title: str, shown: Sequence[tuple[str, Answer, bool]]) -> None:
     """Draw the scores of every candidate and where the time went, one row a question, into a PNG file.
 
     Args:
         path: the file; its folder must exist.
         title: the heading.
-        questions: one a row.
-        answers: the answer of each question.
+        shown: each question, its answer, and whether that is right.
     """
     from matplotlib.figure import Figure  # an extra
 
+    questions, answers = [question for question, _, _ in shown], [answer for _, answer, _ in shown]
     rows = range(len(questions))
     figure = Figure(figsize=(13, 1.9 + 0.62 * len(questions)), dpi=130, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
@@ -190,7 +197,9 @@ def save_picture(path: Path, title: str, questions: Sequence[str], answers: Sequ
             )
     left.set_xlabel("score of question and document")
     left.set_title("Scores of all candidates", fontsize=11, loc="left")
-    left.set_yticks(list(rows), [_row_label(*pair) for pair in zip(questions, answers, strict=True)])
+    left.set_yticks(list(rows), [_row_label(*one) for one in shown])
+    for label, (_, _, right_one) in zip(left.get_yticklabels(), shown, strict=True):
+        label.set_color(_RIGHT if right_one else _WRONG)
     left.set_ylim(len(questions) - 0.5, -0.5)
 
     starts = [0.0] * len(questions)
@@ -221,6 +230,7 @@ def save_picture(path: Path, title: str, questions: Sequence[str], answers: Sequ
     figure.savefig(path, format="png")
 
 
-def _row_label(question: str, answer: Answer) -> str:
+def _row_label(question: str, answer: Answer, right: bool) -> str:
     """Question and answer, with nothing that matplotlib would read as a formula."""
-    return f"{shortened(question, 46)}\n→ {shortened(answer.text, 44) or '(nothing)'}".replace("$", r"\$")
+    said = shortened(answer_text(answer).plain, 44) or "(nothing)"
+    return f"{shortened(question, 46)}\n{'✓' if right else '✗'} {said}".replace("$", r"\$")

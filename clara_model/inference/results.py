@@ -111,7 +111,7 @@ class Answer:
     not known (latents of a file)."""
 
     def found(self, min_confidence: float) -> bool:
-        """Whether there is an answer of at least this confidence; without a measured one, whether there is an answer."""
+        """Whether there is an answer, and of at least this confidence where that is measured."""
         return not self.no_answer and (self.confidence is None or self.confidence >= min_confidence)
 
     @property

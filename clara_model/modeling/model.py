@@ -531,7 +531,7 @@ class RoleModel(nn.Module):
         logs = None if likelihood is None else likelihood.logs(new_ids)
         if more:  # the rows that filled the batch up
             new_ids, logs = new_ids[:-more], logs if logs is None else logs[:-more]
-        lengths, none = [len(p) for p in prompts], likelihood and likelihood.no_answer_logs
+        lengths, none = [len(p) for p in prompts], likelihood.no_answer_logs if likelihood else None
         made = read_generated(tokenizer, new_ids, lengths, options["eos_token_id"], stop, logs, none)
         longest = max(map(sum, zip(made.prompt_tokens, made.completion_tokens, strict=True)))
         if longest > positions:

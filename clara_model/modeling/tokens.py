@@ -107,8 +107,11 @@ class Tokens:
     @property
     def no_answer_id(self) -> int | None:
         """The first token of what the generator writes where nothing answers; None where it was not trained to."""
-        text = self.config.prompts.no_answer
-        return self.plain_ids(text)[0] if text else None
+        prompts = self.config.prompts
+        if not prompts.no_answer:
+            return None
+        labels = self.example(prompts.answer, 0, prompts.no_answer, self.config.max_prompt_length, "").labels
+        return next(label for label in labels if label != -100)
 
     @cached_property
     def _shows_answers(self) -> bool:

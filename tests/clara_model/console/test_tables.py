@@ -86,7 +86,7 @@ def test_the_picture_is_drawn_for_any_text_and_grows_with_the_questions(tmp_path
     sizes = []
     for count in (1, 4):
         path = tmp_path / f"{count}.png"
-        tables.save_picture(path, "A title of $1", odd[:count], [answer(text=text) for text in odd[:count]])
+        tables.save_picture(path, "A title of $1", [(text, answer(text=text), count == 1) for text in odd[:count]])
         sizes.append(matplotlib.image.imread(path).shape)
     assert sizes[0][1] == sizes[1][1]
     assert sizes[0][0] < sizes[1][0]
@@ -94,15 +94,16 @@ def test_the_picture_is_drawn_for_any_text_and_grows_with_the_questions(tmp_path
 
 def test_the_picture_survives_a_checkpoint_that_cannot_rank_and_no_time_at_all(tmp_path):
     nothing = replace(answer(scores=(), selected=(0,)), timings=Timings())
-    tables.save_picture(tmp_path / "a.png", "t", ["Q?"], [nothing])
+    tables.save_picture(tmp_path / "a.png", "t", [("Q?", nothing, False)])
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_the_picture_shows_what_was_read_in_another_colour(tmp_path):
+@pytest.mark.parametrize("other", [{"selected": (0, 1, 2)}, {"right": False}])
+def test_the_picture_shows_what_was_read_and_what_is_right_in_other_colours(tmp_path, other):
     pixels = []
-    for selected in ((0,), (0, 1, 2)):
+    for what in ({"selected": (0,), "right": True}, {"selected": (0,), "right": True, **other}):
         path = tmp_path / "a.png"
-        tables.save_picture(path, "t", ["Q?"], [answer(selected=selected)])
+        tables.save_picture(path, "t", [("Q?", answer(selected=what["selected"]), what["right"])])
         pixels.append(matplotlib.image.imread(path))
     assert pixels[0].shape == pixels[1].shape
     assert (pixels[0] != pixels[1]).any()

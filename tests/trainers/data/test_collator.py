@@ -107,7 +107,9 @@ def test_stage_2_takes_rows_of_several_questions(tokens: Tokens):
 
 @pytest.mark.parametrize("documents", [1, 3])
 def test_documents_read_as_text_stand_as_they_are_served(tokens: Tokens, documents: int):
-    rows = [{"question": f"Who {n}?", "docs": [f"text {n} {d}" for d in range(documents)], "answer": "a"} for n in range(60)]
+    rows = [
+        {"question": f"Who {n}?", "docs": [f"text {n} {d}" for d in range(documents)], "answer": "a"} for n in range(60)
+    ]
     batch = Collator(tokens, "instruct", expand_share=0.8)(items(rows))
     ids, _ = sequences(batch)
     prompt, counts = tokens.config.prompts.answer, []
