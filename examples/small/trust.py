@@ -2,9 +2,9 @@
 
 Recall of clara-small's score with and without words, and of BM25 alone, on four sets of questions with 20 candidates;
 NQ's questions answered from latents, from the best passage as text beside latents (``expand=1``), from text, and from
-the best passage as text alone, also where the right one stands second or third; how well an answer's confidence tells
-questions with a right passage from those without; and 20 questions about the notes of an invented firm (``company/``),
-5 of which nothing there answers. Greedy; the first questions of a seeded order. `measure.py` prints this too.
+the best passage as text alone, also where the right one stands second or third; how well confidence tells all of NQ's
+questions with a right passage among those read from the same without any, and how often something does answer where it
+says so; and 20 questions about the notes of an invented firm (``company/``), 5 of which nothing there answers. Greedy; the first questions of a seeded order. `measure.py` prints this too.
 
     python examples/small/trust.py [CHECKPOINT] [--data FOLDER] [--count 40] [--out FILE]
 """
@@ -33,7 +33,7 @@ from trainers.evaluation.metrics import mean_scores, recall_at, score_answer
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "eval"
 COMPANY = Path(__file__).resolve().parent / "company"
 SETS = ("nq", "hotpotqa", "2wiki", "musique")
-SEED, NEW_TOKENS, READ, SECOND = 5, 14, 3, 20
+SEED, NEW_TOKENS, READ, SECOND, FIFTHS = 5, 14, 3, 20, 5
 COUNT = 40
 """Questions of each set that are answered."""
 RANKED = 282
@@ -81,13 +81,15 @@ def recalls(clara: Clara, rows: Sequence[Row]) -> tuple[dict[str, float], list[Q
     return {name: sum(values) / len(values) for name, values in found.items()}, questions
 
 
-def answered(model: ClaraModel, questions: Sequence[Question], form: str) -> list[Answer]:
+def answered(
+    model: ClaraModel, questions: Sequence[Question], form: str, new_tokens: int = NEW_TOKENS
+) -> list[Answer]:
     """Answers from the best passages in one form."""
     expand, read = FORMS[form]
     texts = [[one.row.documents[index] for index in one.order[:read]] for one in questions]
     asked = [one.row.questions[0] for one in questions]
     with Clara(model, expand=expand) as clara:
-        return clara.answers(asked, texts, read, rerank=False, max_new_tokens=NEW_TOKENS)
+        return clara.answers(asked, texts, read, rerank=False, max_new_tokens=new_tokens)
 
 
 def scored(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, float]:
@@ -124,6 +126,39 @@ def auc(high: Sequence[float], low: Sequence[float]) -> float:
     return sum((a > b) + 0.5 * (a == b) for a in high for b in low) / (len(high) * len(low))
 
 
+def reliability(yes: Sequence[float], no: Sequence[float]) -> Iterator[tuple[float, float, int]]:
+    """For each fifth of the scale: the mean confidence, the share of questions that are answerable, how many they are.
+
+    Args:
+        yes: confidences of answerable questions.
+        no: of the others.
+    """
+    both = [(value, True) for value in yes] + [(value, False) for value in no]
+    for number in range(FIFTHS):
+        some = [(value, there) for value, there in both if min(int(FIFTHS * value), FIFTHS - 1) == number]
+        if some:
+            yield sum(value for value, _ in some) / len(some), sum(there for _, there in some) / len(some), len(some)
+
+
+def certainty(model: ClaraModel, asked: Sequence[Question], bare: Sequence[Question]) -> dict[str, float]:
+    """How well confidence tells questions that are answered by what is read from others."""
+    new_tokens = 1 if model.config.prompts.no_answer else NEW_TOKENS  # its first token says all
+    there = [one for one in asked if one.place is not None]
+    yes, no = (
+        [one.confidence or 0.0 for one in answered(model, some, "expand=1", new_tokens)] for some in (there, bare)
+    )
+    found = {"confidence_auc": auc(yes, no), "confidence_questions": float(len(yes) + len(no))}
+    found |= {"refused_answerable": share_below(yes), "refused_bare": share_below(no)}
+    for number, (confidence, share, count) in enumerate(reliability(yes, no)):
+        found |= {f"bin{number}_confidence": confidence, f"bin{number}_answerable": share, f"bin{number}_count": count}
+    return found
+
+
+def share_below(confidences: Sequence[float]) -> float:
+    """The share of confidences below one half, where a trained generator says that nothing answers."""
+    return sum(value < 0.5 for value in confidences) / len(confidences)
+
+
 def company(model: ClaraModel) -> tuple[dict[str, float], list[str]]:
     """How many of the firm's 15 answerable questions are right in each form, and a line for each question."""
     lines = (COMPANY / "questions.jsonl").read_text(encoding="utf-8").splitlines()
@@ -144,7 +179,7 @@ def company(model: ClaraModel) -> tuple[dict[str, float], list[str]]:
             )
         ]
         answers = clara.answers([one["question"] for one in asked], texts, READ, max_new_tokens=NEW_TOKENS)
-        right = [is_right(answer.text, one["answers"]) for answer, one in zip(answers, asked, strict=True)]
+        right = [is_right(answer, one["answers"]) for answer, one in zip(answers, asked, strict=True)]
         sure = [answer.confidence or 0.0 for answer in answers]
         found[f"firm_{name}_right"] = float(sum(right))
         found[f"firm_{name}_unsupported"] = float(sum(bool(answer.unsupported) for answer in answers))
@@ -158,9 +193,11 @@ def company(model: ClaraModel) -> tuple[dict[str, float], list[str]]:
     return found, shown
 
 
-def is_right(answer: str, accepted: Sequence[str]) -> bool:
-    """Whether it is an accepted answer, or one with words around it; 238 is not 2.38."""
-    whole = [quotes(one, [(Window(), answer)]) for one in accepted]
+def is_right(answer: Answer, accepted: Sequence[str]) -> bool:
+    """Whether it is an accepted answer, or one with words around it, or says that there is none; 238 is not 2.38."""
+    if not accepted:
+        return not answer.found(0.0)
+    whole = [quotes(one, [(Window(), answer.text)]) for one in accepted]
     return any(
         (found[0].start, found[0].end) == (0, len(one)) for found, one in zip(whole, accepted, strict=True) if found
     )
@@ -170,6 +207,7 @@ def figures(model: ClaraModel, data: Path, count: int) -> tuple[dict[str, float]
     """All figures, and the firm's questions with their answers."""
     found: dict[str, float] = {}
     nq: list[Question] = []
+    bare: list[Question] = []
     with Clara(model, ranking="hybrid") as clara:
         for name in SETS:
             rows = drawn(data / f"{name}.jsonl", RANKED)
@@ -177,7 +215,7 @@ def figures(model: ClaraModel, data: Path, count: int) -> tuple[dict[str, float]
             found |= {f"{name}_{way}": value for way, value in recall.items()}
             nq = nq or questions
         read, second = nq[:count], [one for one in nq[count:] if one.place in (1, 2)][:SECOND]
-        bare = without_gold(clara, read)
+        bare = without_gold(clara, nq)
     asked = [*read, *second]
     parts = {
         "nq": range(len(read)),
@@ -190,12 +228,9 @@ def figures(model: ClaraModel, data: Path, count: int) -> tuple[dict[str, float]
             some = scored([asked[i] for i in numbers], [answers[i] for i in numbers])
             found |= {f"{part}_{form}_{name}": value for name, value in some.items()}
             found[f"{part}_questions"] = float(len(numbers))
-        if form in ("latents", "expand=1"):
-            sure = [[one.confidence or 0.0 for one in some] for some in (answers[:count], answered(model, bare, form))]
-            found[f"nq_{form}_confidence_auc"] = auc(*sure)
         print(f"# {form}: F1 {found[f'nq_{form}_f1']:.3f}", file=sys.stderr, flush=True)
     firm, shown = company(model)
-    return found | firm, shown
+    return found | certainty(model, nq, bare) | firm, shown
 
 
 def bars(found: Mapping[str, float]) -> Iterator[tuple[str, float, str, bool]]:
@@ -222,9 +257,10 @@ def bars(found: Mapping[str, float]) -> Iterator[tuple[str, float, str, bool]]:
     yield least(
         "F1 with expand=1 where the first is right, best alone", found["first_expand=1_f1"], found["first_best_f1"]
     )
-    yield least("confidence, AUC of answerable against not", found["nq_expand=1_confidence_auc"], 0.85)
+    yield least("confidence, AUC of answerable against not", found["confidence_auc"], 0.85)
+    yield most("answerable questions refused", found["refused_answerable"], 0.10)
     yield most("answers with what stands nowhere", found["nq_expand=1_unsupported"], 0.01)
-    yield least("the firm's answerable questions right, of 15", found["firm_expand=1_right"], 10.0)
+    yield least("the firm's questions right, of 20", found["firm_expand=1_right"], 15.0)
 
 
 def show(found: Mapping[str, float]) -> list[Table]:
@@ -238,14 +274,19 @@ def show(found: Mapping[str, float]) -> list[Table]:
         cost = f"{found[f'nq_{form}_prompt']:.0f}", f"{found[f'nq_{form}_seconds']:.2f}"
         places = [found[f"{part}_{form}_f1"] for part in ("first", "second")]
         reading.add_row(form, *(f"{v:.3f}" for v in values), *cost, *(f"{v:.3f}" for v in places))
-    firm = Table("the firm", "right of 15", "with what stands nowhere, of 20", "AUC of confidence", box=None)
+    sure = Table("confidence", "questions", "of them answerable", box=None)
+    for number in range(FIFTHS):
+        if f"bin{number}_count" in found:
+            values = [found[f"bin{number}_{name}"] for name in ("confidence", "count", "answerable")]
+            sure.add_row(f"{values[0]:.2f}", f"{values[1]:.0f}", f"{values[2]:.2f}")
+    firm = Table("the firm", "right of 20", "with what stands nowhere, of 20", "AUC of confidence", box=None)
     for form in ("before", "latents", "expand=1", "text"):
         right, nowhere, area = (found[f"firm_{form}_{name}"] for name in ("right", "unsupported", "confidence_auc"))
         firm.add_row(form, f"{right:.0f}", f"{nowhere:.0f}", f"{area:.2f}")
     met = Table("bar", "measured", "asked", "met", box=None)
     for name, value, bar, reached in bars(found):
         met.add_row(name, f"{value:.3f}", bar, "yes" if reached else "NO")
-    return [ranking, reading, firm, met]
+    return [ranking, reading, sure, firm, met]
 
 
 def main() -> None:

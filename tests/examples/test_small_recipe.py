@@ -56,7 +56,7 @@ def test_the_recipe_makes_a_bundle_and_goes_on_where_it_stopped(source, tmp_path
     printed = recipe(source, "--runs", runs, *FEW)
     started = [line for line in printed.splitlines() if line.startswith("$ python -m trainers.training.cli")]
     assert [line.split("--save_path ")[1].split()[0].rsplit("/")[-1] for line in started] == [
-        "rate3", "stage2", "stage3", "ranking", "warm",
+        "rate3", "stage2", "stage3", "ranking", "warm", "served",
     ]  # fmt: skip
     assert "f1_retained" in printed
     bundle = runs / "bundle"
