@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     if talk:
         documents = f"{len(examples.texts)} documents, {len(examples.questions)} questions"
         out.print(Text.assemble((args.model, "bold"), f" on {documents}; the documents are compressed once"))
-    shown = []
+    shown: list[Shown] = []
     for one in _asked(args, clara, examples):
         if talk:
             _show(out, examples, one, first=not shown)

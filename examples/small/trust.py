@@ -4,7 +4,8 @@ Recall of clara-small's score with and without words, and of BM25 alone, on four
 NQ's questions answered from latents, from the best passage as text beside latents (``expand=1``), from text, and from
 the best passage as text alone, also where the right one stands second or third; how well confidence tells all of NQ's
 questions with a right passage among those read from the same without any, and how often something does answer where it
-says so; and 20 questions about the notes of an invented firm (``company/``), 5 of which nothing there answers. Greedy; the first questions of a seeded order. `measure.py` prints this too.
+says so; and 20 questions about the notes of an invented firm (``company/``), 5 of which nothing there answers. Greedy;
+the first questions of a seeded order. `measure.py` prints this too.
 
     python examples/small/trust.py [CHECKPOINT] [--data FOLDER] [--count 40] [--out FILE]
 """
@@ -81,9 +82,7 @@ def recalls(clara: Clara, rows: Sequence[Row]) -> tuple[dict[str, float], list[Q
     return {name: sum(values) / len(values) for name, values in found.items()}, questions
 
 
-def answered(
-    model: ClaraModel, questions: Sequence[Question], form: str, new_tokens: int = NEW_TOKENS
-) -> list[Answer]:
+def answered(model: ClaraModel, questions: Sequence[Question], form: str, new_tokens: int = NEW_TOKENS) -> list[Answer]:
     """Answers from the best passages in one form."""
     expand, read = FORMS[form]
     texts = [[one.row.documents[index] for index in one.order[:read]] for one in questions]
