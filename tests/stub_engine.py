@@ -39,7 +39,9 @@ class StubEngine:
         else:
             inputs = {"input_ids": torch.tensor([body["prompt"]])}
         options = {"do_sample": False, "max_new_tokens": body["max_tokens"]}
-        options |= {"output_scores": True, "return_dict_in_generate": True}
+        options |= {"output_scores": True, "output_logits": True, "return_dict_in_generate": True}
+        if "logit_bias" in body:
+            options["sequence_bias"] = [[[int(token)], bias] for token, bias in body["logit_bias"].items()]
         if "stop" in body:
             options |= {"stop_strings": body["stop"], "tokenizer": self.tokenizer}
         with self.lock:
@@ -47,7 +49,7 @@ class StubEngine:
                 **inputs, attention_mask=torch.ones(next(iter(inputs.values())).shape[:2]), **options
             )
         new = made.sequences[0, -len(made.scores) :].tolist()
-        all_logs = [torch.log_softmax(scores[0].float(), -1) for scores in made.scores]
+        all_logs = [torch.log_softmax(scores[0].float(), -1) for scores in made.logits]
         likeliest = [one.topk(body["logprobs"]) for one in all_logs]
         tops = [{f"token_id:{t}": v for v, t in zip(*map(torch.Tensor.tolist, one), strict=True)} for one in likeliest]
         return new, [float(one[token]) for one, token in zip(all_logs, new, strict=True)], tops

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -57,6 +58,9 @@ class PromptSet:
 
     no_answer: str = ""
     """What it was trained to write where nothing that it reads answers the question; empty where it was not."""
+    no_answer_bias: float = 0.0
+    """Taken from the logit of the first token of ``no_answer``: how much likelier than an answer it must be to be
+    written. Chosen on held-out questions, so that few that are answered are refused."""
 
     answer: Prompt = field(
         default_factory=lambda: Prompt(
@@ -96,19 +100,23 @@ class PromptSet:
         if not isinstance(values, dict):
             raise ClaraError(f"prompts must be an object with some of {', '.join(KINDS)}, got {type(values).__name__}")
         values = dict(values)
-        no_answer = values.pop("no_answer", "")
+        no_answer, bias = values.pop("no_answer", ""), values.pop("no_answer_bias", 0.0)
         if not isinstance(no_answer, str):
             raise ClaraError(f"no_answer must be a text, got {shown(no_answer)}")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not math.isfinite(bias):
+            raise ClaraError(f"no_answer_bias must be a number, got {shown(bias)}")
         unknown = sorted(set(values) - set(KINDS))
         if unknown:
             raise ClaraError(f"unknown prompts {', '.join(unknown)}; known are {', '.join(KINDS)} and no_answer")
-        return cls(no_answer=no_answer, **{kind: Prompt.from_dict(prompt) for kind, prompt in values.items()})
+        given = {kind: Prompt.from_dict(prompt) for kind, prompt in values.items()}
+        return cls(no_answer=no_answer, no_answer_bias=bias, **given)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` reads them back."""
         prompts = {kind: getattr(self, kind) for kind in KINDS}
         found = {kind: {"system": prompt.system, "user": list(prompt.user)} for kind, prompt in prompts.items()}
-        return {**found, "no_answer": self.no_answer} if self.no_answer else found
+        none = {"no_answer": self.no_answer, "no_answer_bias": self.no_answer_bias}
+        return {**found, **none} if self.no_answer else found
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:

@@ -109,8 +109,10 @@ class VllmEngine:
             self._start_anew()
         no_answer = model.tokens.no_answer_id
         asked = self._sampling(how)
+        bias = model.config.prompts.no_answer_bias
         if no_answer is not None:
             asked |= {"logprobs": _LIKELIEST, "return_tokens_as_token_ids": True}
+            asked |= {"logit_bias": {str(no_answer): -bias}} if bias else {}
         model.check_positions(prompts)
         items = list(zip(prompts, blocks, strict=True))
         rows: list[_New] = []
@@ -125,8 +127,8 @@ class VllmEngine:
         tokenizer, ends = model.tokens.tokenizer, model.base.generation_config.eos_token_id
         ids = pad_sequence([torch.tensor(row) for row, *_ in rows], True, tokenizer.pad_token_id)
         logs = pad_sequence([torch.tensor(row) for _, row, _ in rows], True)
-        none = None if no_answer is None else [first.get(f"token_id:{no_answer}", -math.inf) for *_, first in rows]
-        return read_generated(tokenizer, ids, [len(row) for row in prompts], ends, how.stop, logs, none)
+        odds = None if no_answer is None else [_answer_odds(first, no_answer, bias) for *_, first in rows]
+        return read_generated(tokenizer, ids, [len(row) for row in prompts], ends, how.stop, logs, odds)
 
     @property
     def threads(self) -> ThreadPoolExecutor:
@@ -351,6 +353,13 @@ def _choice(values: dict[str, Any]) -> dict[str, Any]:
 def _first(choice: dict[str, Any]) -> dict[str, float]:
     """The likeliest first tokens of a piece, ``token_id:ID``; none where they were not asked for."""
     return ((choice.get("logprobs") or {}).get("top_logprobs") or [{}])[0] or {}
+
+
+def _answer_odds(first: dict[str, float], no_answer: int, bias: float) -> float:
+    """See `read_generated`; likelihoods are those before any bias."""
+    others = dict(first)
+    none = others.pop(f"token_id:{no_answer}", -math.inf)
+    return max(others.values()) - none + bias
 
 
 def _message(values: Any) -> str:

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, PreTrainedTokenizerFast
 
+MOST = 500.0
+"""What is said of odds, in logarithms: no float overflows."""
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -28,7 +31,8 @@ class Generated:
     """``stop`` (end token or stop string) or ``length``."""
     confidences: list[float | None]
     """From 0 to 1: with a generator that was trained to write ``no_answer`` where nothing answers the question, how
-    likely it is not to; else the geometric mean of the likelihoods of a text's tokens, its end among them."""
+    likely the best other beginning is against that one; else the geometric mean of the likelihoods of a text's tokens,
+    its end among them."""
 
 
 class Likelihood(LogitsProcessor):
@@ -40,8 +44,8 @@ class Likelihood(LogitsProcessor):
     def __init__(self, no_answer: int | None = None) -> None:
         """``no_answer`` is the first token of the text that says that there is no answer."""
         self._no_answer = no_answer
-        self.no_answer_logs: list[float] | None = None
-        """The logarithm of its likelihood as the first new token, for each row."""
+        self.answer_odds: list[float] | None = None
+        """The logarithm of how much likelier the best other first token is, for each row."""
         self._last: Tensor | None = None
         self._logs: list[Tensor] = []
 
@@ -49,8 +53,10 @@ class Likelihood(LogitsProcessor):
         """Keep the scores ``[B, V]``, and of those before them the ones of the tokens that were taken."""
         self._note(input_ids)
         self._last = torch.log_softmax(scores.float(), dim=-1)
-        if self._no_answer is not None and self.no_answer_logs is None:
-            self.no_answer_logs = self._last[:, self._no_answer].tolist()
+        if self._no_answer is not None and self.answer_odds is None:
+            none = self._last[:, self._no_answer]
+            others = self._last.index_fill(1, torch.tensor([self._no_answer], device=scores.device), -torch.inf)
+            self.answer_odds = (others.amax(dim=1) - none).tolist()
         return scores
 
     def logs(self, new_ids: Tensor) -> Tensor:
@@ -70,12 +76,12 @@ def read_generated(
     ends: int | Sequence[int] | None,
     stop: Sequence[str],
     logs_BT: Tensor | None = None,
-    no_answer_logs: Sequence[float] | None = None,
+    answer_odds: Sequence[float] | None = None,
 ) -> Generated:
     """Texts, counts and finish reasons of new ids ``[B, T]``; a text is cut at its first stop string.
 
-    ``logs_BT`` are the logarithms of their likelihoods, where they were noted; ``no_answer_logs`` those of a first
-    token that begins the text of no answer, where the generator was trained to write one.
+    ``logs_BT`` are the logarithms of their likelihoods, where they were noted; ``answer_odds`` those of how much
+    likelier the best answer begins than the text of no answer, where the generator was trained to write one.
     """
     end_ids = {ends} if isinstance(ends, int) else set(ends or ())
     texts, counts, reasons = [], [], []
@@ -94,8 +100,8 @@ def read_generated(
         reasons.append("stop" if ended else "length")
         if logs_BT is None or not end:
             confidences.append(None)
-        elif no_answer_logs is not None:
-            confidences.append(1 - math.exp(no_answer_logs[number]))
+        elif answer_odds is not None:
+            confidences.append(1 / (1 + math.exp(min(-answer_odds[number], MOST))))
         else:
             confidences.append(float(logs_BT[number, :end].mean().exp()))
     return Generated(texts, new_ids, prompt_tokens, counts, reasons, confidences)

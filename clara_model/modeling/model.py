@@ -512,6 +512,8 @@ class RoleModel(nn.Module):
         if stop:
             options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
         no_answer = self.tokens.no_answer_id if role == "generator" else None
+        if no_answer is not None and self.config.prompts.no_answer_bias:
+            options = {"sequence_bias": [[[no_answer], -self.config.prompts.no_answer_bias]], **options}
         likelihood = Likelihood(no_answer) if options.get("num_beams", 1) == 1 else None
         if likelihood is not None:
             options["logits_processor"] = LogitsProcessorList([*options.get("logits_processor", ()), likelihood])
@@ -531,7 +533,7 @@ class RoleModel(nn.Module):
         logs = None if likelihood is None else likelihood.logs(new_ids)
         if more:  # the rows that filled the batch up
             new_ids, logs = new_ids[:-more], logs if logs is None else logs[:-more]
-        lengths, none = [len(p) for p in prompts], likelihood.no_answer_logs if likelihood else None
+        lengths, none = [len(p) for p in prompts], likelihood.answer_odds if likelihood else None
         made = read_generated(tokenizer, new_ids, lengths, options["eos_token_id"], stop, logs, none)
         longest = max(map(sum, zip(made.prompt_tokens, made.completion_tokens, strict=True)))
         if longest > positions:

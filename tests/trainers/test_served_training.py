@@ -1,6 +1,7 @@
 """The generator alone learns what it is asked when it serves: passages as text, and questions that nothing answers."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,9 +60,11 @@ def test_an_answer_that_says_there_is_none_is_not_found(base_folder: Path):
     assert tables.answer_text(again).plain == "The documents do not say."
 
 
-def test_the_confidence_is_one_less_the_likelihood_of_no_answer(base_folder: Path):
+@pytest.mark.parametrize("bias", [0.0, 1.5, -30.0])
+def test_the_confidence_is_the_best_beginning_against_that_of_no_answer(base_folder: Path, bias: float):
     model = small_model.build_model(base_folder)
-    model.config = replace(model.config, prompts=replace(model.config.prompts, no_answer=NONE))
+    prompts = replace(model.config.prompts, no_answer=NONE, no_answer_bias=bias)
+    model.config = replace(model.config, prompts=prompts)
     latents = model.compress(small_model.TEXTS)
     ids = model.tokens.prompt_ids(model.config.prompts.answer, len(latents), "Who came?")
     with model.roles.acting_as("generator"), torch.no_grad():
@@ -70,7 +73,9 @@ def test_the_confidence_is_one_less_the_likelihood_of_no_answer(base_folder: Pat
     made = model.generate_ids([ids], [latents.vectors], max_new_tokens=3)
     example = model.tokens.example(model.config.prompts.answer, len(latents), NONE, 2048, "Who came?")
     first = example.ids[len(ids)]
-    assert made.confidences[0] == pytest.approx(1 - float(likely[first]), abs=1e-6)
+    none, best = float(likely[first]) * math.exp(-bias), float(likely[torch.arange(len(likely)) != first].max())
+    assert made.confidences[0] == pytest.approx(best / (best + none), abs=1e-5)
+    assert (made.ids[0, 0] == first) == (made.confidences[0] < 0.5)
 
 
 def test_the_text_of_no_answer_is_kept_with_the_prompts(base_folder: Path, tmp_path: Path):
@@ -79,4 +84,5 @@ def test_the_text_of_no_answer_is_kept_with_the_prompts(base_folder: Path, tmp_p
     model.config = replace(model.config, prompts=replace(model.config.prompts, no_answer=NONE))
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["prompts"]["no_answer"] == NONE
+    assert model.config.prompts.no_answer_bias == 0
     assert ClaraModel.from_pretrained(tmp_path, device="cpu").config.prompts.no_answer == NONE

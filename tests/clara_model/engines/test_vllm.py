@@ -72,8 +72,9 @@ def test_ids_texts_counts_and_reasons_are_those_of_the_models_own_loop(loaded, e
         assert row[: one.ids.shape[1]].tolist() == one.ids[0].tolist()
 
 
-def test_the_confidence_of_a_generator_that_says_when_nothing_answers(loaded, engine, stub, monkeypatch):
-    prompt = replace(loaded.config.prompts, no_answer="Who")
+@pytest.mark.parametrize("bias", [0.0, -30.0])
+def test_the_confidence_of_a_generator_that_says_when_nothing_answers(loaded, engine, stub, monkeypatch, bias):
+    prompt = replace(loaded.config.prompts, no_answer="Who", no_answer_bias=bias)
     monkeypatch.setattr(loaded, "config", replace(loaded.config, prompts=prompt))
     ids, blocks = prompts(loaded)
     own = [loaded.generate_ids([i], [b], max_new_tokens=2) for i, b in zip(ids, blocks, strict=True)]
@@ -82,6 +83,7 @@ def test_the_confidence_of_a_generator_that_says_when_nothing_answers(loaded, en
         some = slice(0, 1 if reader else None)
         made = engine.write(loaded, ids[some], blocks[some], Generation(2), reader)
         assert made.confidences == pytest.approx([one.confidences[0] for one in own][some], abs=1e-5)
+        assert made.ids.tolist() == torch.cat([one.ids for one in own])[some].tolist()
 
 
 def test_a_stream_gives_each_id_as_it_comes(loaded, engine):
