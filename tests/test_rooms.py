@@ -74,3 +74,9 @@ def test_no_two_classes_of_a_package_have_one_name():
                     places.setdefault(node.name, []).append(path)
         twice = {name: found for name, found in places.items() if len(found) > 1}
         assert not twice, f"{package} has several classes of one name: {twice}"
+
+
+def test_no_two_test_files_have_one_name():
+    """They are collected without packages, where the second of a name is not found."""
+    names = [path.name for path in (HERE / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert len(names) == len(set(names)), [name for name in set(names) if names.count(name) > 1]

@@ -92,17 +92,20 @@ class Shown:
     @property
     def right(self) -> bool:
         """Whether the answer is."""
-        return is_right(self.answer, self.accepted)
+        return self._is_right(self.answer)
 
     @property
     def text_right(self) -> bool:
         """Whether that from text is."""
-        return self.text is not None and is_right(self.text, self.accepted)
+        return self.text is not None and self._is_right(self.text)
+
+    def _is_right(self, answer: Answer) -> bool:
+        return is_right(answer.text, self.accepted) if self.accepted else not answer.found(0.0)
 
 
-def is_right(answer: Answer, accepted: list[str]) -> bool:
-    """Whether it is an accepted answer, letter case, end punctuation and spaces aside; without one, that it says so."""
-    return _plain(answer.text) in map(_plain, accepted) if accepted else not answer.found(0.0)
+def is_right(answer: str, accepted: list[str]) -> bool:
+    """Whether the answer equals an accepted one, letter case, end punctuation and spaces aside."""
+    return _plain(answer) in map(_plain, accepted)
 
 
 def run(args: argparse.Namespace) -> None:

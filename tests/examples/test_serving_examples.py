@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clara_integrations.server import app
+from clara_integrations.server import guard
 from clara_model.cli.main import _parser
 from clara_model.engines.vllm import TRIED, start_command
 
@@ -70,4 +70,4 @@ def test_what_the_images_are_built_from_is_there():
     ports = {re.search(r"EXPOSE (\d+)", made)[1], re.search(r"127\.0\.0\.1:(\d+)/health", made)[1]}
     assert ports == {str(_parser().parse_args(["serve"]).port)}
     health = re.search(r"127\.0\.0\.1:\d+(/\w+)'", made)[1]
-    assert health in app._OPEN
+    assert health in guard._OPEN

@@ -389,8 +389,9 @@ def test_a_picture_that_cannot_be_written_is_one_line(clara, demo_set, tmp_path)
 )
 def test_an_answer_is_right_when_it_equals_an_accepted_one(answer, accepted, right):
     said = Answer(answer, [], [], Usage(), Timings(), "stop")
-    assert demo.is_right(said, accepted) is right
-    assert not demo.is_right(said, []) and demo.is_right(replace(said, no_answer=True), [])
+    assert demo.Shown("?", accepted, said, said).right is demo.Shown("?", accepted, said, said).text_right is right
+    assert not demo.Shown("?", [], said, None).right
+    assert demo.Shown("?", [], replace(said, no_answer=True), None).right
 
 
 def test_passages_of_one_title_have_names_of_their_own():
