@@ -160,8 +160,9 @@ class ClaraOptions:
     published ones. `Ranked` has both parts."""
     expand: int | None = None
     """How many of the windows that are read enter the prompt as text, letter for letter, best first; the others as
-    latents. By default what the checkpoint says: 1 for clara-small, 0 for published ones. Fewer where the prompt has no
-    room, none for latents whose texts are not known; `Answer.expanded` says how many."""
+    latents, but for those whose text is no longer than their slots: that is read too. By default what the checkpoint
+    says: 1 for clara-small, 0 for published ones, which reads none. Fewer where the prompt has no room, none for
+    latents whose texts are not known; `Answer.expanded` says how many."""
     engine_url: str | None = None
     """Address of a vLLM server that writes with this checkpoint's generator, as `clara export` has written it; this
     process compresses, ranks, and writes what is the base model's alone. Looked at when the model is loaded."""

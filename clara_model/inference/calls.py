@@ -240,24 +240,26 @@ class Call:
         questions: Sequence[str],
         selected: Sequence[Encoded],
         how: Generation,
-        texts: Sequence[Sequence[str]] | None = None,
-    ) -> list[tuple[Written, int]]:
+        texts: Sequence[Sequence[str]],
+    ) -> list[tuple[Written, list[int]]]:
         """Answer each question from what is selected for it, best first.
 
         Args:
             questions: the questions.
             selected: latents of the windows of each.
             how: to generate.
-            texts: of each question's first windows, those to be read as text where they fit; none by default.
+            texts: of each question's windows, some of which may be read as text; none where they are not known.
 
         Returns:
-            what was written, and how many of the windows were read as text.
+            what was written, and which of the windows were read as text.
         """
-        shown = texts or [()] * len(questions)
-        made = [pipeline.mixed_prompt(self.model, *one) for one in zip(questions, selected, shown, strict=True)]
-        counts = [count for _, count in made]
-        latents = [part.pick(range(count, len(part))) for part, count in zip(selected, counts, strict=True)]
-        return list(zip(self.write([ids for ids, _ in made], latents, how), counts, strict=True))
+        expand, asked = self.shared.expand, zip(questions, selected, texts, strict=True)
+        prompts, shown = zip(*(pipeline.mixed_prompt(self.model, *one, expand) for one in asked), strict=True)
+        latents = [
+            part.pick([index for index in range(len(part)) if index not in as_text])
+            for part, as_text in zip(selected, shown, strict=True)
+        ]
+        return list(zip(self.write(prompts, latents, how), shown, strict=True))
 
     def write(self, prompts: Sequence[list[int]], selected: Sequence[Encoded] | None, how: Generation) -> list[Written]:
         """Generate for each prompt; without latents by the base model alone."""

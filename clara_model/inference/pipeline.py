@@ -306,27 +306,41 @@ def answer(
     return write(model, prompts, [part.vectors for part in selected], how, limits, run, streamer)
 
 
-def mixed_prompt(model: RoleModel, question: str, selected: Encoded, texts: Sequence[str]) -> tuple[list[int], int]:
+def mixed_prompt(
+    model: RoleModel, question: str, selected: Encoded, texts: Sequence[str], expand: int
+) -> tuple[list[int], list[int]]:
     """The ids of a prompt that shows the first of the selected windows as text and has slots for the others.
+
+    Of those others a text that takes no more of the prompt than its slots is shown as well.
 
     Args:
         model: its answer prompt.
-        question: shown whole, or else nothing is shown as text.
+        question: shortened only where the slots alone leave it no room.
         selected: the windows, best first.
-        texts: of the first of them, those to be shown.
+        texts: of the windows; none where they are not known.
+        expand: how many of the first are to be shown; 0 shows none at all.
 
     Returns:
-        the ids, and how many windows stand in them as text: fewer than asked for where the prompt has no room.
+        the ids, and which windows stand in them as text: fewer than asked for where the prompt has no room.
 
     Raises:
         ClaraError: slots that do not fit the prompt.
     """
     tokens, prompt = model.tokens, model.config.prompts.answer
-    for count in range(len(texts), 0, -1):
-        shown, slots = "\n\n".join(texts[:count]), len(selected) - count
-        if tokens.fits(prompt, slots, question, shown):
-            return tokens.prompt_ids(prompt, slots, question, text=shown), count
-    return tokens.prompt_ids(prompt, len(selected), question), 0
+
+    def ids_of(shown: Sequence[int]) -> list[int]:
+        text = "\n\n".join(texts[index] for index in shown)
+        return tokens.prompt_ids(prompt, len(selected) - len(shown), question, text=text)
+
+    count = min(expand, len(texts))
+    while count and not tokens.fits(prompt, len(selected) - count, question, "\n\n".join(texts[:count])):
+        count -= 1
+    shown, ids = list(range(count)), ids_of(range(count))
+    short = range(count, len(texts) if expand else 0)
+    more = [*shown, *(index for index in short if selected.lengths[index] <= model.config.memory_tokens)]
+    if len(more) > count and len(shorter := ids_of(more)) <= len(ids):
+        return shorter, more
+    return ids, shown
 
 
 def write(

@@ -143,13 +143,13 @@ class AnswerRequest:
             for ranking, row in zip(rankings, rows, strict=True)
         ]  # fmt: skip
         latents = [row.pick(chosen) for row, chosen in zip(rows, selected, strict=True)]
-        shown = [_texts(row, chosen[: call.shared.expand]) or [] for row, chosen in zip(rows, selected, strict=True)]
-        written = call.answer(self.questions, latents, self.how, shown)
-        found = zip(self.questions, written, rankings, rows, selected, latents, strict=True)
+        texts = [_texts(row, chosen) for row, chosen in zip(rows, selected, strict=True)]
+        written = call.answer(self.questions, latents, self.how, [known or [] for known in texts])
+        found = zip(self.questions, written, rankings, rows, selected, latents, texts, strict=True)
         answers = [
-            _answer(question, one, ranking if self.rerank else [], row, chosen, _texts(row, chosen), expanded,
-                    _usage(one, used, row, expanded))
-            for question, (one, expanded), ranking, row, chosen, used in found
+            _answer(question, one, ranking if self.rerank else [], row, chosen, known, len(as_text),
+                    _usage(one, used, row, as_text))
+            for question, (one, as_text), ranking, row, chosen, used, known in found
         ]  # fmt: skip
         none = call.shared.model.config.prompts.no_answer
         return [replace(one, no_answer=bool(none) and one.text.strip() == none) for one in answers]
@@ -220,14 +220,14 @@ def _texts(row: Candidates, windows: Sequence[int]) -> list[str] | None:
     return None if row.texts is None else [row.texts[index] for index in windows]
 
 
-def _usage(one: Written, used: Encoded, row: Candidates, expanded: int) -> Usage:
+def _usage(one: Written, used: Encoded, row: Candidates, as_text: Sequence[int]) -> Usage:
     return Usage(
         text_tokens=sum(used.lengths),
-        slots=(len(used) - expanded) * used.vectors.shape[1],
+        slots=(len(used) - len(as_text)) * used.vectors.shape[1],
         prompt_tokens=one.prompt_tokens,
         completion_tokens=one.completion_tokens,
         read_tokens=sum(row.blocks.lengths[place] for place in row.places),
-        expanded_tokens=sum(used.lengths[:expanded]),
+        expanded_tokens=sum(used.lengths[index] for index in as_text),
     )
 
 

@@ -96,7 +96,8 @@ class Answer:
     """``text`` where the base model alone has read text: candidates without latents (``cold="text"``), or a prompt."""
 
     expanded: int = 0
-    """How many of ``windows``, the first, the generator read as text; the others as latents."""
+    """How many of ``windows`` the generator read as text: the first ``expand``, and with these any that are so short
+    that their text takes no more of the prompt than their slots; the others as latents."""
     confidence: float | None = None
     """From 0 to 1. With a checkpoint that was trained to say that nothing answers (`PromptSet.no_answer`), how likely
     its generator found the best answer against that, by their first tokens; below one half it says so. With any other,

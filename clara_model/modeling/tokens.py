@@ -107,11 +107,8 @@ class Tokens:
     @property
     def no_answer_id(self) -> int | None:
         """The first token of what the generator writes where nothing answers; None where it was not trained to."""
-        prompts = self.config.prompts
-        if not prompts.no_answer:
-            return None
-        labels = self.example(prompts.answer, 0, prompts.no_answer, self.config.max_prompt_length, "").labels
-        return next(label for label in labels if label != -100)
+        text = self.config.prompts.no_answer
+        return self.answer_ids(text)[0] if text else None
 
     @cached_property
     def _shows_answers(self) -> bool:
@@ -369,6 +366,23 @@ class Tokens:
         return ClaraError(
             f"the chat template of base model {self.config.base_model!r} {what}; use an instruct model with another one"
         )
+
+    @cached_property
+    def _before_answer(self) -> tuple[str, str]:
+        """A prompt's end, from its last special token on, and what the template writes between it and an answer."""
+        prompt, probe = self.render("", ""), "first probing words"
+        whole = self.render("", "", probe).partition(probe)[0]
+        start = max(prompt.rfind(marker) for marker in self._markers)
+        return prompt[max(start, 0) :], whole[len(prompt) :] if whole.startswith(prompt) else ""
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Ids of an answer as the generator writes it behind a prompt, and learns it (`example`), without its end."""
+        text, (prompt, between) = clean_text(text, "answer"), self._before_answer
+        before = self._frame_ids(prompt)
+        ids = self._frame_ids(prompt + between + text)
+        if self.holds_marker(text) or ids[: len(before)] != before:
+            ids = [*self._frame_ids(prompt + between), *self.plain_ids(text)]
+        return ids[len(before) :]
 
     # -- training ----------------------------------------------------------------------------------------------
 

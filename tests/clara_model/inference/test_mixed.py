@@ -130,6 +130,51 @@ def test_of_a_long_text_its_best_window_is_text(loaded: ClaraModel):
     assert cut.usage.expanded_tokens == cut.usage.text_tokens > 0
 
 
+# from one token up: a block has four slots and its <SEP>
+FEW_WORDS = ["a", "is", "in 1962", "Tolvik", "Priya Nair, who is in it"]
+
+
+@pytest.mark.parametrize("expand", [1, 2])
+def test_a_window_that_is_shorter_as_text_is_read_as_text_wherever_it_stands(loaded: ClaraModel, expand: int):
+    texts = [TEXTS[0], FEW_WORDS[1], TEXTS[1], FEW_WORDS[3]]
+    tokens, prompt = loaded.tokens, loaded.config.prompts.answer
+    answer = Clara(loaded, expand=expand).answer(QUESTIONS[0], texts, top_k=4, rerank=False, **SHORT)
+    ids = tokens.prompt_ids(prompt, 1, QUESTIONS[0], text="\n\n".join([texts[0], texts[1], texts[3]]))
+    found = loaded.generate_ids([ids], [loaded.compress(texts).vectors[[2]]], **SHORT)
+    assert (answer.text, answer.usage.prompt_tokens) == (found.texts[0], len(ids))
+    assert (answer.expanded, answer.usage.slots, answer.selected) == (3, loaded.config.memory_tokens, [0, 1, 2, 3])
+    lengths = [tokens.count(text) for text in texts]
+    assert (answer.usage.expanded_tokens, answer.usage.text_tokens) == (sum(lengths) - lengths[2], sum(lengths))
+
+
+@pytest.mark.parametrize("expand", [0, 1, 2])
+def test_short_windows_never_lengthen_a_prompt_and_without_expand_are_slots(loaded: ClaraModel, expand: int):
+    clara = Clara(loaded, expand=expand)
+    rows = [[TEXTS[0], one, two, TEXTS[1]] for one in FEW_WORDS for two in FEW_WORDS]
+    answers = clara.answers([QUESTIONS[0]] * len(rows), rows, 4, rerank=False, max_new_tokens=1)
+    for row, answer in zip(rows, answers, strict=True):
+        text, slots = "\n\n".join(row[:expand]), 4 - expand
+        before = loaded.tokens.prompt_ids(loaded.config.prompts.answer, slots, QUESTIONS[0], text=text)
+        assert answer.usage.prompt_tokens <= len(before)
+        assert expand or (answer.expanded == 0 and answer.usage.prompt_tokens == len(before))
+    assert not expand or len({answer.expanded for answer in answers}) > 1
+
+
+def test_short_windows_in_a_batch_one_by_one_streamed_and_from_a_store_are_the_same(loaded: ClaraModel, tmp_path: Path):
+    rows = [[*TEXTS[:1], *FEW_WORDS], FEW_WORDS, [LONG, "in 1962"]]
+    with Clara(loaded, expand=1, store=tmp_path / "store") as stored:
+        clara = Clara(loaded, expand=1)
+        together = clara.answers(QUESTIONS, rows, top_k=5, **SHORT)
+        assert [one.expanded > 1 for one in together] == [True, True, True]
+        for question, row, found in zip(QUESTIONS, rows, together, strict=True):
+            with clara.stream(question, row, top_k=5, **SHORT) as stream:
+                assert "".join(stream) == found.text
+            kept = [stored.answer(question, row, top_k=5, **SHORT) for _ in range(2)]
+            given = clara.answer(question, clara.compress(row), top_k=5, **SHORT)
+            for other in (stream.answer, *kept, given):
+                assert (other.text, other.usage, other.expanded) == (found.text, found.usage, found.expanded)
+
+
 def test_latents_without_texts_are_read_as_latents(loaded: ClaraModel):
     latents = replace(Clara(loaded).compress(TEXTS), texts=None)
     answer = mixed(loaded, 2).answer(QUESTIONS[0], latents, top_k=2, **SHORT)

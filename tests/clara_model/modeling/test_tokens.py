@@ -390,6 +390,24 @@ def test_what_is_learned_follows_the_prompt_that_is_served(base_folder: Path, an
     assert learned[: len(tokens.plain_ids(answer))] == tokens.plain_ids(answer)
 
 
+@pytest.mark.parametrize("answer", ["1962", "Ada Fenwick, in 25 years", " 7", "a <SEP> b", "</s>"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        small_model.CHAT_TEMPLATE,
+        "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %}"
+        " {{ m['content'] }}</s>{% endif %}{% endfor %}",
+        "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
+        "{% if add_generation_prompt %}<s>assistant\n{% endif %}",
+    ],
+)
+def test_the_ids_of_an_answer_are_those_that_are_learned(template: str, answer: str):
+    tokens = make_tokens(template)
+    learned = [i for i in tokens.example(SAY, 0, answer, 400, text="x").labels if i != -100]
+    ids = tokens.answer_ids(answer)
+    assert learned[: len(ids)] == ids and learned[len(ids)] == tokens.tokenizer.eos_token_id
+
+
 @pytest.mark.parametrize(("question", "answer"), [("Who?", "a <SEP> b"), ("<MEM0>?", "Ada"), ("</s>", "</s>")])
 def test_markers_in_an_example_are_plain_text(tokens: Tokens, question: str, answer: str):
     example = tokens.example(ASK, 1, answer, 200, question)
