@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields, make_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from rich.text import Text
@@ -87,7 +88,7 @@ def build_parser() -> HfArgumentParser:
     own.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     for name in MEANINGLESS:
         own.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
-    own.add_argument("--config", metavar="FILE", help="YAML file of settings, names as below without dashes")
+    own.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings, names as below, no dashes")
     groups: dict[str, Any] = {}
     for setting in SETTINGS.values():
         title, names = setting.metadata["group"], [setting.name, *setting.metadata["also"]]

@@ -1,15 +1,10 @@
 """`TrainConfig`: the settings of one run. What a setting means, needs and does stands with its field, once.
 
-A field's metadata hold its place and text in ``--help``, its other names (``also``), its defaults ``by_stage``, the
-values it takes (``must``; numbers of at least 0 where nothing is said), the stages it means something in (``only``) and
-when it does nothing (``idle``). What `transformers.TrainingArguments` offers beyond the published settings is kept in
-`TrainConfig.trainer` under its own names (`PASSED`). `TrainingArguments` itself is not the parent class: its
-``train_batch_size`` is a property that its `Trainer` reads as the rows of one process, while the published
-``--train_batch_size`` counts those of all; its ``save_steps`` and ``eval_steps`` have no -1 and -2; and making one
-starts the process group.
-
-Sources: the published scripts and their parser (ml-clara commit 857c3cf) and paper section 4; where the two differ, the
-setting's help says so.
+Metadata of a field: its ``group`` and ``help`` text, other names (``also``), defaults ``by_stage``, the values it takes
+(``must``; numbers of at least 0 where nothing is said), the stages it means something in (``only``) and when it does
+nothing (``idle``). Not a subclass of `transformers.TrainingArguments`, whose ``train_batch_size`` means the rows of one
+process and which starts the process group; what it offers beyond the published settings is kept in `trainer`.
+Sources: the published scripts and parser (ml-clara commit 857c3cf), paper section 4; help says where the two differ.
 """
 
 from __future__ import annotations
@@ -43,13 +38,11 @@ MEANINGLESS = {
     "clara-data retrieve FILE --store FOLDER --model CHECKPOINT --out NEW_FILE",
 }
 """Published flags that are read and named, and change nothing; with the reason."""
-NOT_BUILT = {"stage2_reasoning": "the multi-hop stage (its methods are missing in the published code too)"}
-"""Published stages that cannot be run."""
 PASSED = (
     "optim optim_args adam_epsilon torch_compile torch_compile_backend torch_compile_mode tf32 full_determinism "
-    "torch_empty_cache_steps report_to logging_first_step skip_memory_metrics ddp_timeout "
-    "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
-    "dataloader_multiprocessing_context per_device_eval_batch_size eval_on_start eval_delay"
+    "torch_empty_cache_steps report_to logging_first_step skip_memory_metrics ddp_timeout dataloader_pin_memory "
+    "dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context eval_delay "
+    "per_device_eval_batch_size eval_on_start"
 ).split()
 """Settings of `transformers.TrainingArguments` that work here as everywhere, under their own names."""
 
@@ -68,18 +61,16 @@ NOT_NEGATIVE: Must = ("at least 0", lambda value: value >= 0)
 SHARE: Must = ("a share, 0 to 1", lambda value: 0 <= value <= 1)
 BELOW_1: Must = ("in [0, 1)", lambda value: 0 <= value < 1)
 BETAS: Must = ("two numbers in [0, 1)", lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value))
-
-
-def _steps(least: int) -> Must:
-    return f"at least 1, or {least} up to -1 as --help says", lambda value: value >= least and value != 0
+SAVE_STEPS: Must = ("at least 1, or -2 or -1 as --help says", lambda value: value >= -2 and value != 0)
+EVAL_STEPS: Must = ("at least 1, or -1 as --help says", lambda value: value >= -1 and value != 0)
 
 
 def _in_group(
     group: str, text: str, default: Any = MISSING, *, by_stage: tuple[Any, ...] = (), also: str = "", **more: Any
 ) -> Any:
     """A field; ``also`` are its other names, this project's own and those of `transformers.TrainingArguments`."""
-    text = f"{', '.join(more['only'])}: {text}" if "only" in more else text
-    metadata = {"group": group, "help": text, "by_stage": by_stage, "also": tuple(also.split()), **more}
+    shown = f"{', '.join(more['only'])}: {text}" if "only" in more else text
+    metadata = {"group": group, "help": shown, "by_stage": by_stage, "also": tuple(also.split()), **more}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -91,10 +82,13 @@ _step = partial(_in_group, "optimization")
 _device = partial(_in_group, "precision and devices")
 _keep = partial(_in_group, "checkpointing")
 _log = partial(_in_group, "logging and evaluation")
-_LAST, _FIRST, _LATER = ("end_to_end",), ("pretrain",), ("instruct", "end_to_end")
-_NO_SET = "without an evaluation set (--eval_dataset FILE)"
-_no_wandb = ("without use_wandb", lambda run: not run.use_wandb)
-_no_ranking_loss = ("without ranking_loss", lambda run: not run.ranking_loss)
+_FIRST, _SECOND, _LAST = ("pretrain",), ("instruct",), ("end_to_end",)
+_EARLY, _LATER = _FIRST + _SECOND, _SECOND + _LAST
+_NO_SET = ("without an evaluation set (--eval_dataset FILE)", lambda run: not run.eval_dataset)
+_NO_METRIC = ("without best_metric", lambda run: not run.best_metric)
+_NO_WANDB = ("without use_wandb", lambda run: not run.use_wandb)
+_NO_RANKING_LOSS = ("without ranking_loss", lambda run: not run.ranking_loss)
+_IN_ORDER = ("with --shuffle False", lambda run: not run.shuffle)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,22 +96,14 @@ class TrainConfig:
     """A training run. `for_stage` fills in what the stage decides; every value is checked."""
 
     stage: str = _model(
-        "stage to train: pretrain (stage1), instruct (stage1_2) or end_to_end (stage2)",
-        "pretrain",
-        must=_one_of(*STAGES),
+        "pretrain (stage1), instruct (stage1_2), end_to_end (stage2)", "pretrain", must=_one_of(*STAGES)
     )
-    pretrain: str = _model(
-        "base model, a folder or hub name; needed without pretrain_checkpoint", "", also="base_model"
-    )
+    pretrain: str = _model("base model, a folder or hub name; needed without a checkpoint", "", also="base_model")
     pretrain_checkpoint: str = _model("CLaRa checkpoint to start from; needed by instruct and end_to_end", "")
-    save_path: str = _model(
-        "folder of the trained checkpoint, and of checkpoint-STEP folders during training", "./ckpt"
-    )
-    keep_generator: bool = _model("go on with the checkpoint's generator, not a fresh one", False, only=("instruct",))
+    save_path: str = _model("folder of the trained checkpoint, and of checkpoint-STEP folders on the way", "./ckpt")
+    keep_generator: bool = _model("go on with the checkpoint's generator, not a fresh one", False, only=_SECOND)
     freeze_compressor: bool = _model(
-        "train the generator alone: latents, stores made of them and the ranking stay as they are",
-        False,
-        only=("instruct",),
+        "train the generator alone: latents, stores made of them and the ranking stay as they are", False, only=_SECOND
     )
     pretrain_retrieval: bool = _model(
         "train only the query reasoner, contrastively, on rows with pos_index", False, only=_LAST
@@ -129,10 +115,7 @@ class TrainConfig:
     lora_rank: int = _size("rank of every adapter", 16, must=POSITIVE, fresh=True)
     lora_alpha: int = _size("adapters are scaled by lora_alpha / lora_rank; 0: twice the rank", 0, fresh=True)
     lora_targets: tuple[str, ...] = _size(
-        "linear layers that get adapters, by the last part of their names; none: all of a decoder layer, fused ones "
-        "(Phi) as they are",
-        (),
-        fresh=True,
+        "linear layers with adapters, by the last part of their names; none: all of a decoder layer", (), fresh=True
     )
     lora_dropout: float = _size("dropout on the adapters' input", 0.1, must=BELOW_1)
     residual: str = _size(
@@ -145,7 +128,7 @@ class TrainConfig:
         idle=("with read_text", lambda run: run.read_text),
     )
     ranking: str = _size(
-        "score of a document: cosine of whole blocks, or late (docs/training.md), which needs anchors",
+        "score of a document: cosine or, with anchors, late (docs/training.md)",
         "cosine",
         must=_one_of(*RANKINGS),
         fresh=True,
@@ -180,10 +163,7 @@ class TrainConfig:
     )
     shuffle: bool = _data("shuffle rows anew in every epoch", True)
     shuffle_group: int = _data(
-        "consecutive rows that stay together when shuffled, e.g. those that share candidates",
-        1,
-        must=POSITIVE,
-        idle=("with --shuffle False", lambda run: run.shuffle_group > 1 and not run.shuffle),
+        "consecutive rows kept together when shuffled, as those that share candidates", 1, must=POSITIVE, idle=_IN_ORDER
     )
     shuffle_documents: float = _data(
         "share of rows whose documents the generator reads in random order", 0.0, must=SHARE, only=_LATER
@@ -193,26 +173,21 @@ class TrainConfig:
         "of four such rows all of them, the others as latents",
         0.0,
         must=SHARE,
-        only=("instruct",),
+        only=_SECOND,
     )
     group_by_length: bool = _data(
-        "make steps of rows of like length; otherwise only the rows of each step are arranged by length",
-        False,
-        idle=("with --shuffle False", lambda run: run.group_by_length and not run.shuffle),
+        "steps of rows of like length; else only the rows of each step are arranged by length", False, idle=_IN_ORDER
     )
     dataloader_workers: int = _data("worker processes that tokenize ahead", 0, also="dataloader_num_workers")
 
     mse_loss: bool = _loss(
         "add the alignment loss",
         by_stage=(True, True, False),
-        only=("pretrain", "instruct"),
-        idle=("with freeze_compressor", lambda run: run.mse_loss and run.freeze_compressor),
+        only=_EARLY,
+        idle=("with freeze_compressor", lambda run: run.freeze_compressor),
     )
     mse_weight: float = _loss(
-        "weight of the alignment loss",
-        0.1,
-        only=("pretrain", "instruct"),
-        idle=("without mse_loss", lambda run: not run.mse_loss),
+        "weight of the alignment loss", 0.1, only=_EARLY, idle=("without mse_loss", lambda run: not run.mse_loss)
     )
     temperature: float = _loss(
         "temperature of the soft choice of documents and of the contrastive loss", 0.02, must=POSITIVE, only=_LAST
@@ -226,15 +201,12 @@ class TrainConfig:
         "",
         must=_one_of("", "labels", "likelihood"),
         only=_LAST,
-        idle=(
-            "without ranking_warmup or ranking_weight",
-            lambda run: run.ranking_loss and not run.ranking_warmup and not run.ranking_weight,
-        ),
+        idle=("without ranking_warmup or ranking_weight", lambda run: not (run.ranking_warmup or run.ranking_weight)),
     )
     ranking_warmup: int = _loss(
-        "steps at the start in which ranking_loss is the only loss", 0, only=_LAST, idle=_no_ranking_loss
+        "steps at the start in which ranking_loss is the only loss", 0, only=_LAST, idle=_NO_RANKING_LOSS
     )
-    ranking_weight: float = _loss("weight of ranking_loss after its warm-up", 0.0, only=_LAST, idle=_no_ranking_loss)
+    ranking_weight: float = _loss("weight of ranking_loss after its warm-up", 0.0, only=_LAST, idle=_NO_RANKING_LOSS)
 
     train_batch_size: int = _step("rows per step, over all processes", by_stage=(128, 128, 32), must=POSITIVE)
     micro_train_batch_size: int = _step(
@@ -245,7 +217,7 @@ class TrainConfig:
     new_learning_rate: float = _step(
         "a resumed run goes on at this rate, its schedule in the same shape; 0: as it was",
         0.0,
-        idle=("without load_checkpoint", lambda run: run.new_learning_rate > 0 and not run.load_checkpoint),
+        idle=("without load_checkpoint", lambda run: not run.load_checkpoint),
     )
     lr_scheduler: str = _step(
         "cosine, cosine_with_min_lr, linear, constant; cosine_with_min_lr ends at a tenth of the rate (paper: cosine "
@@ -255,16 +227,13 @@ class TrainConfig:
         also="lr_scheduler_type",
     )
     lr_warmup_ratio: float = _step(
-        "share of the steps with a rising rate; before a constant one too, unlike the published script",
+        "share of the steps with a rising rate (constant too, unlike published)",
         0.03,
         must=BELOW_1,
         also="warmup_ratio",
     )
     max_epochs: int = _step(
-        "passes over the data (paper and scripts: 1; the published parser's default: 2)",
-        1,
-        must=POSITIVE,
-        also="num_train_epochs",
+        "passes over the data (published parser's default: 2)", 1, must=POSITIVE, also="num_train_epochs"
     )
     max_steps: int = _step("stop after this many steps; 0: at the end of the data", 0)
     l2: float = _step("weight decay", 0.0, also="weight_decay")
@@ -288,75 +257,51 @@ class TrainConfig:
     quantization: str = _device(
         "keep the frozen base in int8 or int4 (extra quantization; needs bf16)", "", must=_one_of("", "int8", "int4")
     )
-    flash_attn: bool = _device(
-        "use FlashAttention 2", False, idle=("without a GPU", lambda run: run.flash_attn and run.use_cpu)
-    )
+    flash_attn: bool = _device("use FlashAttention 2", False, idle=("without a GPU", lambda run: run.use_cpu))
     latent_cache: int = _device(
-        "MiB of memory for latents of documents met before, which the frozen compressor need not make "
-        "again; 0: make them in every pass",
-        1024,
-        only=_LAST,
+        "MiB for latents of documents met before (the compressor is frozen); 0: made in every pass", 1024, only=_LAST
     )
     latent_store: str = _device(
-        "folder of a store that keeps these latents on disk too, for sets larger than memory and for later runs",
-        "",
-        only=_LAST,
+        "folder of a store that keeps them on disk too, for sets larger than memory and later runs", "", only=_LAST
     )
     gradient_checkpointing: bool = _device(
-        "recompute activations in the backward pass", False, also="activation_checkpointing"
+        "recompute activations in backward passes", False, also="activation_checkpointing"
     )
     use_cpu: bool = _device("train on the CPU even where there is a GPU", False)
 
     save_steps: int = _keep(
         "steps between checkpoints; -1: as save_minutes says, -2: after every epoch",
         -1,
-        must=_steps(-2),
-        idle=("with disable_ds_ckpt and without save_hf_ckpt", lambda run: run.save_steps != -1 and run.no_checkpoints),
+        must=SAVE_STEPS,
+        idle=("with disable_ds_ckpt and without save_hf_ckpt", lambda run: run.no_checkpoints),
     )
     save_minutes: float = _keep(
-        "minutes between checkpoints where save_steps is -1; 0: only at the end",
-        30.0,
-        idle=("with save_steps", lambda run: run.save_steps != -1),
+        "minutes between checkpoints; 0: only the end", 30.0, idle=("with save_steps", lambda run: run.save_steps != -1)
     )
     max_ckpt_num: int = _keep("most checkpoints to keep during training", 3, must=POSITIVE, also="save_total_limit")
     ckpt_path: str = _keep("folder of the checkpoints (default: save_path)", "")
     load_checkpoint: bool = _keep("resume from the newest complete checkpoint", False, also="resume")
-    disable_ds_ckpt: bool = _keep(
-        "write nothing to resume from: with save_hf_ckpt weights only, else no checkpoints", False
-    )
-    save_hf_ckpt: bool = _keep(
-        "keep loadable weights in every checkpoint, which is always so but with disable_ds_ckpt", False
-    )
+    disable_ds_ckpt: bool = _keep("write nothing to resume from: with save_hf_ckpt weights only, else nothing", False)
+    save_hf_ckpt: bool = _keep("keep loadable weights in checkpoints (always so but with disable_ds_ckpt)", False)
 
     logging_steps: int = _log("steps between log lines", 1, must=POSITIVE)
-    eval_steps: int = _log(
-        "steps between evaluations; -1: after every epoch",
-        -1,
-        must=_steps(-1),
-        idle=(_NO_SET, lambda run: run.eval_steps > 0 and not run.eval_dataset),
-    )
-    do_eval_gen: bool = _log(
-        "evaluate by generating: EM, F1, cover-EM",
-        False,
-        idle=(_NO_SET, lambda run: run.do_eval_gen and not run.eval_dataset),
-    )
+    eval_steps: int = _log("steps between evaluations; -1: after every epoch", -1, must=EVAL_STEPS, idle=_NO_SET)
+    do_eval_gen: bool = _log("evaluate by generating: EM, F1, cover-EM", False, idle=_NO_SET)
     best_metric: str = _log(
         "figure of the evaluation (lm_loss, em, f1, cover_em, recall@1 ..) whose best weights become the trained "
         "checkpoint; none: the last ones",
         "",
-        idle=(_NO_SET, lambda run: run.best_metric and not run.eval_dataset),
+        idle=_NO_SET,
     )
     early_stopping: int = _log(
-        "end after so many evaluations without a better best_metric; 0: never",
-        0,
-        idle=("without best_metric", lambda run: run.early_stopping > 0 and not run.best_metric),
+        "end after so many evaluations without a better best_metric; 0: never", 0, idle=_NO_METRIC
     )
     push_to_hub: str = _log("hub repository (OWNER/NAME) that the trained checkpoint is sent to, private", "")
     use_tensorboard: str = _log("folder for tensorboard", "")
     use_wandb: str = _log("Weights & Biases: an API key, or True to use the login that is there", "")
-    wandb_project: str = _log("Weights & Biases project", "CLaRa", idle=_no_wandb)
-    wandb_org: str = _log("Weights & Biases entity: a user or a team", "", idle=_no_wandb)
-    wandb_group: str = _log("Weights & Biases group of runs", "", idle=_no_wandb)
+    wandb_project: str = _log("Weights & Biases project", "CLaRa", idle=_NO_WANDB)
+    wandb_org: str = _log("Weights & Biases entity: a user or a team", "", idle=_NO_WANDB)
+    wandb_group: str = _log("Weights & Biases group of runs", "", idle=_NO_WANDB)
     wandb_run_name: str = _log("name of the run", "", also="run_name")
 
     trainer: Mapping[str, Any] = field(default_factory=dict)
@@ -378,9 +323,9 @@ class TrainConfig:
             stage, values = "end_to_end", {"pretrain_retrieval": True, **values}
         stage = PUBLISHED_STAGES.get(stage, stage)
         if stage not in STAGES:
-            known = ", ".join([*STAGES, *PUBLISHED_STAGES])
-            reason = f": {NOT_BUILT[stage]} is not built" if stage in NOT_BUILT else ""
-            raise ClaraError(f"stage must be one of {known}, got {stage!r}{reason}")
+            unbuilt = stage == "stage2_reasoning"  # its methods are missing in the published code too
+            reason = ": the multi-hop stage of the published scripts is not built" if unbuilt else ""
+            raise ClaraError(f"stage must be one of {', '.join([*STAGES, *PUBLISHED_STAGES])}, got {stage!r}{reason}")
         ignored = tuple(name for name in values if name in MEANINGLESS)
         trainer = {name: value for name, value in values.items() if name in PASSED}
         if isinstance(trainer.get("report_to"), str):
@@ -400,7 +345,7 @@ class TrainConfig:
             words, holds = setting.metadata.get("must", NOT_NEGATIVE)
             if (isinstance(value, int | float) or "must" in setting.metadata) and not holds(value):
                 raise ClaraError(f"{name} must be {words}, got {value!r}")
-        for sentence in self._contradictions():
+        if sentence := next(self._contradictions(), ""):
             raise ClaraError(sentence)
         if not self.pretrain_checkpoint and not self.pretrain_retrieval:  # a checkpoint's sizes are checked once read
             self.check_slots(self.doc_max_length // self.compress_rate)
@@ -408,10 +353,8 @@ class TrainConfig:
     def _contradictions(self) -> Iterator[str]:
         """What of this run excludes each other, one sentence with the value and the fix each."""
         if self.compress_rate > min(256, self.doc_max_length):
-            yield (
-                f"compress_rate must be at most 256 and at most doc_max_length ({self.doc_max_length}), "
-                f"got {self.compress_rate}"
-            )
+            most = f"at most 256 and at most doc_max_length ({self.doc_max_length})"
+            yield f"compress_rate must be {most}, got {self.compress_rate}"
         if self.zero_offload == "weights" and self.zero_stage != 3:
             yield f"zero_offload weights needs weights that are split; pass --zero_stage 3, not {self.zero_stage}"
         if self.zero_offload and self.zero_stage == 0:
@@ -422,20 +365,26 @@ class TrainConfig:
         if self.flash_attn and not self.bf16:
             yield "flash_attn computes in 16 bits only; pass --bf16 too"
         if self.quantization and self.zero_stage == 3:
-            yield (
-                f"zero_stage 3 cannot split a base in {self.quantization}; pass --zero_stage 2, or leave quantization "
-                "out"
-            )
+            yield f"zero_stage 3 cannot split a base in {self.quantization}; pass --zero_stage 2, or no quantization"
         if self.zero_stage == 3 and any(on for name, on in self.trainer.items() if name.startswith("torch_compile")):
             yield "torch_compile cannot follow weights that are gathered layer by layer; pass --zero_stage 2"
-        yield from self._bad_start()
+        if not self.dataset:
+            yield "no training data was given; pass --dataset FILE"
+        if self.stage == "pretrain" and not (self.pretrain or self.pretrain_checkpoint):
+            yield "stage pretrain needs a base model; pass --pretrain FOLDER_OR_HUB_NAME"
+        if self.stage != "pretrain" and not self.pretrain_checkpoint:
+            before = {"instruct": "pretrain", "end_to_end": "pretrain or instruct"}[self.stage]
+            yield f"stage {self.stage} starts from a {before} checkpoint; pass --pretrain_checkpoint FOLDER"
+        weights, sets = self.dataset_probs, len(self.dataset)
+        if weights and len(weights) != sets:
+            yield f"dataset_probs must have one weight for each of the {sets} data sets, got {len(weights)}"
+        if weights and (min(weights) < 0 or sum(weights) <= 0):
+            yield f"dataset_probs must be at least 0 and not all 0, got {weights}"
         if self.shuffle_group > 1 and self.shuffle and self.dataset_probs:
             yield "shuffle_group cannot keep rows together in a mix; leave dataset_probs out"
-        if self.micro_train_batch_size > self.train_batch_size and "micro_train_batch_size" in self.given:
-            yield (
-                f"micro_train_batch_size ({self.micro_train_batch_size}) must be at most train_batch_size "
-                f"({self.train_batch_size})"
-            )
+        micro, rows = self.micro_train_batch_size, self.train_batch_size
+        if micro > rows and "micro_train_batch_size" in self.given:
+            yield f"micro_train_batch_size ({micro}) must be at most train_batch_size ({rows})"
         if self.read_text and self.qa_loss:
             yield "read_text learns each answer after its own question; pass --qa_loss false too"
         if not self.residual_gate and self.residual == "none" and not self.pretrain_checkpoint:
@@ -445,47 +394,27 @@ class TrainConfig:
         if self.stage == "end_to_end" and self.mse_loss:
             yield "mse_loss would train the compressor, which stage end_to_end keeps frozen; leave it out"
 
-    def _bad_start(self) -> Iterator[str]:
-        if not self.dataset:
-            yield "no training data was given; pass --dataset FILE"
-        if self.stage == "pretrain" and not (self.pretrain or self.pretrain_checkpoint):
-            yield "stage pretrain needs a base model; pass --pretrain FOLDER_OR_HUB_NAME"
-        if self.stage != "pretrain" and not self.pretrain_checkpoint:
-            before = {"instruct": "pretrain", "end_to_end": "pretrain or instruct"}[self.stage]
-            yield f"stage {self.stage} starts from a {before} checkpoint; pass --pretrain_checkpoint FOLDER"
-        weights = self.dataset_probs
-        if weights and len(weights) != len(self.dataset):
-            sets = len(self.dataset)
-            yield f"dataset_probs must have one weight for each of the {sets} data sets, got {len(weights)}"
-        if weights and (min(weights) < 0 or sum(weights) <= 0):
-            yield f"dataset_probs must be at least 0 and not all 0, got {weights}"
-
     def check_slots(self, memory_tokens: int) -> None:
-        """Refuse a ``max_len`` that the slots alone fill.
-
-        Raises:
-            ClaraError: with the length that is needed.
-        """
-        least = self.generation_top_k * (memory_tokens + 1) + LEAST_ROOM
-        if self.max_len < least:
+        """Refuse a ``max_len`` that the slots alone fill, with a `ClaraError` that names the length needed."""
+        documents = self.generation_top_k
+        if self.max_len < (least := documents * (memory_tokens + 1) + LEAST_ROOM):
             raise ClaraError(
-                f"max_len {self.max_len} cannot hold {self.generation_top_k} documents of {memory_tokens} memory "
-                f"tokens each; pass --max_len {least} or more, or a higher compress_rate"
+                f"max_len {self.max_len} cannot hold {documents} documents of {memory_tokens} memory tokens each; "
+                f"pass --max_len {least} or more, or a higher compress_rate"
             )
 
     def idle(self) -> list[str]:
         """What was asked for and has no effect in this run, one sentence each."""
         found = [f"--{name} means nothing here ({MEANINGLESS[name]}); it is ignored" for name in self.ignored]
-        for name, setting in SETTINGS.items():
-            only, asked = setting.metadata.get("only", STAGES), getattr(self, name)
-            anyway = asked is False or (
-                name == "qa_loss" and asked is True
-            )  # published scripts pass qa_loss everywhere
-            if name in self.given and self.stage not in only and not anyway:
+        given = [(name, setting, getattr(self, name)) for name, setting in SETTINGS.items() if name in self.given]
+        for name, setting, asked in given:
+            only = setting.metadata.get("only", STAGES)
+            everywhere = (name, asked) == ("qa_loss", True)  # published scripts pass it in every stage
+            if self.stage not in only and asked is not False and not everywhere:
                 found.append(f"{name} does nothing in stage {self.stage}, only in {' and '.join(only)}")
-        for name, setting in SETTINGS.items():
+        for name, setting, asked in given:
             reason, holds = setting.metadata.get("idle", ("", lambda run: False))
-            if name in self.given and holds(self):
+            if asked != (False if setting.default is MISSING else setting.default) and holds(self):
                 found.append(f"{name} does nothing {reason}")
         return found
 
@@ -522,11 +451,6 @@ STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def _one_name_each(values: dict[str, Any]) -> dict[str, Any]:
-    """The values by their own names.
-
-    Raises:
-        ClaraError: a setting is given twice, under two names, with two values.
-    """
     found: dict[str, Any] = {}
     for name, value in values.items():
         own = ALIASES.get(name, name)
@@ -537,7 +461,7 @@ def _one_name_each(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _coerced(name: str, value: Any) -> Any:
-    """Commas and single values for the fields that are lists, as the published flags have them; paths as strings."""
+    """Commas and single values for lists, as the published flags have them; paths as strings."""
     kind = str(SETTINGS[name].type)
     if kind.startswith("tuple"):
         return _listed(name, kind, value)
@@ -557,17 +481,12 @@ def _listed(name: str, kind: str, value: Any) -> tuple[Any, ...]:
         return tuple(str(part) for part in parts)
     try:
         return tuple(float(part) for part in parts)
-    except (TypeError, ValueError) as error:
-        raise ClaraError(f"{name} must be numbers, separated by commas or blanks, got {value!r}") from error
+    except (TypeError, ValueError):
+        raise ClaraError(f"{name} must be numbers, separated by commas or blanks, got {value!r}") from None
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Settings from a YAML file; names as on the command line, without dashes.
-
-    Raises:
-        ClaraError: the file is missing or no mapping.
-    """
-    path = Path(path)
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Settings from a YAML file; names as on the command line, without dashes. A `ClaraError` says what is wrong."""
     if not path.is_file():
         raise ClaraError(f"configuration file {path} does not exist")
     try:

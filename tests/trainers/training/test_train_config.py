@@ -64,11 +64,7 @@ WRONG = [
     ("pretrain", {**PRETRAIN, "base_dtype": "int4"}, "base_dtype must be float32, bfloat16 or float16"),
     ("pretrain", {**PRETRAIN, "base_dtype": "bfloat16"}, "base_dtype bfloat16 computes in 16 bits; pass --bf16 too"),
     ("pretrain", {**PRETRAIN, "save_steps": 0}, "save_steps must be at least 1, or -2"),
-    (
-        "pretrain",
-        {**PRETRAIN, "eval_steps": -2},
-        "eval_steps must be at least 1, or -1 up to -1 as --help",
-    ),
+    ("pretrain", {**PRETRAIN, "eval_steps": -2}, "eval_steps must be at least 1, or -1 as --help"),
     ("pretrain", {**PRETRAIN, "shuffle_documents": 1.5}, "shuffle_documents must be a share, 0 to 1, got 1.5"),
     ("pretrain", {**PRETRAIN, "lr_warmup_ratio": 1.0}, r"lr_warmup_ratio must be in \[0, 1\), got 1.0"),
     ("pretrain", {**PRETRAIN, "bad_rows": "keep"}, "bad_rows must be error or skip, got 'keep'"),
@@ -103,6 +99,7 @@ def test_what_cannot_be_meant_is_refused_with_the_fix(stage: str, values: dict, 
         TrainConfig.for_stage(stage, **values)
 
 
+READER = {"read_text": True, "qa_loss": False}
 IDLE = [
     ("pretrain", {"keep_generator": True}, "keep_generator does nothing in stage pretrain, only in instruct"),
     ("pretrain", {"temperature": 0.1}, "temperature does nothing in stage pretrain, only in end_to_end"),
@@ -120,11 +117,7 @@ IDLE = [
         {"save_steps": 5, "disable_ds_ckpt": True},
         "save_steps does nothing with disable_ds_ckpt and",
     ),
-    (
-        "pretrain",
-        {"read_text": True, "qa_loss": False, "residual_gate": True},
-        "residual_gate does nothing with",
-    ),
+    ("pretrain", {**READER, "residual_gate": False, "residual": "anchors"}, "residual_gate does nothing with"),
     ("end_to_end", {**LATER, "ranking_weight": 0.5}, "ranking_weight does nothing without ranking_loss"),
     (
         "end_to_end",
