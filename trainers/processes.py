@@ -39,9 +39,7 @@ def is_first_here() -> bool:
 
 def start(use_cpu: bool) -> None:
     """Start the process group of a run of several processes, so that they can wait for each other from the start on.
-
-    Raises:
-        ClaraError: DeepSpeed is not installed.
+    Raises `ClaraError`: DeepSpeed is not installed.
     """
     if process_count() == 1:
         return
@@ -116,9 +114,7 @@ def offline() -> Iterator[None]:
 
 def unpacked(path: Path) -> Path:
     """A gzipped file's contents as a file that all processes of this machine share; it goes when the first one ends.
-
-    Raises:
-        OSError: the file cannot be read, or there is no room for its contents.
+    Raises `OSError`: the file cannot be read, or there is no room for its contents.
     """
     status = path.stat()
     key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
@@ -144,11 +140,7 @@ LOCK = ".lock"
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder and write a file into it.
-
-    Raises:
-        ClaraError: that cannot be done.
-    """
+    """Make the folder and write a file into it. Raises `ClaraError`: that cannot be done."""
     probe = folder / f".writable-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,9 +155,7 @@ def check_writable(folder: Path) -> None:
 @contextmanager
 def alone_in(folders: Collection[Path]) -> Iterator[None]:
     """Inside the block no other run may write into these folders; the first process sees to that for all.
-
-    Raises:
-        ClaraError: another run is in one of them.
+    Raises `ClaraError`: another run is in one of them.
     """
     with ExitStack() as held:
         for folder in {folder.resolve() for folder in folders} if is_first() else ():
@@ -182,9 +172,7 @@ def alone_in(folders: Collection[Path]) -> Iterator[None]:
 
 def check_shared(folder: Path) -> None:
     """See whether all processes of the run see the same folder; every process must call it.
-
-    Raises:
-        ClaraError: on every process, where one of them does not.
+    Raises `ClaraError`: on every process, where one of them does not.
     """
     dist = _group()
     if dist is None:

@@ -1,7 +1,7 @@
 """Haystack components: find, rank and answer from documents that are compressed once, in place of stock parts.
 
-They live in ``haystack_integrations.components``, whose modules Haystack trusts when it loads a saved pipeline, and are
-the same classes under either name. The module paths are part of saved pipelines and stay as they are.
+They live in ``haystack_integrations.components``, whose modules Haystack trusts when it loads a saved pipeline; their
+paths there are part of saved pipelines and stay as they are.
 """
 
 from clara_model.components.extras import naming_extra

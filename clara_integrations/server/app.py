@@ -77,11 +77,7 @@ class _Served:
 
     @property
     def stored(self) -> Clara:
-        """The model with a store.
-
-        Raises:
-            ClaraError: there is none.
-        """
+        """The model with a store. Raises `ClaraError`: there is none."""
         if self._stored is None:
             raise ClaraError("this server has no store; start it with clara serve --store FOLDER")
         return self._stored
@@ -105,9 +101,7 @@ class _Served:
 
     async def wanted(self, request: Request, work: Awaitable[Result]) -> Result:
         """What is worked on, as long as the client waits for it and there is time.
-
-        Raises:
-            HTTPException: the client has left, or the time is up.
+        Raises `HTTPException`: the client has left, or the time is up.
         """
         task = asyncio.ensure_future(work)
         left = asyncio.ensure_future(_left(request))

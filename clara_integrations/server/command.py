@@ -24,11 +24,7 @@ logger = logging.getLogger("clara_model.serve")
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Load the model, once, and serve it until told to stop.
-
-    Raises:
-        ValueError: a time that is none.
-    """
+    """Load the model, once, and serve it until told to stop. Raises `ValueError`: a time that is none."""
     if args.timeout is not None and args.timeout <= 0:
         raise ValueError(f"--timeout must be above 0, got {args.timeout}")
     given = {one.name: getattr(args, one.name) for one in fields(Settings) if getattr(args, one.name, None) is not None}

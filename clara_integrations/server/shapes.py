@@ -153,9 +153,7 @@ class Source:
 
 def source_of(document: str | dict[str, Any]) -> Source | str:
     """A document in any of the shapes; the bare id of one in the store as a string.
-
-    Raises:
-        ValueError: it holds no text.
+    Raises `ValueError`: it holds no text.
     """
     if isinstance(document, str):
         return Source(document)

@@ -46,10 +46,8 @@ class StageCheck:
     def __init__(self, stage: str, tokens: Tokens | None = None, *, max_len: int = 0, documents: int = 0) -> None:
         """``stage``, ``max_len`` and ``documents`` (``--generation_top_k``) as of clara-train, 0 for the stage's own.
 
-        Without the ``tokens`` of the model that shall be trained, lengths are not looked at.
-
-        Raises:
-            ClaraError: there is no such stage.
+        Without the ``tokens`` of the model that shall be trained, lengths are not looked at. Raises `ClaraError`: there
+        is no such stage.
         """
         name = PUBLISHED_STAGES.get(stage, stage)
         if name not in STAGE_DEFAULTS:
@@ -145,11 +143,7 @@ class Checker:
         self._questions: dict[bytes, str] = {}
 
     def check(self, path: Path) -> FileReport:
-        """Read one file.
-
-        Raises:
-            ClaraError: it cannot be read at all.
-        """
+        """Read one file. Raises `ClaraError`: it cannot be read at all."""
         report = FileReport(path=str(path))
         good: list[Row] = []
         for place, line in lines_of(path):
@@ -213,11 +207,7 @@ class Checker:
 def check_files(
     names: Sequence[str], counter: TokenCounter, doc_max_length: int, stage: StageCheck | None = None
 ) -> list[FileReport]:
-    """Look at files and folders.
-
-    Raises:
-        ClaraError: a name that does not exist, or a file that cannot be read.
-    """
+    """Look at files and folders. Raises `ClaraError`: a name that does not exist, or a file that cannot be read."""
     checker = Checker(counter, doc_max_length, stage)
     return [checker.check(path) for path in dict.fromkeys(path for name in names for path in find_files(name))]
 

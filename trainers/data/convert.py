@@ -66,9 +66,7 @@ class OfficialQuestion:
 
 def read_questions(path: Path, form: str) -> Iterator[OfficialQuestion]:
     """The questions of an official file; ``form`` is a name in `FORMATS`.
-
-    Raises:
-        ClaraError: no such file, or its form is another one, with the item that shows it.
+    Raises `ClaraError`: no such file, or its form is another one, with the item that shows it.
     """
     records, parse = FORMATS[form]
     for place, record in records(path):
@@ -84,10 +82,8 @@ def read_questions(path: Path, form: str) -> Iterator[OfficialQuestion]:
 def read_passages(path: Path) -> Iterator[str]:
     """The passages of a corpus: a TSV file ``id, text, title`` (with or without that header), or JSON lines.
 
-    JSON lines hold ``text`` or ``contents``, and a ``title`` if there is one.
-
-    Raises:
-        ClaraError: no such file, or a line of another form.
+    JSON lines hold ``text`` or ``contents``, and a ``title`` if there is one. Raises `ClaraError`: no such file, or a
+    line of another form.
     """
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         for place, record in values_of(path):
@@ -242,9 +238,7 @@ class Converter:
 
     def __init__(self, config: ConvertConfig, files: Sequence[Path], corpus: Sequence[Path] = ()) -> None:
         """Read all files.
-
-        Raises:
-            ClaraError: a file is not there or has another form, or NQ-open comes without a corpus.
+        Raises `ClaraError`: a file is not there or has another form, or NQ-open comes without a corpus.
         """
         if config.form == "nq" and not corpus:
             raise ClaraError("NQ-open names no passages; give a --corpus, a TSV file 'id, text, title'")

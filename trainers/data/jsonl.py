@@ -16,9 +16,7 @@ from clara_model.errors import ClaraError
 
 def decode(line: bytes | str) -> object:
     """The JSON value of a line.
-
-    Raises:
-        ClaraError: there is none, or it is nested too deeply or holds a number with too many digits to be read.
+    Raises `ClaraError`: there is none, or it is nested too deeply or holds a number with too many digits to be read.
     """
     try:
         return json.loads(line)
@@ -37,9 +35,7 @@ def opened(path: Path) -> IO[bytes]:
 
 def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
     """The lines of a file that are not blank, with their place (``file:line``).
-
-    Raises:
-        ClaraError: it cannot be read.
+    Raises `ClaraError`: it cannot be read.
     """
     try:
         with opened(path) as file:
@@ -51,11 +47,7 @@ def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def values_of(path: Path) -> Iterator[tuple[str, object]]:
-    """The same lines' JSON values.
-
-    Raises:
-        ClaraError: it cannot be read, or a line is none.
-    """
+    """The same lines' JSON values. Raises `ClaraError`: it cannot be read, or a line is none."""
     for place, line in lines_of(path):
         try:
             yield place, decode(line)
@@ -65,9 +57,8 @@ def values_of(path: Path) -> Iterator[tuple[str, object]]:
 
 def check_output(path: Path, *, overwrite: bool = False) -> None:
     """Find out before the work whether the file can be written after it.
-
-    Raises:
-        ClaraError: its name does not end in .jsonl or .jsonl.gz, its folder does not exist, or it is there already.
+    Raises `ClaraError`: its name does not end in .jsonl or .jsonl.gz, its folder does not exist, or it is there
+    already.
     """
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise ClaraError(f"the output must end in .jsonl or .jsonl.gz, got {path}")

@@ -80,11 +80,7 @@ class SentenceTransformersEncoder:
     """A sentence-transformers model, with its own prompts for questions and passages where it has them."""
 
     def __init__(self, name: str) -> None:
-        """Load the model.
-
-        Raises:
-            ClaraError: the package is not installed, or the model cannot be loaded.
-        """
+        """Load the model. Raises `ClaraError`: the package is not installed, or the model cannot be loaded."""
         with needing("a bi-encoder", "sentence-transformers", "eval"):
             from sentence_transformers import SentenceTransformer
         try:
@@ -110,9 +106,7 @@ class LatentSearch:
 
     def __init__(self, texts: Sequence[str], name: str, store: str | None = None) -> None:
         """Load the checkpoint and compress the passages; without a store of the user's into a temporary one.
-
-        Raises:
-            ClaraError: it cannot rank, or the store cannot be used.
+        Raises `ClaraError`: it cannot rank, or the store cannot be used.
         """
         from clara_model.inference.clara import Clara
 
@@ -152,9 +146,7 @@ def make_search(
 ) -> Search:
     """A search over some passages; an embedding model is sentence-transformers', or a checkpoint as ``clara:NAME``,
     whose latents may be kept in a store.
-
-    Raises:
-        ClaraError: an unknown method, no passages, no embedding model, or a package that is not installed.
+    Raises `ClaraError`: an unknown method, no passages, no embedding model, or a package that is not installed.
     """
     if not texts:
         raise ClaraError("there are no passages to take negatives from; name some with --corpus")

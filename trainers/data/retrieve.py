@@ -46,9 +46,7 @@ class Retriever:
 
     def rows(self, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
         """The rows of some files with their candidates, everything else as it was.
-
-        Raises:
-            ClaraError: a line that is no row, or has no single question, with its place.
+        Raises `ClaraError`: a line that is no row, or has no single question, with its place.
         """
         for place, values in (one for file in files for one in values_of(file)):
             try:
@@ -93,9 +91,7 @@ def _question(values: object) -> tuple[Row, Sequence[str]]:
 
 def by_latents(clara: Clara) -> Nearest:
     """`Clara.search` in the store that a checkpoint was loaded with.
-
-    Raises:
-        ClaraError: the checkpoint cannot rank.
+    Raises `ClaraError`: the checkpoint cannot rank.
     """
     if not clara.can_rank:
         raise ClaraError(
@@ -106,9 +102,7 @@ def by_latents(clara: Clara) -> Nearest:
 
 def by_bm25(clara: Clara) -> Nearest:
     """BM25 over the texts of that store, for the first run of stage 3: a checkpoint before it cannot search.
-
-    Raises:
-        ClaraError: the store keeps no texts.
+    Raises `ClaraError`: the store keeps no texts.
     """
     from clara_model.store.cache import durable  # with torch, which a command that reads files does without
 

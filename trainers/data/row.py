@@ -44,9 +44,7 @@ class Row:
 def parse_row(values: object, source: str = "", *, prefer_gold: bool = False) -> Row:
     """Check and convert one decoded line; with ``prefer_gold`` (stage 3, evaluation) ``gold_answer`` is learned where a
     row also has an ``answer`` written by a model.
-
-    Raises:
-        ClaraError: what is wrong with the row, in one sentence without its source.
+    Raises `ClaraError`: what is wrong with the row, in one sentence without its source.
     """
     if not isinstance(values, dict):
         raise ClaraError(f"a row must be a JSON object, got {type(values).__name__}")

@@ -47,9 +47,7 @@ class LazyRows(Sequence[Row], ABC):
 
     def __init__(self, name: str, count: int, prefer_gold: bool, unfit: Unfit, skip_bad: bool) -> None:
         """Read every row once, so that a bad one is found before training: refuse it, or leave it out.
-
-        Raises:
-            ClaraError: no rows, bad ones that may not be left out, or no others.
+        Raises `ClaraError`: no rows, bad ones that may not be left out, or no others.
         """
         if not count:
             raise ClaraError(f"{name} holds no rows")
@@ -268,9 +266,7 @@ def is_hub_name(name: str | Path) -> bool:
 
 def find_files(name: str | Path) -> list[Path]:
     """A file, or the ``.jsonl`` and ``.jsonl.gz`` files of a folder in the order of their names.
-
-    Raises:
-        ClaraError: there is no such file, or no rows in the folder.
+    Raises `ClaraError`: there is no such file, or no rows in the folder.
     """
     path = Path(name).expanduser()
     if path.is_dir():

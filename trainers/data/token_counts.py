@@ -39,9 +39,7 @@ class TokenCounter:
 def token_counter(name: str | None = None) -> TokenCounter:
     """The counter for a checkpoint, a base model or a tokenizer (a folder, a bundled or hub name); by default for the
     bundled model, or words if there is none.
-
-    Raises:
-        ClaraError: no tokenizer of that name can be loaded.
+    Raises `ClaraError`: no tokenizer of that name can be loaded.
     """
     if name is None:
         if not (_BUNDLED / DEFAULT_MODEL / _CONFIG).is_file():
@@ -73,9 +71,7 @@ def _resolve(name: str) -> tuple[str, int]:
 
 def tokens_of(name: str, doc_max_length: int = DOC_MAX_LENGTH) -> Tokens:
     """What a checkpoint, or a new one on a base model at the paper's rate of 32, makes of texts; no weights are read.
-
-    Raises:
-        ClaraError: no tokenizer of that name can be loaded, or it has no chat template.
+    Raises `ClaraError`: no tokenizer of that name can be loaded, or it has no chat template.
     """
     from clara_model.checkpoint.config import ClaraConfig, from_published
     from clara_model.checkpoint.prompts import PromptSet

@@ -227,9 +227,7 @@ def chosen_texts(question: Question, ranked: Ranked, count: int) -> list[str]:
 
 def most_that_fit(count: int, room: int, length: Callable[[int], int]) -> int:
     """The largest number of passages, at most ``count``, whose prompt is no longer than the room.
-
-    Raises:
-        ClaraError: not even one fits; or not the question alone.
+    Raises `ClaraError`: not even one fits; or not the question alone.
     """
     for k in range(count, -1, -1):
         if length(k) <= room:

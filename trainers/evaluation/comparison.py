@@ -87,11 +87,7 @@ def label(name: str) -> str:
 
 
 def check_names(names: Sequence[str]) -> list[str]:
-    """The names of systems, each once.
-
-    Raises:
-        ClaraError: an unknown one, with those there are.
-    """
+    """The names of systems, each once. Raises `ClaraError`: an unknown one, with those there are."""
     for name in names:
         kind, _, model = name.partition(":")
         numbered = kind in WITH_NUMBER and model.isdecimal()
@@ -117,10 +113,8 @@ class Systems:
         """Of all questions, whichever process answers them.
 
         In ``stage2`` the checkpoint ranks; before, documents are read as retrieved, with ``gold_first`` (the oracle
-        setting) gold ones among them. A text reader's checkpoint reads text in the base model's place.
-
-        Raises:
-            ClaraError: ``stage2`` with a checkpoint that cannot rank.
+        setting) gold ones among them. A text reader's checkpoint reads text in the base model's place. Raises
+        `ClaraError`: ``stage2`` with a checkpoint that cannot rank.
         """
         self._clara, self._questions, self._budget, self._reader = clara, questions, budget, reader
         self._as_retrieved = AsRetrieved(budget.top_k, gold=gold_first)
@@ -225,9 +219,8 @@ class Comparison:
 
     def run(self) -> Summary | None:
         """Measure; the summary on the first process, None on the others.
-
-        Raises:
-            ClaraError: no such data set, bad lines, a setting that does not fit, or a folder of another evaluation.
+        Raises `ClaraError`: no such data set, bad lines, a setting that does not fit, or a folder of another
+        evaluation.
         """
         self._check_reader()
         settings, stage = self.settings, self.stage

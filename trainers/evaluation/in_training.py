@@ -64,9 +64,7 @@ class Report:
 
 def evaluate(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig | None = None) -> Report:
     """Answer the one question of every row and score it; the model is put back into its mode afterwards.
-
-    Raises:
-        ClaraError: a row has no or several questions, or lacks the positives that are asked for.
+    Raises `ClaraError`: a row has no or several questions, or lacks the positives that are asked for.
     """
     config = config or EvaluationConfig()
     questions = [question_of(number, row, model.tokens.windows) for number, row in enumerate(rows)]
@@ -95,9 +93,7 @@ def evaluate(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig | 
 
 def wrong_memory(rows: Sequence[Row]) -> list[Row]:
     """The same questions, each with the documents of the next one that has none of its own: a control.
-
-    Raises:
-        ClaraError: all rows share documents with some row.
+    Raises `ClaraError`: all rows share documents with some row.
     """
     found = []
     for place, row in enumerate(rows):

@@ -117,9 +117,7 @@ def ranking_scores(records: Sequence[Record], *, known_only: bool = False) -> li
 
     With ``known_only`` questions without a gold document are left out, as in the published training log; the published
     evaluation gives them 0. Where no question has one: whether a passage that holds an answer is among the first k.
-
-    Raises:
-        ClaraError: pytrec_eval is not installed.
+    Raises `ClaraError`: pytrec_eval is not installed.
     """
     if not any(record.positives for record in records):
         return [

@@ -53,9 +53,8 @@ def texts_of(questions: Sequence[Question]) -> list[Question]:
 
 def answering(name: str, clara: Clara, budget: Budget, spacy_model: str | None = None) -> Answering:
     """How a system tells texts again.
-
-    Raises:
-        ClaraError: another system, rouge-score is not installed, or the spaCy model that is named cannot be loaded.
+    Raises `ClaraError`: another system, rouge-score is not installed, or the spaCy model that is named cannot be
+    loaded.
     """
     if name not in SYSTEMS:
         raise ClaraError(f"the stage paraphrase compares {' and '.join(SYSTEMS)}, got {name!r}")
@@ -91,9 +90,7 @@ def _record(clara: Clara, score: Score, question: Question, one: Written, meter:
 
 def scorer(spacy_model: str | None = None) -> Score:
     """Scores of a text against what it should say, the best over several.
-
-    Raises:
-        ClaraError: rouge-score is not installed, or the spaCy model that is named cannot be loaded.
+    Raises `ClaraError`: rouge-score is not installed, or the spaCy model that is named cannot be loaded.
     """
     with needing("the stage paraphrase", "rouge-score", "eval"):
         from rouge_score.rouge_scorer import RougeScorer

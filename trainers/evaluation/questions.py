@@ -101,9 +101,7 @@ def has_documents(files: Sequence[Path]) -> bool:
 
 def read_candidates(files: Sequence[Path], setting: Setting, split: Split, limit: int = 0) -> list[Question]:
     """The questions of published evaluation files, at most ``limit`` (0: all), their long documents split.
-
-    Raises:
-        ClaraError: bad lines, several questions in a row, or no gold document in the oracle setting.
+    Raises `ClaraError`: bad lines, several questions in a row, or no gold document in the oracle setting.
     """
     rows = read_rows(list(files), prefer_gold=True)
     rows = rows[:limit] if limit else rows
@@ -112,9 +110,7 @@ def read_candidates(files: Sequence[Path], setting: Setting, split: Split, limit
 
 def read_own(files: Sequence[Path], pool: Pool, limit: int = 0) -> list[Question]:
     """A user's own questions, ``{"question", "answer" | "answers"}`` a line, over the passages of a corpus.
-
-    Raises:
-        ClaraError: bad lines, each named by file and number.
+    Raises `ClaraError`: bad lines, each named by file and number.
     """
     found: list[Question] = []
     for place, values in (line for file in files for line in values_of(file)):
@@ -204,10 +200,8 @@ def kept(clara: Clara, passages: Sequence[str]) -> int:
 def compress(clara: Clara, names: Sequence[str]) -> Compressed:
     """Bring the documents of files and folders into the store that ``clara`` was loaded with; what is there stays.
 
-    What cannot be read is left out, each with a warning.
-
-    Raises:
-        ClaraError: nothing can be read, or the store cannot be written.
+    What cannot be read is left out, each with a warning. Raises `ClaraError`: nothing can be read, or the store cannot
+    be written.
     """
     store = durable(clara.store)
     assert store is not None
@@ -219,9 +213,7 @@ def compress(clara: Clara, names: Sequence[str]) -> Compressed:
 
 def stored_pool(clara: Clara) -> Pool:
     """Every passage of the store that ``clara`` was loaded with, each once.
-
-    Raises:
-        ClaraError: a store that holds nothing, or no texts.
+    Raises `ClaraError`: a store that holds nothing, or no texts.
     """
     store = durable(clara.store)
     assert store is not None

@@ -149,11 +149,7 @@ class ByVectors:
     kind = "bi"
 
     def __init__(self, model: str) -> None:
-        """Load the model.
-
-        Raises:
-            ClaraError: the package is not installed, or the model cannot be loaded.
-        """
+        """Load the model. Raises `ClaraError`: the package is not installed, or the model cannot be loaded."""
         self.name = f"{self.kind}:{model}"
         self._model = self._load(model)
         self._vectors: dict[str, Any] = {}
@@ -205,9 +201,7 @@ class ByLateInteraction(ByVectors):
 
 def _check_late(model: str) -> None:
     """A model of another kind would be given a projection of random numbers.
-
-    Raises:
-        ClaraError: it is none for late interaction, and of what kind it says it is.
+    Raises `ClaraError`: it is none for late interaction, and of what kind it says it is.
     """
     from sentence_transformers.util import load_file_path
 
@@ -234,11 +228,7 @@ class ByCrossEncoder:
     """The scores of a sentence-transformers cross-encoder; of a corpus it sees what BM25 finds."""
 
     def __init__(self, model: str, first: ByBM25) -> None:
-        """Load the model.
-
-        Raises:
-            ClaraError: the package is not installed, or the model cannot be loaded.
-        """
+        """Load the model. Raises `ClaraError`: the package is not installed, or the model cannot be loaded."""
         with needing("a cross-encoder", "sentence-transformers", "eval"):
             from sentence_transformers import CrossEncoder
         self.name, self._first = f"cross:{model}", first

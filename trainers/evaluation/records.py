@@ -106,9 +106,7 @@ class Records:
 
     def merge(self, count: int) -> list[Record]:
         """All parts as one file in the order of the questions; called by one process when all are done.
-
-        Raises:
-            ClaraError: questions that no process has written.
+        Raises `ClaraError`: questions that no process has written.
         """
         parts, found = self._parts(), self._all()
         missing = [number for number in range(count) if number not in found]

@@ -262,11 +262,7 @@ details { margin: .5rem 0; border-left: 3px solid #ddd; padding-left: .8rem } su
 
 
 def summaries_in(folder: Path) -> dict[Path, Summary]:
-    """The figures of every evaluation in a folder, by where they lie.
-
-    Raises:
-        ClaraError: there are none.
-    """
+    """The figures of every evaluation in a folder, by where they lie. Raises `ClaraError`: there are none."""
     files = sorted(folder.glob(f"**/{SUMMARY}")) if folder.is_dir() else []
     if not files:
         raise ClaraError(f"{folder} holds no evaluation; run clara-eval with --out {folder} first")
@@ -275,9 +271,7 @@ def summaries_in(folder: Path) -> dict[Path, Summary]:
 
 def write(folder: Path) -> list[Path]:
     """Draw the pictures and write the page; every file that was written, the page first.
-
-    Raises:
-        ClaraError: no evaluations, or matplotlib is not installed.
+    Raises `ClaraError`: no evaluations, or matplotlib is not installed.
     """
     from clara_model.console.tables import check_pictures
 

@@ -36,11 +36,7 @@ class BestCheckpoint(TrainerCallback):
         self.folder = trainer.save_path / BEST
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
-        """Compare, keep, or end.
-
-        Raises:
-            ClaraError: the evaluation has no such figure.
-        """
+        """Compare, keep, or end. Raises `ClaraError`: the evaluation has no such figure."""
         metrics = more["metrics"]
         if self.name not in metrics:
             known = ", ".join(name.removeprefix("eval_") for name in metrics)

@@ -126,11 +126,7 @@ def draw(history: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def reporters(config: TrainConfig) -> list[TrainerCallback]:
-    """Tensorboard or Weights & Biases, as asked for.
-
-    Raises:
-        ClaraError: what was asked for is not installed.
-    """
+    """Tensorboard or Weights & Biases, as asked for. Raises `ClaraError`: what was asked for is not installed."""
     from transformers.integrations import TensorBoardCallback, WandbCallback
     from transformers.integrations.integration_utils import is_tensorboard_available, is_wandb_available
 

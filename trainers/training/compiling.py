@@ -29,9 +29,7 @@ def wanted(settings: Mapping[str, Any]) -> bool:
 
 def compile_layers(base: nn.Module, settings: Mapping[str, Any]) -> None:
     """Have the decoder layers compiled when they first run; with gradient checkpointing on, each of their parts.
-
-    Raises:
-        ClaraError: the model has no decoder layers of transformers' kind.
+    Raises `ClaraError`: the model has no decoder layers of transformers' kind.
     """
     layers = [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:

@@ -108,11 +108,7 @@ def scale_rates(optimizer: Any, scheduler: Any, ratio: float) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """A gathered state, as a checkpoint holds it under `NAME`.
-
-    Raises:
-        ClaraError: the file is missing or damaged.
-    """
+    """A gathered state, as a checkpoint holds it under `NAME`. Raises `ClaraError`: the file is missing or damaged."""
     values = load(folder / NAME)
     if not isinstance(values, dict) or not {"state", "rates"} <= set(values):
         raise ClaraError(
@@ -122,11 +118,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> Any:
-    """A file of a checkpoint that `torch.save` wrote.
-
-    Raises:
-        ClaraError: it is missing or damaged.
-    """
+    """A file of a checkpoint that `torch.save` wrote. Raises `ClaraError`: it is missing or damaged."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:

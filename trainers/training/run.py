@@ -56,10 +56,8 @@ class Batches:
 
 def train(config: TrainConfig) -> Path:
     """Train one stage; returns ``save_path``, which holds the trained checkpoint, ready to load.
-
-    Raises:
-        ClaraError: settings, data or a checkpoint are not usable, the loss is not finite, a checkpoint cannot be
-            written, or another run is writing into the same folder; one sentence with the fix.
+    Raises `ClaraError`: settings, data or a checkpoint are not usable, the loss is not finite, a checkpoint cannot be
+    written, or another run is writing into the same folder; one sentence with the fix.
     """
     for sentence in _idle(config) if is_first() else []:
         logger.warning("%s", sentence)
@@ -283,11 +281,7 @@ def _frozen_latents(
 
 
 def split_batches(config: TrainConfig, items: int, process_count: int | None = None) -> Batches:
-    """Micro-batches and accumulation for this many processes.
-
-    Raises:
-        ClaraError: the batch cannot be split evenly.
-    """
+    """Micro-batches and accumulation for this many processes. Raises `ClaraError`: the batch cannot be split evenly."""
     count = processes.process_count() if process_count is None else process_count
     share, rest = divmod(config.train_batch_size, count)
     if rest or not share:

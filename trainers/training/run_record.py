@@ -66,11 +66,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The record in a folder; ``None`` where there is none.
-
-        Raises:
-            ClaraError: it is damaged.
-        """
+        """The record in a folder; ``None`` where there is none. Raises `ClaraError`: it is damaged."""
         path = folder / NAME
         if not path.is_file():
             return None
@@ -102,9 +98,7 @@ class RunRecord:
 
     def check(self, now: RunRecord, folder: Path) -> None:
         """Refuse to go on as another run; name what is not as it was.
-
-        Raises:
-            ClaraError: with the old and the new value of each difference.
+        Raises `ClaraError`: with the old and the new value of each difference.
         """
         found = _differences(self.settings, now.settings)
         if sorted(self.data) != sorted(now.data):

@@ -42,9 +42,7 @@ WEIGHED_ROWS = 20_000
 
 def starting_model(config: TrainConfig, device: torch.device | str | None = None) -> ClaraModel:
     """The model a run starts from; the same for the same seed. By default on the CPU or a GPU, as there is.
-
-    Raises:
-        ClaraError: the base model or checkpoint cannot be loaded, or does not fit the settings.
+    Raises `ClaraError`: the base model or checkpoint cannot be loaded, or does not fit the settings.
     """
     torch.manual_seed(config.seed)
     model = _from_checkpoint(config, device) if config.pretrain_checkpoint else _from_base(config, device)
@@ -70,9 +68,7 @@ def starting_model(config: TrainConfig, device: torch.device | str | None = None
 
 def fetch(config: TrainConfig) -> None:
     """Bring what the run starts from into the hub's cache, where it comes from the hub; nothing is loaded.
-
-    Raises:
-        ClaraError: it is not there.
+    Raises `ClaraError`: it is not there.
     """
     base, revision = config.pretrain, None
     if config.pretrain_checkpoint:

@@ -314,9 +314,7 @@ class TrainConfig:
     @classmethod
     def for_stage(cls, stage: str, **values: Any) -> Self:
         """A run of one stage; what is not given has the stage's default.
-
-        Raises:
-            ClaraError: an unknown name, a value out of range, or settings that contradict each other.
+        Raises `ClaraError`: an unknown name, a value out of range, or settings that contradict each other.
         """
         values = _one_name_each(values)
         if stage == "stage2_pretrain_retrieval":

@@ -1,7 +1,4 @@
-"""What the Haystack components have in common: the arguments that name a model, its lifecycle, documents to texts.
-
-Leaves out what each component does with the model.
-"""
+"""What the Haystack components have in common: the arguments that name a model, its lifecycle, documents to texts."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from haystack import Document, default_from_dict, default_to_dict
-from haystack.core.serialization import generate_qualified_class_name
 from haystack.utils import ComponentDevice, Secret
 
 from clara_model.components.checks import check_top
@@ -36,26 +32,14 @@ class ClaraComponent:
     model is loaded cannot be assigned afterwards; a subclass checks the rest when it runs.
     """
 
-    _fixed: ClassVar[tuple[str, ...]] = (
-        "model",
-        "subfolder",
-        "revision",
-        "dtype",
-        "device",
-        "token",
-        "batch_size",
-        "store",
-        "engine_url",
-        "engine_api_key",
-        "engine_timeout",
-        "model_kwargs",
-    )
+    _fixed: ClassVar[tuple[str, ...]] = ("model", *_LOADING, "device", "token", "engine_api_key", "model_kwargs")
 
     model: str | Clara
     device: ComponentDevice | None
     token: Secret | None
     store: str | None
     model_kwargs: dict[str, Any]
+    embedding_separator: str
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._fixed and "_holder" in vars(self):
@@ -65,11 +49,7 @@ class ClaraComponent:
         super().__setattr__(name, value)
 
     def _keep(self, given: Mapping[str, Any]) -> None:
-        """Keep the constructor's arguments under their own names, and check those that say how to load.
-
-        Args:
-            given: the constructor's ``locals()``, before it has made other names.
-        """
+        """Keep the constructor's ``locals()`` under their own names, and check those that say how to load."""
         owner = type(self).__name__
         arguments = {name: given[name] for name in self._names()}
         _check_device(arguments["device"], owner)
@@ -79,19 +59,14 @@ class ClaraComponent:
         if batch_size is not None:
             check_top(batch_size, "batch_size", owner)
         arguments["model_kwargs"] = plain = _plain(arguments["model_kwargs"], owner)
-        twice = sorted(set(arguments) & set(plain))
-        if twice:
-            raise ValueError(
-                f"{owner}: model_kwargs must not hold {', '.join(twice)}, which the component takes by name"
-            )
+        if twice := ", ".join(sorted(set(arguments) & set(plain))):
+            raise ValueError(f"{owner}: model_kwargs must not hold {twice}, which the component takes by name")
         for name in ("model", "store"):
             if isinstance(arguments[name], os.PathLike):
                 arguments[name] = os.fspath(arguments[name])
-        if arguments["store"] is not None and not isinstance(arguments["store"], str):
-            kind = type(arguments["store"]).__name__
-            raise TypeError(
-                f"{owner}: store must be the path of a folder, but got {kind}; give an opened store to a Clara"
-            )
+        if not isinstance(store := arguments["store"], str | None):
+            kind = f"the path of a folder, but got {type(store).__name__}"
+            raise TypeError(f"{owner}: store must be {kind}; give an opened store to a Clara")
         for name, value in arguments.items():
             setattr(self, name, value)
         options = {name: arguments[name] for name in _LOADING if name in arguments and name in self._fixed}
@@ -150,10 +125,7 @@ class ClaraComponent:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The component that `to_dict` saved, under today's name or the one before ``haystack_integrations``."""
-        module = cls.__module__.rpartition(".")[2]
-        if data.get("type") == f"clara_integrations.haystack.{module}.{cls.__name__}":
-            data = {**data, "type": generate_qualified_class_name(cls)}
+        """The component that `to_dict` saved."""
         return default_from_dict(cls, {**data, "init_parameters": cls._restored(data.get("init_parameters", {}))})
 
     @classmethod

@@ -62,9 +62,7 @@ def read_pairs(reply: str) -> list[Pair]:
 
 def read_verdict(reply: str) -> bool:
     """Whether a judge's reply says yes: as its first or last word, or as the one value of a JSON object.
-
-    Raises:
-        MalformedReply: it says neither, or both.
+    Raises `MalformedReply`: it says neither, or both.
     """
     text = _bare(reply).lower()
     found = {match[1] for match in (_VERDICT_FIRST.match(text), _VERDICT_LAST.search(text)) if match}
@@ -77,9 +75,7 @@ def read_verdict(reply: str) -> bool:
 
 def read_paraphrase(reply: str, document: str) -> str:
     """The paraphrase in a reply, without what stands around it.
-
-    Raises:
-        MalformedReply: there is no text, or it is the document itself.
+    Raises `MalformedReply`: there is no text, or it is the document itself.
     """
     text = _bare(reply)
     values = [value for value in _json_values(text) if isinstance(value, dict) and len(value) == 1]

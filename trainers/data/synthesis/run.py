@@ -101,11 +101,9 @@ async def synthesize(
     """Write everything about many passages, several at a time; what comes out is in the endpoint's journal.
 
     A passage that comes twice is worked on once; one that failed in ``failures`` runs is skipped. ``on_passage`` gets
-    each outcome as it comes, also of passages finished before. Returns those that failed or were skipped.
-
-    Raises:
-        ClaraError: the endpoint cannot be used, or `GIVE_UP` passages failed one after the other with no reply between;
-            what has been done by then is in the journal, also the replies to what was under way.
+    each outcome as it comes, also of passages finished before. Returns those that failed or were skipped. Raises
+    `ClaraError`: the endpoint cannot be used, or `GIVE_UP` passages failed one after the other with no reply between;
+    what has been done by then is in the journal, also the replies to what was under way.
     """
     run = _Run(endpoint, config, on_passage, failures)
     waiting = iter(dict.fromkeys(documents))

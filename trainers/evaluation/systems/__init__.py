@@ -38,9 +38,7 @@ SYSTEMS = {
 
 def find(name: str, system: str) -> Path:
     """The folder of a system's weights, fetched from the hub where there is none here.
-
-    Raises:
-        ClaraError: neither is possible.
+    Raises `ClaraError`: neither is possible.
     """
     from clara_model.checkpoint import base_files
 

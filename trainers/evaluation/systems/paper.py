@@ -47,11 +47,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure every row that is asked for, and print and keep the table.
-
-    Raises:
-        ClaraError: an unknown row.
-    """
+    """Measure every row that is asked for, and print and keep the table. Raises `ClaraError`: an unknown row."""
     from trainers.evaluation.comparison import label
 
     rows = ROWS if args.rows == "all" else tuple(filter(None, map(str.strip, args.rows.split(","))))

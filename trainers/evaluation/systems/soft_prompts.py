@@ -132,10 +132,8 @@ def states(model: PreTrainedModel, embeddings_LD: Tensor, positions_L: Tensor | 
 def load(name: str, owner: SoftPromptReader, *, states_only: bool = False) -> tuple[PreTrainedModel, Path]:
     """One of a system's models, of a kind that transformers has, in evaluation mode, and its folder.
 
-    Further tensors in its files are left out.
-
-    Raises:
-        ClaraError: it is not there, is damaged, or asks for code of its own.
+    Further tensors in its files are left out. Raises `ClaraError`: it is not there, is damaged, or asks for code of its
+    own.
     """
     folder = base_files.check(find(name, owner.system)).folder
     kind = AutoModel if states_only else AutoModelForCausalLM
@@ -153,9 +151,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 def tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
     """Tensors of a folder's weight files by name, those that are wanted.
-
-    Raises:
-        ClaraError: there are no weight files, or one is damaged.
+    Raises `ClaraError`: there are no weight files, or one is damaged.
     """
     found: dict[str, Tensor] = {}
     for file in base_files.weight_files(folder):
@@ -168,11 +164,7 @@ def tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
 
 
 def need(found: dict[str, Tensor], name: str, folder: Path, owner: SoftPromptReader) -> Tensor:
-    """One of the tensors.
-
-    Raises:
-        ClaraError: it is not there, so that the folder is of another format.
-    """
+    """One of the tensors. Raises `ClaraError`: it is not there, so that the folder is of another format."""
     if name not in found:
         raise ClaraError(
             f"{folder} holds no {name!r}, which the published weights of {owner.system} have; is it another model?"

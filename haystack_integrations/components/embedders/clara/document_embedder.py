@@ -24,9 +24,8 @@ class ClaraDocumentEmbedder(ClaraComponent):
 
     The vector is a sketch of the document's latents: its cosine with a `ClaraTextEmbedder`'s vector is close to the
     score that a `ClaraRanker` gives. The latents themselves stay in the model's cache, where the ranker and the
-    generator find them. For indexing; the vector of a document that is longer than the
-    checkpoint reads at once is the mean of its windows' vectors, so split long ones first where each part is to be
-    found.
+    generator find them. The vector of a document that is longer than the checkpoint reads at once is the mean of its
+    windows' vectors, so split long ones first where each part is to be found.
 
     ```python
     from haystack import Document
@@ -78,11 +77,8 @@ class ClaraDocumentEmbedder(ClaraComponent):
         owner = type(self).__name__
         self.dimensions = check_top(dimensions, "dimensions", owner)
         self.batch_size = check_top(batch_size, "batch_size", owner)
-        self.prefix = prefix
-        self.suffix = suffix
-        self.progress_bar = progress_bar
+        self.prefix, self.suffix, self.progress_bar = prefix, suffix, progress_bar
         self.meta_fields_to_embed = meta_fields_to_embed or []
-        self.embedding_separator = embedding_separator
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, list[Document]]:
@@ -104,9 +100,7 @@ class ClaraDocumentEmbedder(ClaraComponent):
         with tqdm(total=len(documents), desc="Compressing", disable=not self.progress_bar) as bar:
             for batch in in_batches(documents, size):
                 vectors = self.clara.embed_texts([self._text(document) for document in batch], self.dimensions)
-                embedded += [
-                    replace(document, embedding=vector) for document, vector in zip(batch, vectors, strict=True)
-                ]
+                embedded += [replace(one, embedding=vector) for one, vector in zip(batch, vectors, strict=True)]
                 bar.update(len(batch))
         return {"documents": embedded}
 

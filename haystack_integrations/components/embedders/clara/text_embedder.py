@@ -60,8 +60,7 @@ class ClaraTextEmbedder(ClaraComponent):
         """
         self._keep(locals())
         self.dimensions = check_top(dimensions, "dimensions", type(self).__name__)
-        self.prefix = prefix
-        self.suffix = suffix
+        self.prefix, self.suffix = prefix, suffix
 
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, list[float]]:

@@ -9,13 +9,8 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from haystack import Document, component
-from haystack.dataclasses import (
-    ChatMessage,
-    ComponentInfo,
-    StreamingCallbackT,
-    StreamingChunk,
-    select_streaming_callback,
-)
+from haystack.dataclasses import ChatMessage, ComponentInfo, StreamingCallbackT, StreamingChunk
+from haystack.dataclasses import select_streaming_callback as chosen_callback
 from haystack.utils import ComponentDevice, Secret, deserialize_callable, serialize_callable
 
 from clara_model.components.checks import (
@@ -101,12 +96,10 @@ class ClaraGenerator(ClaraComponent):
         self._keep(locals())
         owner = type(self).__name__
         self.top_k = None if top_k is None else check_top(top_k, "top_k", owner)
-        self.rerank = rerank
         self.generation_kwargs = check_generation(generation_kwargs, owner)
-        self.streaming_callback = streaming_callback
+        self.rerank, self.streaming_callback = rerank, streaming_callback
         self.min_confidence, self.no_answer = check_share(min_confidence, "min_confidence", owner), no_answer
         self.meta_fields_to_embed = meta_fields_to_embed or []
-        self.embedding_separator = embedding_separator
 
     def _saved(self) -> dict[str, Any]:
         return {"streaming_callback": serialize_callable(self.streaming_callback) if self.streaming_callback else None}
@@ -148,23 +141,23 @@ class ClaraGenerator(ClaraComponent):
             ValueError: a blank query, an unfit generation argument, or more slots than the prompt can hold.
             TypeError: not a query, not a list of documents, or an unknown generation argument.
         """
-        callback = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=False)
+        callback = chosen_callback(self.streaming_callback, streaming_callback, requires_async=False)
         offered = self._offered(query, documents)
         if not offered:
             return {"replies": []}
         texts, how = self._texts(offered), self._how(generation_kwargs)
         if callback is None or self.min_confidence:
-            answer = self.clara.answer(query, texts, self.top_k, rerank=self.rerank, **how)
-            result = self._result(answer, offered)
+            answer = self.clara.answer(query, texts, self.top_k, **how)
             if callback is not None:
-                callback(self._chunk(result["replies"][0].text or "", start=True))
-                callback(self._last_chunk(answer))
-            return result
-        with self.clara.stream(query, texts, self.top_k, rerank=self.rerank, **how) as stream:
-            for number, piece in enumerate(stream):
-                callback(self._chunk(piece, start=number == 0))
-        callback(self._last_chunk(stream.answer))
-        return self._result(stream.answer, offered)
+                callback(self._chunk(self._said(answer), start=True))
+        else:
+            with self.clara.stream(query, texts, self.top_k, **how) as stream:
+                for number, piece in enumerate(stream):
+                    callback(self._chunk(piece, start=number == 0))
+            answer = stream.answer
+        if callback is not None:
+            callback(self._chunk("", finish_reason=answer.finish_reason))
+        return self._result(answer, offered)
 
     @component.output_types(replies=list[ChatMessage])
     async def run_async(
@@ -174,40 +167,33 @@ class ClaraGenerator(ClaraComponent):
         streaming_callback: StreamingCallbackT | None = None,
         generation_kwargs: dict[str, Any] | None = None,
     ) -> dict[str, list[ChatMessage]]:
-        """`run` without blocking the event loop.
-
-        A streaming callback may be a coroutine function. Cancelling ends a stream.
-        """
-        callback = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=True)
+        """`run` without blocking the event loop; the callback may be a coroutine function, cancelling ends a stream."""
+        callback = chosen_callback(self.streaming_callback, streaming_callback, requires_async=True)
         offered = self._offered(query, documents)
         if not offered:
             return {"replies": []}
         texts, how = self._texts(offered), self._how(generation_kwargs)
         await self.warm_up_async()
-        clara, how = self.clara, {**how, "rerank": self.rerank}
         if callback is None or self.min_confidence:
-            answer = await self._run_in_thread(clara.answer, query, texts, self.top_k, **how)
-            result = self._result(answer, offered)
+            answer = await self._run_in_thread(self.clara.answer, query, texts, self.top_k, **how)
             if callback is not None:
-                await _called(callback, self._chunk(result["replies"][0].text or "", start=True))
-                await _called(callback, self._last_chunk(answer))
-            return result
-        stream, number = await self._run_in_thread(clara.stream, query, texts, self.top_k, **how), 0
-        async with aclosing(read_stream(stream)) as pieces:
-            async for piece in pieces:
-                await _called(callback, self._chunk(piece, start=number == 0))
-                number += 1
-        await _called(callback, self._last_chunk(stream.answer))
-        return self._result(stream.answer, offered)
+                await _called(callback, self._chunk(self._said(answer), start=True))
+        else:
+            stream, first = await self._run_in_thread(self.clara.stream, query, texts, self.top_k, **how), True
+            async with aclosing(read_stream(stream)) as pieces:
+                async for piece in pieces:
+                    await _called(callback, self._chunk(piece, start=first))
+                    first = False
+            answer = stream.answer
+        if callback is not None:
+            await _called(callback, self._chunk("", finish_reason=answer.finish_reason))
+        return self._result(answer, offered)
 
     def _offered(self, query: str, documents: list[Document]) -> list[Document]:
-        """The documents that are offered to the model, none if there is nothing to answer from."""
         owner = type(self).__name__
         if self.top_k is not None:
             check_top(self.top_k, "top_k", owner)
-        offered = best_copies(
-            check_documents(documents, owner), lambda document: document.id, lambda document: document.score
-        )
+        offered = best_copies(check_documents(documents, owner), lambda one: one.id, lambda one: one.score)
         if offered:
             check_query(query, owner)
         return offered
@@ -216,17 +202,18 @@ class ClaraGenerator(ClaraComponent):
         return [text_of(document, self.meta_fields_to_embed, self.embedding_separator) for document in documents]
 
     def _how(self, generation_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-        return check_generation({**self.generation_kwargs, **(generation_kwargs or {})}, type(self).__name__)
+        given = check_generation({**self.generation_kwargs, **(generation_kwargs or {})}, type(self).__name__)
+        return {**given, "rerank": self.rerank}
 
     def _chunk(self, content: str, **fields: Any) -> StreamingChunk:
         info = ComponentInfo.from_component(self)
         return StreamingChunk(content, {"model": self._holder.name}, component_info=info, index=0, **fields)
 
-    def _last_chunk(self, answer: Answer) -> StreamingChunk:
-        return self._chunk("", finish_reason=answer.finish_reason)
+    def _said(self, answer: Answer) -> str:
+        return answer.text if answer.found(self.min_confidence) else self.no_answer
 
     def _result(self, answer: Answer, offered: list[Document]) -> dict[str, list[ChatMessage]]:
-        usage, found = answer.usage, answer.found(self.min_confidence)
+        usage = answer.usage
         meta = {
             "model": self._holder.name,
             "index": 0,
@@ -241,7 +228,7 @@ class ClaraGenerator(ClaraComponent):
             },
             "answered_from": answer.answered_from,
             "confidence": answer.confidence,
-            "found": found,
+            "found": answer.found(self.min_confidence),
             "quotes": [{**asdict(quote), "document_id": offered[quote.document].id} for quote in answer.quotes],
             "unsupported": answer.unsupported,
             "document_ids": list(dict.fromkeys(offered[index].id for index in answer.selected)),
@@ -250,7 +237,7 @@ class ClaraGenerator(ClaraComponent):
                 for one in answer.windows
             ],
         }
-        return {"replies": [ChatMessage.from_assistant(answer.text if found else self.no_answer, meta=meta)]}
+        return {"replies": [ChatMessage.from_assistant(self._said(answer), meta=meta)]}
 
 
 async def _called(callback: StreamingCallbackT, chunk: StreamingChunk) -> None:

@@ -84,7 +84,6 @@ class ClaraRanker(ClaraComponent):
         self.top_k = check_top(top_k, "top_k", type(self).__name__)
         self.score_threshold = score_threshold
         self.meta_fields_to_embed = meta_fields_to_embed or []
-        self.embedding_separator = embedding_separator
 
     @component.output_types(documents=list[Document])
     def run(
@@ -113,16 +112,11 @@ class ClaraRanker(ClaraComponent):
         if not check_documents(documents, owner):
             return {"documents": []}
         check_query(query, owner)
-        candidates = best_copies(documents, lambda document: document.id, lambda document: document.score)
+        candidates = best_copies(documents, lambda one: one.id, lambda one: one.score)
         texts = [text_of(document, self.meta_fields_to_embed, self.embedding_separator) for document in candidates]
-        ranking = self.clara.rank(query, texts, keep)
-        return {
-            "documents": [
-                replace(candidates[one.index], score=one.score)
-                for one in ranking
-                if threshold is None or one.by == "words" or one.score >= threshold
-            ]
-        }
+        ranked = self.clara.rank(query, texts, keep)
+        kept = [one for one in ranked if threshold is None or one.by == "words" or one.score >= threshold]
+        return {"documents": [replace(candidates[one.index], score=one.score) for one in kept]}
 
     @component.output_types(documents=list[Document])
     async def run_async(
