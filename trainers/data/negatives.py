@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,14 @@ class VectorSearch:
         return found
 
 
+def loaded(what: str, kind: Callable[[str], Any], model: str) -> Any:
+    """A model of sentence-transformers, or a `ClaraError` with the reason."""
+    try:
+        return kind(model)
+    except (OSError, ValueError) as error:
+        raise ClaraError(f"the {what} {model!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+
+
 class SentenceTransformersEncoder:
     """A sentence-transformers model, with its own prompts for questions and passages where it has them."""
 
@@ -83,10 +91,7 @@ class SentenceTransformersEncoder:
         """Load the model. Raises `ClaraError`: the package is not installed, or the model cannot be loaded."""
         with needing("a bi-encoder", "sentence-transformers", "eval"):
             from sentence_transformers import SentenceTransformer
-        try:
-            self._model: Any = SentenceTransformer(name)
-        except (OSError, ValueError) as error:
-            raise ClaraError(f"the embedding model {name!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+        self._model = loaded("embedding model", SentenceTransformer, name)
 
     def documents(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of passages."""

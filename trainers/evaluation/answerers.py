@@ -1,10 +1,8 @@
 """What answers are written from: latents, the same passages as text, text that LLMLingua-2 has shortened, or nothing.
 
 Two controls say how much of an answer is read from the latents: those of another question's passages, and the right
-ones with their slots in another order.
-
-Every reader uses the checkpoint's own answer prompt, the same base model and the same bound on the prompt: passages
-that do not fit are left out from the end, and counted. Leaves out which passages are read (`evaluation.rankers`).
+ones with their slots in another order. Every reader uses the checkpoint's own answer prompt, the same base model and
+the same bound on the prompt: passages that do not fit are left out from the end, and counted.
 """
 
 from __future__ import annotations
@@ -59,8 +57,7 @@ class Budget:
     def room(self, clara: Clara) -> int:
         """Tokens that a prompt may have."""
         reads = clara.context_window
-        room = None if reads is None else reads - self.max_new_tokens
-        return min((bound for bound in (room, self.prompt_tokens) if bound is not None), default=2**62)
+        return min(2**62 if reads is None else reads - self.max_new_tokens, self.prompt_tokens or 2**62)
 
 
 class FromLatents:
@@ -168,10 +165,9 @@ class FromText:
             texts = [self.texts(question, one) for question, one in zip(questions, ranked, strict=True)]
             fitted = [self._fitted(question, some) for question, some in zip(questions, texts, strict=True)]
             written = self._write([ids for ids, _ in fitted])
-        counts = [sum(map(self.clara.count_tokens, some[:k])) for some, (_, k) in zip(texts, fitted, strict=True)]
         return [
-            Read(one, k, count, len(some) - k)
-            for one, (_, k), count, some in zip(written, fitted, counts, texts, strict=True)
+            Read(one, k, sum(map(self.clara.count_tokens, some[:k])), len(some) - k)
+            for one, (_, k), some in zip(written, fitted, texts, strict=True)
         ]
 
     def texts(self, question: Question, ranked: Ranked) -> list[str]:
@@ -192,9 +188,8 @@ class FromText:
         how = Generation(max_new_tokens=self.budget.max_new_tokens)
         if self.reader is None:
             return self.clara.call().write(prompts, None, how)
-        config = self.reader.model.config
-        hidden = self.reader.model.base.config.hidden_size
-        nothing = Encoded(torch.empty(0, config.memory_tokens, hidden), ())  # no slots
+        model = self.reader.model
+        nothing = Encoded(torch.empty(0, model.config.memory_tokens, model.base.config.hidden_size), ())  # no slots
         return self.reader.call().write(prompts, [nothing] * len(prompts), how)
 
 
@@ -229,12 +224,11 @@ def most_that_fit(count: int, room: int, length: Callable[[int], int]) -> int:
     """The largest number of passages, at most ``count``, whose prompt is no longer than the room.
     Raises `ClaraError`: not even one fits; or not the question alone.
     """
-    for k in range(count, -1, -1):
+    least = min(1, count)
+    for k in range(count, least - 1, -1):
         if length(k) <= room:
-            if k or not count:
-                return k
-            break
+            return k
     raise ClaraError(
-        f"a prompt with {min(1, count)} passages has {length(min(1, count))} tokens and {room} fit; "
-        "use a larger --prompt_tokens, or a smaller --max_new_tokens"
+        f"a prompt with {least} passages has {length(least)} tokens and {room} fit; use a larger --prompt_tokens, or a "
+        "smaller --max_new_tokens"
     )

@@ -62,51 +62,44 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _what(group: Any) -> None:
-    group.add_argument("--dataset", required=True, help="names or files, with commas, e.g. hotpotqa,musique,2wiki,nq")
-    group.add_argument("--data", metavar="FOLDER", help="where names are looked for (default: ../shared/data/eval)")
-    group.add_argument("--model", required=True, help="checkpoint: a folder, bundled or hub name")
-    group.add_argument("--setting", choices=("normal", "oracle"), default="normal",
-                       help="oracle: a gold document is among what is offered (default: %(default)s)")  # fmt: skip
-    group.add_argument("--stage", choices=("stage1", "stage1_2", "stage2", "paraphrase"),
-                       help="stage2: the checkpoint ranks; stage1, stage1_2: documents are read as retrieved; "
-                            "paraphrase: texts are told again (default: stage2 if it can rank)")  # fmt: skip
-    group.add_argument("--systems", type=_listed, default=(),
-                       help="with commas: clara, the controls wrong and shuffled, each with :N as --expand says, best, "
-                            "closed, text, first, bm25, bi:MODEL, late:MODEL, cross:MODEL, llmlingua[:MODEL], "
-                            "autocompressor, cocom, pcc, xrag, each [:MODEL] "
-                            "(default: clara, wrong, shuffled, closed, text, first, bm25)")  # fmt: skip
-    group.add_argument("--expand", type=_numbers, default=(), metavar="N,N",
-                       help="also clara:N for each: the best N passages as text, the others as latents; with wrong:N "
-                            "where wrong is measured")  # fmt: skip
-    group.add_argument("--ranking", choices=("latents", "hybrid"),
-                       help="what the checkpoint ranks by (default: what it says itself)")  # fmt: skip
-    group.add_argument("--text_reader", metavar="NAME", help="checkpoint on the same base, trained to read text")
-    group.add_argument("--docs", nargs="+", default=(), metavar="FILE_OR_FOLDER",
-                       help="your own documents: .txt, .md, .jsonl; questions then need no docs")  # fmt: skip
-    group.add_argument("--store", metavar="FOLDER",
-                       help="where latents are kept, or are already; with questions without docs, what they are asked "
-                            "about (default with --docs: below --out)")  # fmt: skip
+    add = group.add_argument
+    add("--dataset", required=True, help="names or files, with commas, e.g. hotpotqa,musique,2wiki,nq")
+    add("--data", metavar="FOLDER", help="where names are looked for (default: ../shared/data/eval)")
+    add("--model", required=True, help="checkpoint: a folder, bundled or hub name")
+    add("--setting", choices=("normal", "oracle"), default="normal", help="oracle: a gold document is among what is "
+        "offered (default: %(default)s)")  # fmt: skip
+    add("--stage", choices=("stage1", "stage1_2", "stage2", "paraphrase"), help="stage2: the checkpoint "
+        "ranks; stage1, stage1_2: documents are read as retrieved; paraphrase: texts are told again (default: stage2 "
+        "if it can rank)")  # fmt: skip
+    add("--systems", type=_listed, default=(), help="with commas: clara, the controls wrong and shuffled, each with :N "
+        "as --expand says, best, closed, text, first, bm25, bi:MODEL, late:MODEL, cross:MODEL, llmlingua[:MODEL], "
+        "autocompressor, cocom, pcc, xrag, each [:MODEL] (default: clara, wrong, shuffled, closed, text, "
+        "first, bm25)")  # fmt: skip
+    add("--expand", type=_numbers, default=(), metavar="N,N", help="also clara:N for each: the best N passages as "
+        "text, the others as latents; with wrong:N where wrong is measured")  # fmt: skip
+    add("--ranking", choices=("latents", "hybrid"), help="what the checkpoint ranks by (default: what it says itself)")
+    add("--text_reader", metavar="NAME", help="checkpoint on the same base, trained to read text")
+    add("--docs", nargs="+", default=(), metavar="FILE_OR_FOLDER", help="your own documents: .txt, .md, .jsonl; "
+        "questions then need no docs")  # fmt: skip
+    add("--store", metavar="FOLDER", help="where latents are kept, or are already; with questions without docs, what "
+        "they are asked about (default with --docs: below --out)")  # fmt: skip
 
 
 def _how(group: Any) -> None:
-    group.add_argument(
-        "--generation_top_k", dest="top_k", type=int, metavar="K", help="passages read (default: the checkpoint's)"
-    )
-    group.add_argument("--max_samples", type=int, default=0, metavar="N", help="questions at most; 0: all")
-    group.add_argument("--max_new_tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)")
-    group.add_argument("--prompt_tokens", type=int, metavar="N",
-                       help="longest prompt of every system (default: what the base model reads)")  # fmt: skip
-    group.add_argument("--batch_size", type=int, default=16, metavar="N",
-                       help="questions at a time; 1 for the time of a single one (default: %(default)s)")  # fmt: skip
-    group.add_argument("--first_answer", action="store_true",
-                       help="compare with the first accepted answer, as published (default: the best)")  # fmt: skip
-    group.add_argument("--known_only", action="store_true",
-                       help="leave questions without a gold document out of recall, as the published training log "
-                            "does; by default they count 0, as in the published evaluation")  # fmt: skip
-    group.add_argument("--spacy_model", metavar="NAME",
-                       help="finds the names of --stage paraphrase (default: en_core_web_sm if installed)")  # fmt: skip
-    group.add_argument("--out", default=OUT, metavar="FOLDER", help="for records and figures (default: %(default)s)")
-    group.add_argument("--json", action="store_true", help="print the figures as JSON, not tables")
+    add = group.add_argument
+    add("--generation_top_k", dest="top_k", type=int, metavar="K", help="passages read (default: the checkpoint's)")
+    add("--max_samples", type=int, default=0, metavar="N", help="questions at most; 0: all")
+    add("--max_new_tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)")
+    add("--prompt_tokens", type=int, metavar="N", help="longest prompt of any system (default: what the base reads)")
+    add("--batch_size", type=int, default=16, metavar="N", help="questions at a time; 1 for the time of a single one "
+        "(default: %(default)s)")  # fmt: skip
+    add("--first_answer", action="store_true", help="compare with the first accepted answer, as published")
+    add("--known_only", action="store_true", help="leave questions without a gold document out of recall, as the "
+        "published training log does; by default they count 0, as in the published evaluation")  # fmt: skip
+    add("--spacy_model", metavar="NAME", help="finds the names of --stage paraphrase (default: en_core_web_sm if it is "
+        "installed)")  # fmt: skip
+    add("--out", default=OUT, metavar="FOLDER", help="for records and figures (default: %(default)s)")
+    add("--json", action="store_true", help="print the figures as JSON, not tables")
 
 
 def report_parser() -> argparse.ArgumentParser:
@@ -148,7 +141,8 @@ def summaries(args: argparse.Namespace, processes: PartialState) -> list[dict[st
     settings = [Settings(**{**asked, "dataset": name, "docs": tuple(args.docs)}) for name in _listed(args.dataset)]
     if not settings:
         raise ClaraError("--dataset names no data set")
-    clara = _load(args.model, args, processes, _store(args))
+    below_results = str(Path(args.out) / "latents") if args.docs else None
+    clara = _load(args.model, args, processes, args.store or below_results)
     reader = _load(args.text_reader, args, processes) if args.text_reader else None
     found = []
     for one in settings:
@@ -157,27 +151,17 @@ def summaries(args: argparse.Namespace, processes: PartialState) -> list[dict[st
         with _progress(processes) as comparison.progress:
             summary = comparison.run()
         if summary is not None:
-            (comparison.folder / "table.md").write_text(
-                report.markdown(summary) + report.pairs_markdown(summary), encoding="utf-8"
-            )
+            table = report.markdown(summary) + report.pairs_markdown(summary)
+            (comparison.folder / "table.md").write_text(table, encoding="utf-8")
             (comparison.folder / "table.csv").write_text(report.as_csv(summary), encoding="utf-8")
             found.append(summary)
     return found
 
 
-def _store(args: argparse.Namespace) -> str | None:
-    """Where latents are kept: below the results, if documents are named and no store is."""
-    return args.store or (str(Path(args.out) / "latents") if args.docs else None)
-
-
 def _load(name: str, args: argparse.Namespace, processes: PartialState, store: str | None = None) -> Clara:
     alone = processes.num_processes == 1 or processes.device.type == "cpu"  # else each has a device of its own
-    own = {
-        "model": name,
-        "device": args.device or (None if alone else str(processes.device)),
-        "quiet": not processes.is_main_process,
-        "expand": None,
-    }
+    device = args.device or (None if alone else str(processes.device))
+    own = {"model": name, "device": device, "quiet": not processes.is_main_process, "expand": None}
     return command.load(argparse.Namespace(**{**vars(args), **own}), store)
 
 
@@ -208,10 +192,8 @@ def _show(summaries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
 
     if as_json:
         command.print_json(summaries)
-        return
-    out = command.output(WIDTH_OF_A_FILE)
-    for one in summaries:
-        out.print(*report.terminal(one))
+    else:
+        command.output(WIDTH_OF_A_FILE).print(*(table for one in summaries for table in report.terminal(one)))
 
 
 if __name__ == "__main__":

@@ -67,12 +67,8 @@ STAGES = ("stage1", "stage1_2", "stage2", "paraphrase")
 OF_CHECKPOINT = {"pretrain": "stage1", "instruct": "stage1_2"}
 """What is measured of a checkpoint that cannot rank."""
 RUN, SUMMARY = "run.json", "summary.json"
-Answered = dict[str, list[Record]]
-"""The records of each system."""
 _FREE = ("batch_size", "systems", "docs", "expand")
 """Settings that may differ when a run goes on: they do not change an answer."""
-
-
 WITH_NUMBER = (OURS, WRONG, SHUFFLED)
 PLAIN = (*WITH_NUMBER, "best", "closed", "text", "first", "bm25", "llmlingua", *SYSTEMS)
 WITH_MODEL = ("bi", "late", "cross", "llmlingua", *SYSTEMS)
@@ -112,9 +108,9 @@ class Systems:
     ) -> None:
         """Of all questions, whichever process answers them.
 
-        In ``stage2`` the checkpoint ranks; before, documents are read as retrieved, with ``gold_first`` (the oracle
-        setting) gold ones among them. A text reader's checkpoint reads text in the base model's place. Raises
-        `ClaraError`: ``stage2`` with a checkpoint that cannot rank.
+        In ``stage2`` the checkpoint ranks, or a `ClaraError` says that it cannot; before, documents are read as
+        retrieved, with ``gold_first`` (the oracle setting) gold ones among them. A text reader's checkpoint reads text
+        in the base model's place.
         """
         self._clara, self._questions, self._budget, self._reader = clara, questions, budget, reader
         self._as_retrieved = AsRetrieved(budget.top_k, gold=gold_first)
@@ -245,19 +241,15 @@ class Comparison:
     @property
     def stage(self) -> str:
         """What is measured of the checkpoint."""
-        if self.settings.stage or self.clara.can_rank:
-            return self.settings.stage or RANKING_STAGE
-        return OF_CHECKPOINT[self.clara.model.config.stage]
+        of_checkpoint = RANKING_STAGE if self.clara.can_rank else OF_CHECKPOINT[self.clara.model.config.stage]
+        return self.settings.stage or of_checkpoint
 
     def _check_reader(self) -> None:
-        if self.reader is None:
-            return
-        ours, theirs = self.clara.model.config, self.reader.model.config
-        if Path(ours.base_model).name != Path(theirs.base_model).name:
-            raise ClaraError(
-                f"the text reader stands on {theirs.base_model!r} and the checkpoint on {ours.base_model!r}; "
-                "compare checkpoints of one base"
-            )
+        ours = self.clara.model.config.base_model
+        theirs = ours if self.reader is None else self.reader.model.config.base_model
+        if Path(ours).name != Path(theirs).name:
+            stand = f"the text reader stands on {theirs!r} and the checkpoint on {ours!r}"
+            raise ClaraError(f"{stand}; compare checkpoints of one base")
 
     def _questions(self) -> tuple[list[Question], Compressed]:
         """What is asked, and what compressing a corpus for it has taken now."""
@@ -298,13 +290,13 @@ class Comparison:
         asked = self._asked(questions)
         if file.exists():
             before = json.loads(file.read_text(encoding="utf-8"))
-            differing = [name for name in asked if name not in _FREE and before["asked"].get(name) != asked[name]]
-            if differing:
-                name = differing[0]
-                raise ClaraError(
-                    f"{self.folder} holds another evaluation: its {name} is {before['asked'].get(name)!r}, this one's "
-                    f"{asked[name]!r}; use another --out or remove the folder"
-                )
+            for name in asked:
+                then, now = before["asked"].get(name), asked[name]
+                if name not in _FREE and then != now:
+                    raise ClaraError(
+                        f"{self.folder} holds another evaluation: its {name} is {then!r}, this one's {now!r}; use "
+                        "another --out or remove the folder"
+                    )
             compressed = compressed.after(Compressed(**before["compressed"]))
         elif not questions[0].pool.shared:
             passages = [text for question in questions for text in question.pool.passages]
@@ -313,8 +305,7 @@ class Comparison:
         if self.processes.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             where = environment(self.clara.model.device)
-            run = {"asked": asked, "compressed": asdict(compressed), "environment": where}
-            file.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+            _write_json(file, {"asked": asked, "compressed": asdict(compressed), "environment": where})
         self.processes.wait_for_everyone()
         return compressed
 
@@ -337,15 +328,19 @@ class Comparison:
             "content": content.hexdigest()[:16],
         }
 
-    def _written(self, records: Answered, questions: Sequence[Question], compressed: Compressed) -> Summary:
+    def _written(
+        self, records: dict[str, list[Record]], questions: Sequence[Question], compressed: Compressed
+    ) -> Summary:
         once = self._once(records, questions, compressed)
         run = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
         corpus = questions[0].pool.shared
         whole = {**run, **summarize(records, once=once, known_only=self.settings.known_only, corpus=corpus)}
-        (self.folder / SUMMARY).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write_json(self.folder / SUMMARY, whole)
         return whole
 
-    def _once(self, records: Answered, questions: Sequence[Question], compressed: Compressed) -> float | None:
+    def _once(
+        self, records: dict[str, list[Record]], questions: Sequence[Question], compressed: Compressed
+    ) -> float | None:
         """Seconds of compressing what one question is offered, or the corpus; None where it was in the store before."""
         pool = questions[0].pool
         if pool.shared:  # at the rate of those that were compressed now
@@ -356,6 +351,10 @@ class Comparison:
         distinct = len({text for question in questions for text in question.pool.passages})
         offered = sum(len(question.pool.passages) for question in questions) / len(questions)
         return sum(spent) / distinct * offered  # questions may share documents, which are compressed once
+
+
+def _write_json(file: Path, values: object) -> None:
+    file.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _plain(questions: Sequence[Question], stage: str, budget: Budget) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -78,10 +78,16 @@ def environment(device: torch.device) -> dict[str, str]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
-    for name in PACKAGES:
+    return facts | versions(PACKAGES)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for name in packages:
         with suppress(PackageNotFoundError):
-            facts[name] = version(name)
-    return facts
+            found[name] = version(name)
+    return found
 
 
 def _processor() -> str:

@@ -8,6 +8,7 @@ itself again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -38,16 +39,11 @@ def texts_of(questions: Sequence[Question]) -> list[Question]:
     for question in questions:
         for place, passage in enumerate(question.pool.passages):
             references = question.references if not question.text else (passage,)
-            one = Question(
-                number=len(found),
-                text=passage,
-                references=references,
-                pool=question.pool,
-                source=f"{question.source}, passage {place + 1}",
-                cluster=question.cluster,
-            )
-            if passage.strip():
-                found.setdefault(passage, one)
+            source = f"{question.source}, passage {place + 1}"
+            if passage.strip() and passage not in found:
+                found[passage] = replace(
+                    question, number=len(found), text=passage, references=references, positives=(), source=source
+                )
     return list(found.values())
 
 

@@ -1,9 +1,8 @@
 """Questions to be measured, each with the passages that are offered for it: published files, or a user's own.
 
 Published format: ``{"question", "docs", "golden_answers" | "answer" | .., "pos_index"?}``; a paraphrase row is a
-question without text. A user's own questions have no ``docs``: their passages are those of a store.
-Long documents are split here into the passages that the checkpoint reads, so that every system ranks and reads the
-same.
+question without text; a user's own questions have no ``docs`` but a store's passages. Long documents are split here
+into the passages that the checkpoint reads, so that every system ranks and reads the same.
 """
 
 from __future__ import annotations
@@ -82,14 +81,14 @@ def find_dataset(name: str, setting: Setting, folder: str | Path | None = None) 
     """
     if Path(name).expanduser().exists():
         return find_files(name)
-    folders = [Path(folder).expanduser()] if folder else [Path(".."), Path(), Path(__file__).resolve().parents[3]]
-    folders = folders if folder else [one / SHARED for one in folders]
+    around = (Path(".."), Path(), Path(__file__).resolve().parents[3])
+    folders = [Path(folder).expanduser()] if folder else [one / SHARED for one in around]
     for place in folders:
         for path in (place / name / f"eval_processed_{PUBLISHED[setting]}.jsonl", place / f"{name}.jsonl"):
             for file in (path, path.with_name(path.name + ".gz")):
                 if file.is_file():
                     return [file]
-    looked = ", ".join(str(place) for place in dict.fromkeys(folders))
+    looked = ", ".join(map(str, dict.fromkeys(folders)))
     raise ClaraError(f"there is no data set {name!r}: it is no file, and {looked} holds no {name}.jsonl; see --data")
 
 
@@ -164,8 +163,7 @@ def question_of(number: int, row: Row, split: Split, setting: Setting = "normal"
 
 def _asked(row: Row) -> tuple[str, tuple[str, ...]]:
     if len(row.questions) != 1 or not row.questions[0].strip():
-        what = "a blank question" if row.questions else "no question"
-        what = f"{len(row.questions)} questions" if len(row.questions) > 1 else what
+        what = ("no question", "a blank question", f"{len(row.questions)} questions")[min(2, len(row.questions))]
         raise ClaraError(f"{row.source} has {what}; evaluation wants one in each row")
     return row.questions[0], row.references or row.answers
 
@@ -186,9 +184,8 @@ class Compressed:
 
     def after(self, before: Compressed) -> Compressed:
         """Together with what an earlier run took."""
-        return Compressed(
-            self.passages + before.passages, self.tokens + before.tokens, self.seconds + before.seconds, before.kept
-        )
+        passages, tokens = self.passages + before.passages, self.tokens + before.tokens
+        return Compressed(passages, tokens, self.seconds + before.seconds, before.kept)
 
 
 def kept(clara: Clara, passages: Sequence[str]) -> int:

@@ -1,14 +1,14 @@
 """Which passages are read for a question: as retrieved, by the checkpoint's latents, by BM25, by sentence-transformers.
 
-A ranker orders the passages of each question's pool; of a whole corpus it gives the best `DEPTH`. Leaves out reading
-(`evaluation.answerers`). The packages of the baselines are optional and imported when used.
+A ranker orders the passages of each question's pool; of a whole corpus it gives the best `DEPTH`. The packages of the
+baselines are optional and imported when used.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from clara_model.latents import Latents
 from clara_model.modeling.ranking import scores_in_parts
 from clara_model.search.bm25 import BM25
 from clara_model.windows import content_key
-from trainers.data.negatives import SentenceTransformersEncoder, unit
+from trainers.data.negatives import SentenceTransformersEncoder, loaded, unit
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Pool, Question
 
@@ -109,8 +109,7 @@ class ByLatents:
 
     def _searched(self, question: Question, meter: Meter) -> Ranked:
         pool = question.pool
-        place = self._places.get(id(pool))
-        if place is None:
+        if (place := self._places.get(id(pool))) is None:
             place = self._places[id(pool)] = {text: number for number, text in enumerate(pool.passages)}
         with meter.phase("rank"):
             found = self.clara.search(question.text, DEPTH)
@@ -166,11 +165,10 @@ class ByVectors:
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
         """The passages of each question."""
-        new = dict.fromkeys(text for question in questions for text in question.pool.passages)
-        new = {text: None for text in new if text not in self._vectors}
-        if new:
+        every = dict.fromkeys(text for question in questions for text in question.pool.passages)
+        if new := [text for text in every if text not in self._vectors]:
             with meter.phase("compress"):
-                self._vectors |= zip(new, self._encoded(list(new), asked=False), strict=True)
+                self._vectors |= zip(new, self._encoded(new, asked=False), strict=True)
         with meter.phase("query"):
             queries = self._encoded([question.text for question in questions], asked=True)
         with meter.phase("rank"):
@@ -189,7 +187,7 @@ class ByLateInteraction(ByVectors):
         with needing("late interaction", "sentence-transformers", "eval"):
             from sentence_transformers import MultiVectorEncoder
         _check_late(model)
-        return _loaded("late-interaction model", MultiVectorEncoder, model)
+        return loaded("late-interaction model", MultiVectorEncoder, model)
 
     def _encoded(self, texts: list[str], *, asked: bool) -> Iterable[Any]:
         encode = self._model.encode_query if asked else self._model.encode_document
@@ -208,20 +206,10 @@ def _check_late(model: str) -> None:
     files = [load_file_path(model, name) for name in ("config_sentence_transformers.json", "config.json")]
     ours, plain = (json.loads(Path(file).read_text(encoding="utf-8")) if file else {} for file in files)
     architectures = plain.get("architectures") or []
-    if ours.get("model_type") in ("MultiVectorEncoder", "ColBERT"):
-        return
-    if "HF_ColBERT" in architectures or any(one.endswith("ForRetrieval") for one in architectures):
-        return
+    late = any(one == "HF_ColBERT" or one.endswith("ForRetrieval") for one in architectures)
     kind = ours.get("model_type") or ", ".join(architectures)
-    if kind:
+    if kind and not late and ours.get("model_type") not in ("MultiVectorEncoder", "ColBERT"):
         raise ClaraError(f"{model!r} is no late-interaction model ({kind}); use bi:{model} or cross:{model}")
-
-
-def _loaded(what: str, kind: Callable[[str], Any], model: str) -> Any:
-    try:
-        return kind(model)
-    except (OSError, ValueError) as error:
-        raise ClaraError(f"the {what} {model!r} cannot be loaded ({str(error).splitlines()[0]})") from error
 
 
 class ByCrossEncoder:
@@ -232,7 +220,7 @@ class ByCrossEncoder:
         with needing("a cross-encoder", "sentence-transformers", "eval"):
             from sentence_transformers import CrossEncoder
         self.name, self._first = f"cross:{model}", first
-        self._model = _loaded("cross-encoder", CrossEncoder, model)
+        self._model = loaded("cross-encoder", CrossEncoder, model)
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
         """The passages of each question."""

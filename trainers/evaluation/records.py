@@ -7,7 +7,7 @@ done, the parts become one file in the order of the questions.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -144,3 +144,9 @@ def read_records(file: Path) -> Iterator[Record]:
 def file_name(name: str) -> str:
     """A name that any file system takes."""
     return "".join(one if one.isalnum() or one in "-_." else "-" for one in name).strip("-") or "unnamed"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """As Markdown; the first row has the titles."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -1,8 +1,7 @@
 """What an evaluation's figures look like: tables for a terminal, as Markdown and CSV, and the page of a report.
 
 ``clara-eval report FOLDER`` writes one page that needs nothing beside it, from all evaluations in a folder, and its
-PNGs. It shows the tables, the pictures, and the worst questions with what was ranked and answered. Everything from
-documents and answers is shown as text.
+PNGs. Everything from documents and answers is shown as text.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from rich.text import Text
 from clara_model.errors import ClaraError
 from trainers.evaluation import pictures
 from trainers.evaluation.comparison import SUMMARY
-from trainers.evaluation.records import Record, Records, read_records
+from trainers.evaluation.records import Record, Records, markdown_table, read_records
 from trainers.evaluation.summary import COMPARED, CONTROLS, OURS, TEXT, TOKENS, kind_of
 
 Summary = Mapping[str, Any]
@@ -56,8 +55,7 @@ def caption(summary: Summary) -> str:
     offered = "oracle" if asked["setting"] == "oracle" else "normal"
     return (
         f"{Path(asked['model']).name} on {Path(asked['dataset']).name.removesuffix('.jsonl')} ({offered}, "
-        f"{asked['stage']}): {summary['questions']} questions, "
-        f"best {asked['top_k']} passages, rate {asked['rate']}"
+        f"{asked['stage']}): {summary['questions']} questions, best {asked['top_k']} passages, rate {asked['rate']}"
     )
 
 
@@ -82,18 +80,18 @@ def _break_even(summary: Summary) -> Iterator[str]:
     even = summary["break_even"]
     if even is None:
         return
-    spent = f"an answer from latents {_seconds(even['warm'])}, the same passages as text {_seconds(even['text'])}"
-    if even["once"] is None:
-        yield f"{spent}; the documents were compressed before"
-    elif even["questions"] is None:
-        yield f"{spent}; compressing {_seconds(even['once'])}: text is quicker however many questions are asked"
-    elif even["questions"] <= 1:
-        yield f"{spent}; compressing {_seconds(even['once'])}, which the first question earns back"
+    once, questions = even["once"], even["questions"]
+    if once is None:
+        then = "the documents were compressed before"
     else:
-        yield (
-            f"{spent}; compressing {_seconds(even['once'])}, which is earned back after {even['questions']:.1f} "
-            "questions to the same documents"
-        )
+        then = f"compressing {_seconds(once)}"
+        if questions is None:
+            then += ": text is quicker however many questions are asked"
+        elif questions <= 1:
+            then += ", which the first question earns back"
+        else:
+            then += f", which is earned back after {questions:.1f} questions to the same documents"
+    yield f"an answer from latents {_seconds(even['warm'])}, the same passages as text {_seconds(even['text'])}; {then}"
 
 
 def grid(summary: Summary) -> Grid:
@@ -185,22 +183,16 @@ def markdown(summary: Summary) -> str:
     where = ", ".join(f"{name} {value}" if name not in _PLAIN else value for name, value in facts.items())
     intervals = f"95 % intervals by bootstrap over {summary['clusters']} groups of documents. {where}."
     listed = "".join(f"* {note}\n" for note in [*notes(summary), intervals])
-    return f"**{caption(summary)}**\n\n{_lines(grid(summary))}\n{listed}"
+    return f"**{caption(summary)}**\n\n{markdown_table(grid(summary))}\n{listed}"
 
 
 def pairs_markdown(summary: Summary) -> str:
     """Any two systems as Markdown; nothing where there is nothing to add to `markdown`."""
     pairs = pairs_grid(summary)
-    return f"\n{_lines(pairs)}" if pairs else ""
+    return f"\n{markdown_table(pairs)}" if pairs else ""
 
 
 _PLAIN = ("date", "processor", "device", "system")
-
-
-def _lines(found: Grid) -> str:
-    titles, *rows = found
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def as_csv(summary: Summary) -> str:
@@ -280,10 +272,8 @@ def write(folder: Path) -> list[Path]:
     some = list(found.values())
     drawn = [folder / f"{name}.png" for name, draw in PICTURES.items() if draw(some, folder / f"{name}.png")]
     shown = [base64.b64encode(file.read_bytes()).decode("ascii") for file in drawn]
-    parts = [
-        f'<p><img alt="{file.stem}" src="data:image/png;base64,{data}"></p>'
-        for file, data in zip(drawn, shown, strict=True)
-    ]
+    pairs = zip(drawn, shown, strict=True)
+    parts = [f'<p><img alt="{file.stem}" src="data:image/png;base64,{data}"></p>' for file, data in pairs]
     body = "\n".join([*parts, *(_evaluation(place, one) for place, one in found.items())])
     page = folder / PAGE
     page.write_text(
@@ -314,11 +304,8 @@ def worst(records: Mapping[str, Sequence[Record]], count: int = WORST) -> list[t
 
 
 def _evaluation(place: Path, summary: Summary) -> str:
-    records = {}
-    for name in summary["systems"]:
-        file = Records(place, name).path
-        if file.exists():
-            records[name] = list(read_records(file))
+    written = {name: Records(place, name).path for name in summary["systems"]}
+    records = {name: list(read_records(file)) for name, file in written.items() if file.exists()}
     pairs, bad = pairs_grid(summary), "".join(_question(*one) for one in worst(records))
     facts = ", ".join(f"{name} {value}" for name, value in summary["environment"].items())
     failures = [

@@ -1,8 +1,7 @@
 """Questions through the systems, batch by batch, into records; resumable, on one process or several.
 
 `Clara` goes on with smaller batches where memory ends. A batch that fails all the same is tried question by question,
-so that one bad question spoils no other; one that fails alone is recorded with its reason. Leaves out what is done with
-the records (`evaluation.summary`).
+so that one bad question spoils no other; one that fails alone is recorded with its reason.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -133,11 +133,11 @@ class Runner:
             share, peaks = meter.share(len(new)), dict(meter.peaks)
             for number, one in fresh.items():
                 self._ranked[ranker.name, number] = Ranked(one.order), share, peaks
-        found = [self._ranked[ranker.name, question.number] for question in questions]
-        return [
-            (fresh.get(question.number, one), seconds, peaks)
-            for question, (one, seconds, peaks) in zip(questions, found, strict=True)
-        ]
+        found = []
+        for number in (question.number for question in questions):
+            known, seconds, peaks = self._ranked[ranker.name, number]
+            found.append((fresh.get(number, known), seconds, peaks))
+        return found
 
     def _remember(self, system: System, done: dict[int, Record]) -> None:
         if system.ranker is None:
@@ -148,16 +148,16 @@ class Runner:
             self._ranked.setdefault((system.ranker.name, number), (Ranked(one.order), seconds, peaks))
 
 
-def _base(question: Question, **values: object) -> Record:
-    known = {
-        "number": question.number,
-        "question": question.text,
-        "references": list(question.references),
-        "positives": list(question.positives),
-        "cluster": question.cluster,
-        "source": question.source,
-    }
-    return Record(**{**known, **values})  # type: ignore[arg-type]
+def _base(question: Question, **values: Any) -> Record:
+    return Record(
+        number=question.number,
+        question=question.text,
+        references=list(question.references),
+        positives=list(question.positives),
+        cluster=question.cluster,
+        source=question.source,
+        **values,
+    )
 
 
 def record_of(

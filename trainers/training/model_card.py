@@ -9,6 +9,7 @@ from typing import Any
 from clara_model.checkpoint.config import ClaraConfig
 from trainers.data.row import Row
 from trainers.data.rows import fingerprint_of_rows, left_out_of
+from trainers.evaluation.records import markdown_table
 from trainers.training.callbacks import SHOWN
 from trainers.training.run_record import versions
 from trainers.training.train_config import TrainConfig
@@ -16,7 +17,6 @@ from trainers.training.train_config import TrainConfig
 NAME = "README.md"
 HIDDEN = ("use_wandb", "load_checkpoint", "save_path", "ckpt_path")
 """Settings that a card does not repeat: secrets and places on the machine."""
-
 
 MARK = "Written by `clara-train` from the run itself."
 Parts = Sequence[Sequence[Row]]
@@ -92,5 +92,4 @@ def _name(text: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return markdown_table([head, *rows])

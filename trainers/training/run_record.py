@@ -1,19 +1,17 @@
 """The record of a run, ``run.json`` beside its checkpoints: settings, versions, fingerprints of its data and its start.
 
-A resumed run is compared with it, so that nothing that changes the result is changed unseen. What may change: paths
-(what lies there is compared instead), how a step is split, hardware, checkpointing, logging and evaluation.
+A resumed run is compared with it. What may change: paths (what lies there is compared instead), how a step is split,
+hardware, checkpointing, logging and evaluation.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
 import platform
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, cast
@@ -26,6 +24,7 @@ from clara_model.errors import ClaraError
 from clara_model.inference.published import ClaraModel
 from trainers.data.row import Row
 from trainers.data.rows import fingerprint_of_rows
+from trainers.evaluation import measuring
 from trainers.training.train_config import PASSED, SETTINGS, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -141,11 +140,7 @@ def bound_settings() -> set[str]:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that a result may hang on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    return {"python": platform.python_version(), **measuring.versions(PACKAGES)}
 
 
 def _start(config: TrainConfig, model: ClaraModel) -> dict[str, str]:

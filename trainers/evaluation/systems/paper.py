@@ -18,6 +18,7 @@ from rich.table import Table
 
 from clara_model.console import command
 from clara_model.errors import ClaraError
+from trainers.evaluation.records import markdown_table
 from trainers.evaluation.systems import SYSTEMS
 
 DATASETS, SETTINGS = "nq,hotpotqa,musique,2wiki", "normal,oracle"
@@ -25,6 +26,8 @@ PISCO = "pisco"
 """A checkpoint of its own, which is loaded as ours are."""
 ROWS = ("clara", PISCO, *SYSTEMS, "llmlingua", "text", "closed")
 SCORES = ("f1", "em")
+Figures = dict[str, dict[str, Any]]
+"""By row and column."""
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -58,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     subfolder = args.subfolder or ("compression-16" if published else None)
     ours = [row for row in rows if row != PISCO]
     labels = {label(row): row for row in ours}
-    found: dict[str, dict[str, Any]] = {row: {} for row in rows}
+    found: Figures = {row: {} for row in rows}
     for setting in filter(None, map(str.strip, args.settings.split(","))):
         same = ["--dataset", args.datasets, "--setting", setting, "--out", args.out, *args.further]
         if ours:
@@ -70,9 +73,7 @@ def run(args: argparse.Namespace) -> int:
             _add(found, setting, summaries, {"clara": PISCO})
     grid = _grid(found)
     Path(args.out).mkdir(parents=True, exist_ok=True)
-    lines = [grid[0], ["---"] * len(grid[0]), *grid[1:]]
-    text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    (Path(args.out) / "paper.md").write_text(f"{text}\n", encoding="utf-8")
+    (Path(args.out) / "paper.md").write_text(markdown_table(grid), encoding="utf-8")
     table = Table(*grid[0], box=None)
     for cells in grid[1:]:
         table.add_row(*cells)
@@ -87,17 +88,15 @@ def _measured(words: list[str]) -> list[dict[str, Any]]:
     return cli.summaries(cli.parser().parse_args(words), of_evaluation())
 
 
-def _add(
-    found: dict[str, dict[str, Any]], setting: str, summaries: list[dict[str, Any]], names: dict[str, str]
-) -> None:
-    """Figures by row and column; ``names`` tells the row of a recorded system."""
+def _add(found: Figures, setting: str, summaries: list[dict[str, Any]], names: dict[str, str]) -> None:
+    """``names`` tells the row of a recorded system."""
     for summary in summaries:
         column = f"{Path(summary['asked']['dataset']).name.removesuffix('.jsonl')} {setting}"
         for system, figures in summary["systems"].items():
             found[names[system]][column] = figures["metrics"]
 
 
-def _grid(found: dict[str, dict[str, Any]]) -> list[list[str]]:
+def _grid(found: Figures) -> list[list[str]]:
     """A heading, and a line for each row: F1 and EM of each data set, in percent, as in the paper."""
     columns = list(dict.fromkeys(column for figures in found.values() for column in figures))
     heading = ["system", *(f"{column} {score.upper()}" for column in columns for score in SCORES)]
