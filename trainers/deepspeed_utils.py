@@ -43,9 +43,7 @@ def configuration(config: TrainConfig, micro: int, accumulation: int, processes:
 
 
 def prepare(use_cpu: bool) -> None:
-    """Before the process group starts: on the CPU, do without the op that needs a compiler.
-    Raises `ClaraError`: DeepSpeed is not installed.
-    """
+    """Before the process group starts: on the CPU, do without the op that needs a compiler."""
     with needing("a run of several processes", "deepspeed", "train"):
         import deepspeed.ops
     if use_cpu:

@@ -147,9 +147,8 @@ def check_writable(folder: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise ClaraError(
-            f"{folder} cannot be written to ({error.strerror}); give another --save_path or --ckpt_path"
-        ) from error
+        said = f"{folder} cannot be written to ({error.strerror})"
+        raise ClaraError(f"{said}; give another --save_path or --ckpt_path") from error
 
 
 @contextmanager
@@ -162,9 +161,8 @@ def alone_in(folders: Collection[Path]) -> Iterator[None]:
             try:
                 held.enter_context(FileLock(folder / LOCK, timeout=0))
             except Timeout:
-                raise ClaraError(
-                    f"another run is writing into {folder}; wait for it, stop it, or give another --save_path"
-                ) from None
+                said = f"another run is writing into {folder}"
+                raise ClaraError(f"{said}; wait for it, stop it, or give another --save_path") from None
             if os.name == "posix":  # elsewhere it goes by itself
                 held.callback((folder / LOCK).unlink, missing_ok=True)  # before the lock is given back
         yield

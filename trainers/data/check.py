@@ -1,7 +1,7 @@
 """What is in data files: rows by type, lengths in tokens, what would be cut, what comes twice, and every bad line.
 
-Rows are read as training reads them (`trainers.data.row`), one line at a time, so files may be larger than memory; what
-is remembered of each row is a few numbers and hashes. Leaves out showing it (`trainers.data.report`).
+Rows are read as training reads them, one line at a time, so files may be larger than memory; what is remembered of each
+row is a few numbers and hashes.
 """
 
 from __future__ import annotations
@@ -139,8 +139,7 @@ class Checker:
         if doc_max_length < 1:
             raise ClaraError(f"doc_max_length must be at least 1, got {doc_max_length}")
         self.counter, self.doc_max_length, self.stage = counter, doc_max_length, stage
-        self._rows: dict[bytes, str] = {}
-        self._questions: dict[bytes, str] = {}
+        self._rows, self._questions = dict[bytes, str](), dict[bytes, str]()
 
     def check(self, path: Path) -> FileReport:
         """Read one file. Raises `ClaraError`: it cannot be read at all."""
@@ -190,12 +189,11 @@ class Checker:
                 report.remarks.append(Problem(row.source, f"the same question as {asked}, other row"))
 
     def _measure(self, rows: Sequence[Row], report: FileReport) -> None:
-        texts = {
-            "document": [text for row in rows for text in row.documents],
-            "question": [text for row in rows for text in row.questions],
-            "answer": [text for row in rows if row.kind == "qa" for text in row.answers],
-            "paraphrase": [text for row in rows if row.kind == "paraphrase" for text in row.answers],
-        }
+        texts: dict[str, list[str]] = {name: [] for name in TEXTS}
+        for row in rows:
+            texts["document"] += row.documents
+            texts["question"] += row.questions
+            texts["paraphrase" if row.kind == "paraphrase" else "answer"] += row.answers
         counts = {name: self.counter.count(some) for name, some in texts.items()}
         for name, some in counts.items():
             report.lengths[name].extend(some)

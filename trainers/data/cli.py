@@ -1,8 +1,7 @@
-"""`clara-data`: look into data files, write stage-1 data with a chat model, convert official question answering files,
-fetch candidates from a store.
+"""`clara-data`: check data files, write stage-1 data with a chat model, convert official files, fetch candidates.
 
-Results go to standard output; progress, notes and errors to standard error (progress only to a terminal). Exit codes:
-0 done, 1 the data is bad or nothing came out, 2 something the user can put right, 130 interrupted.
+Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 done, 1 the data is bad or
+nothing came out, 2 something the user can put right, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -42,9 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(prog="clara-data", description="Make and check the data that clara-train learns from.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_check(commands.add_parser("check", help="what is in data files, and every bad line"))
-    synthesis_cli.add_arguments(
-        commands.add_parser("synthesize", help="write stage-1 data from raw text with a chat model")
-    )
+    synthesis_cli.add_arguments(commands.add_parser("synthesize", help="stage-1 data from raw text by a chat model"))
     _add_convert(commands.add_parser("convert", help="official question answering files to data for stages 2 and 3"))
     _add_retrieve(commands.add_parser("retrieve", help="candidates from a store of latents for rows without documents"))
     return parser
@@ -89,19 +86,12 @@ def _stage(args: argparse.Namespace, counter: TokenCounter, limit: int) -> Stage
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="IN", help="official files, plain or gzipped")
-    add(
-        "--format",
-        dest="form",
-        required=True,
-        choices=tuple(FORMATS),
-        help="the data set whose official format they have",
-    )
+    add("--format", dest="form", required=True, choices=tuple(FORMATS), help="whose official format they have")
     add("--out", required=True, type=Path, metavar="FILE", help="where the rows go, .jsonl or .jsonl.gz")
     add("--split", choices=SPLITS, default="train", help="train: gold_answer, to learn; eval: all accepted answers")
     add("--setting", choices=SETTINGS, default="oracle", help="oracle: gold documents are always candidates; normal: "
         "what the search finds (default: oracle)")  # fmt: skip
-    add("--negatives", choices=(*METHODS, NO_NEGATIVES), default="bm25", help="how candidates are filled up "
-        "(default: bm25)")  # fmt: skip
+    add("--negatives", choices=(*METHODS, NO_NEGATIVES), default="bm25", help="fill candidates up (default: bm25)")
     add("--candidates", type=int, default=20, metavar="N", help="documents per row (default: 20)")
     add("--corpus", nargs="+", type=Path, default=[], metavar="FILE", help="more passages: TSV 'id, text, title' or "
         ".jsonl with text and title; needed for nq")  # fmt: skip

@@ -1,9 +1,7 @@
 """Rows to the tensors of `clara_model.modeling.objectives.TrainingModel.forward`.
 
 Each distinct document of a batch is tokenised and compressed once. All ids come from `Tokens`, so what is trained is
-what is served.
-
-Shapes: ``U`` distinct documents, ``B`` sequences, ``K`` candidates, ``T`` ids.
+what is served. Shapes: ``U`` distinct documents, ``B`` sequences, ``K`` candidates, ``T`` ids.
 """
 
 from __future__ import annotations
@@ -175,17 +173,13 @@ class Collator:
         return {"prompt_ids": ids, "prompt_mask": mask, "labels": labels, **counted}
 
     def _example(self, part: _Sequence) -> Example:
-        shown = part.row.documents if self.stage == "read_text" else part.row.documents[: part.expanded]
-        text = "\n\n".join(shown) if shown else None
-        documents = 0 if self.stage == "read_text" else part.documents
-        example = self.tokens.example(
-            part.prompt, documents, part.answer, self.max_length, part.question, part.wording, text
-        )
+        whole, most = self.stage == "read_text", self.max_length
+        shown = part.row.documents[: None if whole else part.expanded]
+        text, documents = "\n\n".join(shown) if shown else None, 0 if whole else part.documents
+        example = self.tokens.example(part.prompt, documents, part.answer, most, part.question, part.wording, text)
         if all(label == -100 for label in example.labels):
-            raise ClaraError(
-                f"{part.row.source}: the prompt leaves no room for the answer in max_len ({self.max_length}); "
-                "raise max_len or leave the row out"
-            )
+            said = f"{part.row.source}: the prompt leaves no room for the answer in max_len ({most})"
+            raise ClaraError(f"{said}; raise max_len or leave the row out")
         return example
 
 

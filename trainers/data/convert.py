@@ -3,14 +3,12 @@
 A row is ``{"id", "question", "docs", "pos_index"}`` with ``gold_answer`` (one string, to learn) for training, or with
 ``answers`` (all accepted ones) for evaluation. *oracle*: the gold paragraphs are always candidates, shuffled in with
 the question's own other paragraphs and with negatives from the pool. *normal*: the candidates are what the search
-finds, or what the file gives, in that order. The pool: every paragraph of the files and of the corpus, in memory.
-Leaves out answers written by a base model, which the paper's stage 2 learns.
+finds, or what the file gives, in that order. The pool, every paragraph of the files and of the corpus, is in memory.
 
 HotpotQA and 2WikiMultiHopQA: a JSON list with ``context`` ``[[title, [sentence, ..]], ..]`` and ``supporting_facts``
 ``[[title, sentence number], ..]``. MuSiQue: JSON lines with ``paragraphs`` marked ``is_supporting``. NQ-open: JSON
 lines with ``question`` and a list ``answer``; its passages are a TSV file ``id, text, title`` (as DPR's psgs_w100.tsv).
-All may be gzipped. A paragraph becomes ``title``, newline, ``text``. Leaves out the sentence level, question
-decompositions, and 2WikiMultiHopQA's separate file of answer aliases.
+All may be gzipped. A paragraph becomes ``title``, newline, ``text``.
 """
 
 from __future__ import annotations
@@ -42,8 +40,6 @@ NAMED = 5
 """Repeated ids named in the warning."""
 _CHANCES = 20
 """Random passages looked at for each place that the search left open."""
-
-
 YES_NO = ("yes", "no", "noanswer")
 
 
@@ -102,6 +98,10 @@ def read_passages(path: Path) -> Iterator[str]:
         yield paragraph(_unquoted(fields[2]) if len(fields) == 3 else "", _unquoted(fields[1]))
 
 
+Paragraphs = Sequence[tuple[bool, str]]
+"""Of a question, each with whether it is gold."""
+
+
 def paragraph(title: str, text: str) -> str:
     """A document's text: its title on a line of its own, then the text."""
     return f"{title.strip()}\n{text.strip()}".strip()
@@ -138,10 +138,9 @@ def _nq(values: Mapping[str, Any], place: str) -> OfficialQuestion:
 
 
 def _question(
-    values: Mapping[str, Any], key: str, place: str, answers: Sequence[Any], paragraphs: Sequence[tuple[bool, str]],
-    **more: bool,
-) -> OfficialQuestion:  # fmt: skip
-    """Of its accepted answers, the main one first and maybe none, and its paragraphs, each with whether it is gold."""
+    values: Mapping[str, Any], key: str, place: str, answers: Sequence[Any], paragraphs: Paragraphs, **more: bool
+) -> OfficialQuestion:
+    """``answers``: the main one first, maybe none."""
     return OfficialQuestion(
         id=str(values.get(key, Path(place).name)),
         question=_string(values["question"]),
@@ -228,9 +227,7 @@ class ConvertConfig:
         if self.store and not self.embedding_model:
             raise ClaraError("a store has no effect without an embedding model clara:NAME; leave one of them out")
         if self.form == "nq" and self.negatives == NO_NEGATIVES:
-            raise ClaraError(
-                "NQ-open names no passages: its gold passage is searched for; use bm25 or embedding negatives"
-            )
+            raise ClaraError("NQ-open names no passages: its gold one is searched for; use bm25 or embedding negatives")
 
 
 class Converter:
@@ -242,13 +239,10 @@ class Converter:
         """
         if config.form == "nq" and not corpus:
             raise ClaraError("NQ-open names no passages; give a --corpus, a TSV file 'id, text, title'")
-        self.config = config
-        self.counts: Counter[str] = Counter()
-        self.left_out: Counter[str] = Counter()
-        self.pool = PassagePool()
+        self.config, self.pool = config, PassagePool()
+        self.counts, self.left_out, self._ids = Counter[str](), Counter[str](), Counter[str]()
         self._search: Search | None = None
         self._questions: list[OfficialQuestion] = []
-        self._ids: Counter[str] = Counter()
         for path in files:
             for question in read_questions(path, config.form):
                 self._take(question)
@@ -259,9 +253,8 @@ class Converter:
         if repeated:  # as in official files; what is learned from hangs on no id
             self.counts["ids that come more than once"] = len(repeated)
             more = f" and {len(repeated) - NAMED} more" if len(repeated) > NAMED else ""
-            logger.warning(
-                "ids that come more than once: %s%s; every question becomes a row", ", ".join(repeated[:NAMED]), more
-            )
+            named = ", ".join(repeated[:NAMED]) + more
+            logger.warning("ids that come more than once: %s; every question becomes a row", named)
 
     def _take(self, question: OfficialQuestion) -> None:
         self.counts["questions read"] += 1

@@ -1,8 +1,7 @@
 """Hard negatives: the passages of a pool that are nearest to a question, by BM25 or by an encoder's vectors.
 
-Vectors come from a sentence-transformers model (optional, imported when used), as the paper's negatives come from a
-bi-encoder, or a CLaRa checkpoint searches in its own latents, as `Clara.search` does. Leaves out which of the nearest
-may serve as a negative (`trainers.data.convert`). Shapes: ``N`` passages, ``B`` questions, ``D`` dimensions.
+Vectors come from a sentence-transformers model (optional), as the paper's negatives come from a bi-encoder, or a CLaRa
+checkpoint searches in its own latents. Shapes: ``N`` passages, ``B`` questions, ``D`` dimensions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What `clara-data` shows: tables of what is in data files and of what a run made, as terminal text.
 
-Texts of rows and files are data: control characters are made visible and nothing in them is read as markup. Leaves out
-everything that computes.
+Texts of rows and files are data: control characters are made visible and nothing in them is read as markup.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Candidates from a store: rows with a question and no documents get the passages that `Clara.search` finds for it.
 
-This is the published ``stage2_mips``, done before the run and not in each of its steps: the compressor is frozen in
-stage 3, so the passages' latents stay as they are, and only the query reasoner moves on; where it has moved far, the
-same command with the new checkpoint and the same store fetches candidates anew. Documents that a row brings along stay
-its first ones, so that its ``pos_index`` holds. Leaves out filling the store (``clara compress``) and official formats
-(`trainers.data.convert`).
+This is the published ``stage2_mips`` before the run and not in each of its steps: the compressor is frozen in stage 3,
+so only the query reasoner moves on; where it has moved far, the same command with the new checkpoint and the same store
+fetches candidates anew. Documents that a row brings along stay its first ones, so that its ``pos_index`` holds.
 """
 
 from __future__ import annotations
@@ -90,9 +88,7 @@ def _question(values: object) -> tuple[Row, Sequence[str]]:
 
 
 def by_latents(clara: Clara) -> Nearest:
-    """`Clara.search` in the store that a checkpoint was loaded with.
-    Raises `ClaraError`: the checkpoint cannot rank.
-    """
+    """`Clara.search` in the store that a checkpoint was loaded with; a `ClaraError` where it cannot rank."""
     if not clara.can_rank:
         raise ClaraError(
             f"{clara.name!r} has no query reasoner to search with; use a checkpoint of stage end_to_end, or --by bm25"
@@ -101,9 +97,7 @@ def by_latents(clara: Clara) -> Nearest:
 
 
 def by_bm25(clara: Clara) -> Nearest:
-    """BM25 over the texts of that store, for the first run of stage 3: a checkpoint before it cannot search.
-    Raises `ClaraError`: the store keeps no texts.
-    """
+    """BM25 over the texts of that store, for the first run of stage 3: a checkpoint before it cannot search."""
     from clara_model.store.cache import durable  # with torch, which a command that reads files does without
 
     store = durable(clara.store)

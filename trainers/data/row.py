@@ -2,7 +2,6 @@
 
 Formats: stage 1 ``{"data_type": "qa" | "paraphrase", "question": [..], "answers": [..], "docs": [..]}``; stages 2 and 3
 and evaluation ``{"question", "docs", "gold_answer" | "answer" | "answers" | "golden_answers", "pos_index"?}``.
-Leaves out files (`trainers.data.rows`) and lengths: the collator shortens what is too long, and counts it.
 """
 
 from __future__ import annotations
@@ -80,10 +79,8 @@ def unfit(row: Row, stage: Stage, documents: int) -> str:
     if stage in RANKED and len(row.questions) != 1:
         return f"{len(row.questions)} questions, but stage 3 wants one in each row"
     if stage == "pretrain" and len(row.documents) > documents:
-        return (
-            f"{len(row.documents)} documents, but stage 1 reads them all and generation_top_k is {documents}; "
-            "raise it, or leave the row out"
-        )
+        said = f"{len(row.documents)} documents, but stage 1 reads them all and generation_top_k is {documents}"
+        return f"{said}; raise it, or leave the row out"
     return ""
 
 
@@ -132,8 +129,7 @@ def _positives(values: dict[str, Any], documents: int) -> tuple[int, ...]:
     found = [found] if isinstance(found, int) and not isinstance(found, bool) else found
     if not isinstance(found, list) or any(not isinstance(i, int) or isinstance(i, bool) for i in found):
         raise ClaraError(f'"pos_index" must be a list of whole numbers, got {found!r}')
-    beyond = [i for i in found if i >= documents]
-    if beyond:
+    if beyond := [i for i in found if i >= documents]:
         raise ClaraError(f'"pos_index" holds {beyond[0]}, but there are {documents} documents (counted from 0)')
     return tuple(dict.fromkeys(i for i in found if i >= 0))
 
@@ -141,7 +137,6 @@ def _positives(values: dict[str, Any], documents: int) -> tuple[int, ...]:
 def _strings(values: list[Any], name: str) -> tuple[str, ...]:
     if not values:
         raise ClaraError(f'"{name}" must hold at least one string, got an empty list')
-    wrong = [value for value in values if not isinstance(value, str)]
-    if wrong:
+    if wrong := [value for value in values if not isinstance(value, str)]:
         raise ClaraError(f'"{name}" must hold only strings, got {type(wrong[0]).__name__}')
     return tuple(values)

@@ -1,7 +1,4 @@
-"""Rows of JSON lines files and of data sets on the hub: read lazily, every one checked, bad ones named by their place.
-
-Leaves out what a row is (`trainers.data.row`) and tokens (`trainers.data.collator`).
-"""
+"""Rows of JSON lines files and data sets on the hub: read lazily, every one checked, bad ones named by their place."""
 
 from __future__ import annotations
 

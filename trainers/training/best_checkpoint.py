@@ -1,8 +1,7 @@
 """The weights of the best evaluation, kept in ``best`` beside the checkpoints; they become the trained checkpoint.
 
-`TrainerState` holds their figure and step, so a resumed run goes on comparing. `transformers` does the same only where
-a checkpoint is written at every evaluation (``load_best_model_at_end``), and counts evaluations without a better one
-anew after a resume (`EarlyStoppingCallback`); here checkpoints come by steps or by the clock.
+`TrainerState` holds their figure and step, so a resumed run goes on comparing. `transformers` needs a checkpoint at
+every evaluation for it (``load_best_model_at_end``), and its `EarlyStoppingCallback` counts anew after a resume.
 """
 
 from __future__ import annotations
@@ -39,9 +38,8 @@ class BestCheckpoint(TrainerCallback):
         """Compare, keep, or end. Raises `ClaraError`: the evaluation has no such figure."""
         metrics = more["metrics"]
         if self.name not in metrics:
-            known = ", ".join(name.removeprefix("eval_") for name in metrics)
-            asked = self.name.removeprefix("eval_")
-            raise ClaraError(f"best_metric {asked!r} is not evaluated here; there are {known}")
+            asked, *known = (name.removeprefix("eval_") for name in (self.name, *metrics))
+            raise ClaraError(f"best_metric {asked!r} is not evaluated here; there are {', '.join(known)}")
         now, best = metrics[self.name], state.best_metric
         if best is None or (now < best if self.name.endswith("loss") else now > best):
             state.best_metric, state.best_global_step = now, state.global_step

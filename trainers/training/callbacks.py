@@ -1,5 +1,4 @@
-"""What a run shows while it goes and leaves behind: progress bar or log lines, ``log.jsonl``, ``loss_curve.png``; and
-what the number of a step or the clock decides."""
+"""What a run shows and leaves behind (progress, ``log.jsonl``, ``loss_curve.png``); what a step's number decides."""
 
 from __future__ import annotations
 
@@ -28,14 +27,8 @@ from trainers.training.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-SHOWN = {
-    "loss": "loss",
-    "alignment_loss": "align",
-    "recall@1": "r@1",
-    "recall@3": "r@3",
-    "recall@5": "r@5",
-    "tokens_per_second": "tok/s",
-}
+SHOWN = {"loss": "loss", "alignment_loss": "align", "recall@1": "r@1", "recall@3": "r@3", "recall@5": "r@5"}
+SHOWN |= {"tokens_per_second": "tok/s"}
 
 
 def short(logs: dict[str, float]) -> str:
@@ -98,10 +91,8 @@ class RunRecorder(TrainerCallback):
         if not state.is_world_process_zero or not any("loss" in line for line in state.log_history):
             return
         if find_spec("matplotlib") is None:
-            logger.warning(
-                "loss_curve.png is not drawn: it needs matplotlib; install it with: "
-                "pip install 'clara-integrations[plots]' (log.jsonl has all the figures)"
-            )
+            install = "pip install 'clara-integrations[plots]' (log.jsonl has all the figures)"
+            logger.warning("loss_curve.png is not drawn: it needs matplotlib; install it with: %s", install)
         else:
             draw(state.log_history, self.save_path / "loss_curve.png")
 

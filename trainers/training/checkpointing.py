@@ -88,7 +88,7 @@ def explained(save_path: Path, what: str) -> Iterator[None]:
         good = newest_checkpoint(save_path)
         last = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
         free = shutil.disk_usage(save_path).free if save_path.is_dir() else 0
+        why = f"{str(error).splitlines()[0]}; {free // 2**20} MiB are free"
         raise ClaraError(
-            f"{what} could not be written to {save_path} ({str(error).splitlines()[0]}; {free // 2**20} MiB are free); "
-            f"{last}: make room and go on with --load_checkpoint"
+            f"{what} could not be written to {save_path} ({why}); {last}: make room and go on with --load_checkpoint"
         ) from error

@@ -1,9 +1,8 @@
 """``--torch_compile``: every decoder layer is compiled by itself, in training alone.
 
-A whole step has branches that break its graph (is a batch padded, which rows have what), a layer has none. All layers
-share their compiled forms, one for each role that runs and for batches with and without padding. Evaluations run as
-they are: their lengths and caches would be compiled once each. Layers stay the modules they are, under their names, for
-roles and checkpoints: accelerate's `compile_regions` puts others in their place.
+A whole step has branches that break its graph, a layer has none. All layers share their compiled forms, one for each
+role that runs and for batches with and without padding. Layers stay the modules they are, under their names, for roles
+and checkpoints: accelerate's `compile_regions` puts others in their place.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Latents of documents that stage 3 has met before: its compressor is frozen, so each document is compressed once.
 
-A document is known by its encoder ids. What is kept is bounded (`LatentCache`) or on disk (`clara_model.store`). A
-latent depends, by float rounding, on the batch it was made in; a run that resumes makes its latents anew, unless they
-are kept on disk. Shapes: ``U`` documents, ``T`` ids, ``M`` memory tokens, ``D`` hidden size.
+A document is known by its encoder ids. What is kept is bounded (`LatentCache`) or on disk; a run that resumes makes the
+others anew, equal but for float rounding. Shapes: ``U`` documents, ``T`` ids, ``M`` memory tokens, ``D`` hidden size.
 """
 
 from __future__ import annotations

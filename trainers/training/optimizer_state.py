@@ -1,8 +1,7 @@
 """The optimizer's state by the names of what trains, whole, however many processes share it.
 
 One file, ``optimizer.pt``, is written and read by any number of processes at any ZeRO stage: DeepSpeed's own
-checkpoints hold each process's part and resume on that number only. What trains at 7B is 84 million numbers, so
-gathering them is cheap.
+checkpoints resume on the same number only. What trains at 7B is 84 million numbers, so gathering them is cheap.
 """
 
 from __future__ import annotations
@@ -65,8 +64,7 @@ class OptimizerState:
     def set(self, values: Mapping[str, Any]) -> None:
         """Put a gathered state in, split as this run splits it; exact where it is split as before."""
         state, rates = values["state"], values["rates"]
-        missing = sorted(set(self.parameters) - set(state))
-        if missing:
+        if missing := sorted(set(self.parameters) - set(state)):
             raise ClaraError(f"the checkpoint's optimizer state lacks {missing[0]}; was it written by another stage?")
         for group, rate in zip(self.plain.param_groups, rates, strict=True):
             group["lr"] = rate
@@ -111,9 +109,7 @@ def read(folder: Path) -> dict[str, Any]:
     """A gathered state, as a checkpoint holds it under `NAME`. Raises `ClaraError`: the file is missing or damaged."""
     values = load(folder / NAME)
     if not isinstance(values, dict) or not {"state", "rates"} <= set(values):
-        raise ClaraError(
-            f"{folder / NAME} holds no optimizer state of this project; go on with the version that wrote it"
-        )
+        raise ClaraError(f"{folder / NAME} holds no optimizer state of this project; use the version that wrote it")
     return values
 
 
@@ -123,9 +119,8 @@ def load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ClaraError(
-            f"{path} cannot be read ({first}); remove {path.parent} to go on from the checkpoint before it"
-        ) from error
+        then = f"remove {path.parent} to go on from the checkpoint before it"
+        raise ClaraError(f"{path} cannot be read ({first}); {then}") from error
 
 
 def _is_split(parameter: nn.Parameter) -> bool:

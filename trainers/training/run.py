@@ -230,10 +230,8 @@ def _resume_from(config: TrainConfig, folder: Path) -> Path | None:
             logger.info("no checkpoint in %s yet; starting from the beginning", folder)
         return newest
     if newest is not None:
-        raise ClaraError(
-            f"{folder} holds {newest.name} of an earlier run; pass --load_checkpoint to go on from it, "
-            "or another save_path"
-        )
+        said = f"{folder} holds {newest.name} of an earlier run"
+        raise ClaraError(f"{said}; pass --load_checkpoint to go on from it, or another save_path")
     return None
 
 
@@ -250,19 +248,14 @@ def _recorded(config: TrainConfig, order: TrainingOrder, model: ClaraModel, resu
             now.write(folder)
         return 1.0
     if old is None:
-        raise ClaraError(
-            f"{folder} has checkpoints but no {RECORD}, so it cannot be told whether they are this run's; start a new "
-            f"run with --pretrain_checkpoint {resume}"
-        )
+        said = f"{folder} has checkpoints but no {RECORD}, so it cannot be told whether they are this run's"
+        raise ClaraError(f"{said}; start a new run with --pretrain_checkpoint {resume}")
     change = old.go_on(checkpointing.step_of(resume), config.new_learning_rate)
     if is_first():
         written, here = checkpointing.processes_of(resume), processes.process_count()
         if written != here:
-            logger.warning(
-                "%s was written by %d processes, this run has %d: it goes on from the same weights and optimizer "
-                "state; dropout draws other numbers",
-                *(resume, written, here),
-            )
+            said = "%s was written by %d processes, this run has %d: dropout draws other numbers than there"
+            logger.warning(said, resume, written, here)
         old.write(folder)
     return change
 
@@ -285,10 +278,8 @@ def split_batches(config: TrainConfig, items: int, process_count: int | None = N
     count = processes.process_count() if process_count is None else process_count
     share, rest = divmod(config.train_batch_size, count)
     if rest or not share:
-        raise ClaraError(
-            f"train_batch_size {config.train_batch_size} cannot be split over {count} processes; "
-            f"use a multiple of {count}"
-        )
+        rows = f"train_batch_size {config.train_batch_size}"
+        raise ClaraError(f"{rows} cannot be split over {count} processes; use a multiple of {count}")
     micro = config.micro_train_batch_size or share
     if "micro_train_batch_size" not in config.given:
         micro = max(size for size in range(1, min(micro, share) + 1) if share % size == 0)

@@ -1,9 +1,8 @@
 """Where each stage starts: the model before its first step.
 
-``pretrain``: fresh roles on a base model. ``instruct``: a pretrained compressor and a fresh generator (published
-behaviour; ``keep_generator`` goes on with the trained one). ``end_to_end``: the query reasoner starts as a copy of the
-compressor, memory rows included; the compressor is frozen. Latents that begin as a residual with anchors get its centre
-and its tokens' weights from the training rows. Shapes: ``V`` vocabulary without added tokens.
+``pretrain``: fresh roles on a base model. ``instruct``: a pretrained compressor and a fresh generator, as published.
+``end_to_end``: the query reasoner starts as a copy of the compressor, memory rows included. A residual with anchors
+gets its centre and its tokens' weights from the training rows. Shapes: ``V`` vocabulary without added tokens.
 """
 
 from __future__ import annotations
@@ -67,9 +66,7 @@ def starting_model(config: TrainConfig, device: torch.device | str | None = None
 
 
 def fetch(config: TrainConfig) -> None:
-    """Bring what the run starts from into the hub's cache, where it comes from the hub; nothing is loaded.
-    Raises `ClaraError`: it is not there.
-    """
+    """Bring what the run starts from into the hub's cache, where it comes from the hub; nothing is loaded."""
     base, revision = config.pretrain, None
     if config.pretrain_checkpoint:
         folder = files.locate(config.pretrain_checkpoint)
@@ -144,10 +141,8 @@ def _from_checkpoint(config: TrainConfig, device: torch.device | str | None) -> 
         if setting.metadata.get("fresh") and name in config.given:
             asked, value = getattr(config, name), getattr(model.config, own)
             if asked not in (value, 0):
-                raise ClaraError(
-                    f"{name} {asked} was asked for, but checkpoint {config.pretrain_checkpoint} was made with {value}; "
-                    f"leave {name} out"
-                )
+                made = f"checkpoint {config.pretrain_checkpoint} was made with {value}"
+                raise ClaraError(f"{name} {asked} was asked for, but {made}; leave {name} out")
     torch.manual_seed(config.seed)
     return model.to_float(torch.float32)
 
@@ -157,13 +152,16 @@ PRIOR = 20.0
 """Places of an average token that every token is given before anything is counted."""
 
 
-@torch.no_grad()
 def weigh_residuals(model: ClaraModel, rows: Iterable[Row]) -> None:
     """Give every residual the weights of these rows, as bfloat16 keeps them, so that the cut survives saving."""
-    weights = token_weights(model.tokens, rows, model.tokens.added_ids[0]).bfloat16()
+    _set_residuals(model, "weight", token_weights(model.tokens, rows, model.tokens.added_ids[0]).bfloat16())
+
+
+@torch.no_grad()
+def _set_residuals(model: ClaraModel, part: str, value: Tensor) -> None:
     for name, parameter in model.residuals.named(list(model.residuals.of)).items():
-        if name.endswith(".weight"):
-            parameter.copy_(weights)
+        if name.endswith(f".{part}"):
+            parameter.copy_(value)
 
 
 def token_weights(tokens: Tokens, rows: Iterable[Row], vocabulary: int) -> Tensor:
@@ -204,10 +202,7 @@ def center_residuals(model: ClaraModel, texts: Iterable[str]) -> None:
     weight = cast(Tensor, model.base.get_input_embeddings().weight)
     ids = torch.tensor([i for text in texts for i in model.tokens.plain_ids(text)], device=weight.device)
     counts = torch.bincount(ids, minlength=len(weight)).to(torch.float32)
-    center_D = (counts / counts.sum()) @ weight.float()
-    for name, parameter in model.residuals.named(list(model.residuals.of)).items():
-        if name.endswith(".center"):
-            parameter.copy_(center_D)
+    _set_residuals(model, "center", (counts / counts.sum()) @ weight.float())
 
 
 @torch.no_grad()
@@ -216,9 +211,8 @@ def at_rate(model: ClaraModel, rate: int, options: LoadOptions) -> ClaraModel:
     The model stays as it is; the base is loaded anew, whose vocabulary has other added tokens at another rate.
     """
     config = replace(model.config, compression_rate=rate)
-    base, tokenizer = load_base(
-        config.base_model, replace(options, revision=config.base_revision), sha256=config.base_sha256
-    )
+    options = replace(options, revision=config.base_revision)
+    base, tokenizer = load_base(config.base_model, options, sha256=config.base_sha256)
     new = ClaraModel(base, tokenizer, config, to_be_loaded=True).to_float(torch.float32)
     state = model.state()
     nearest = torch.arange(config.memory_tokens) * model.config.memory_tokens // config.memory_tokens

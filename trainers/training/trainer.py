@@ -1,8 +1,7 @@
 """`ClaraTrainer`: `transformers.Trainer` with CLaRa's losses, running means, and checkpoints of what trains alone.
 
 Gradient accumulation is exact: every loss is divided by the count of the whole step over all processes
-(`modeling.training_batch.step_counts`). Leaves out where a stage starts (`trainers.training.stages`) and how a run is
-set up (`trainers.training.run`).
+(`modeling.training_batch.step_counts`).
 """
 
 from __future__ import annotations
@@ -84,8 +83,7 @@ class ClaraTrainer(transformers.Trainer):
         """As `transformers.Trainer`; ``args.output_dir`` receives the checkpoints.
 
         Args:
-            model: what is trained.
-            args: `transformers`' settings.
+            model, args: what is trained, and `transformers`' settings.
             epochs: how many the training order holds, for the log.
             answering: evaluate by generating answers too.
             rate_change: a resumed run's learning rates are multiplied by it.
@@ -110,9 +108,7 @@ class ClaraTrainer(transformers.Trainer):
         assert isinstance(model, TrainingModel)
         return model
 
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor]:
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Tensor]:
         """The micro-batches of one step of this process, and the step's counts over all processes ``[4]``."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
         counts = torch.zeros(len(LOSSES), dtype=torch.long, device=device)
@@ -138,10 +134,8 @@ class ClaraTrainer(transformers.Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _with_latents(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.frozen is None:
-            return inputs
         with self.accelerator.autocast():
-            return self.frozen.fill(inputs)
+            return inputs if self.frozen is None else self.frozen.fill(inputs)
 
     def _watch(self, loss: Tensor, rows: Tensor) -> None:
         """Have the loss looked at: on the CPU now, on a GPU with the next log line or checkpoint: no step waits."""
@@ -155,19 +149,12 @@ class ClaraTrainer(transformers.Trainer):
         values = torch.stack([loss for loss, _, _ in unseen]).tolist() if unseen else []
         for value, (_, rows, step) in zip(values, unseen, strict=True):
             if not math.isfinite(value):
-                raise self._not_finite(value, rows, step)
-
-    def _not_finite(self, value: float, rows: Tensor, step: int) -> ClaraError:
-        good = checkpointing.newest_checkpoint(self.save_path)
-        dataset = self.train_dataset
-        named = [str(int(row)) for row in rows]
-        if isinstance(dataset, TrainingOrder):
-            named = [dataset.rows[int(row)].source or str(int(row)) for row in rows]
-        return ClaraError(
-            f"the loss is {value} at step {step}, in the batch of rows {', '.join(named)}; "
-            + (f"the last good checkpoint is {good}" if good else "there is no checkpoint yet")
-            + "; lower learning_rate, or look at these rows"
-        )
+                good = checkpointing.newest_checkpoint(self.save_path)
+                last = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+                names = self.train_dataset.rows if isinstance(self.train_dataset, TrainingOrder) else None
+                named = ", ".join((names and names[int(row)].source) or str(int(row)) for row in rows)
+                said = f"the loss is {value} at step {step}, in the batch of rows {named}; {last}"
+                raise ClaraError(f"{said}; lower learning_rate, or look at these rows")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the running means to a training log line, and write it down."""
@@ -181,15 +168,13 @@ class ClaraTrainer(transformers.Trainer):
     def _read_means(self) -> dict[str, float]:
         steps = max(1, self.state.global_step - getattr(self, "_means_step", self._initial_global_step))
         self._means_step = self.state.global_step
-        means = self.means
-        losses = self.accelerator.reduce(means.losses, "mean").tolist()
-        recalls = self.accelerator.reduce(means.recalls, "sum").tolist()
-        tokens = self.accelerator.reduce(means.tokens, "sum").item()
-        shortened = int(self.accelerator.reduce(means.shortened, "sum").item())
+        means, reduce = self.means, self.accelerator.reduce
+        losses, recalls = reduce(means.losses, "mean").tolist(), reduce(means.recalls, "sum").tolist()
+        tokens, shortened = reduce(means.tokens, "sum").item(), int(reduce(means.shortened, "sum").item())
         found = {name: value / steps for name, value in zip(LOSSES, losses, strict=True) if value != 0}
         if recalls[-1]:
             found |= {f"recall@{k}": recalls[place] / recalls[-1] for place, k in enumerate(RECALL_AT)}
-        signs = self.accelerator.reduce(self.clara.gradient_signs.read().to(self.args.device), "sum").tolist()
+        signs = reduce(self.clara.gradient_signs.read().to(self.args.device), "sum").tolist()
         for name, (right, of) in {"right_signed_first": signs[:2], "right_signed_later": signs[2:]}.items():
             found |= {name: right / of} if of else {}
         if shortened:

@@ -1,7 +1,4 @@
-"""`clara-data synthesize`: from folders of raw text to a file of stage-1 rows, with a summary of what it made and cost.
-
-The rows are written when the asking ends, also when it ends early; what counts until then is the journal beside them.
-"""
+"""`clara-data synthesize`: from folders of raw text to a file of stage-1 rows, with a summary of rows and cost."""
 
 from __future__ import annotations
 
@@ -10,7 +7,8 @@ import asyncio
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from trainers.data.synthesis.client import NO_KEY, Endpoint, EndpointConfig
 from trainers.data.synthesis.journal import Journal, Outcome, Spent
 from trainers.data.synthesis.run import (
     KINDS,
+    OnPassage,
     SynthesisConfig,
     Unfinished,
     estimate,
@@ -59,11 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     generation = parser.add_argument_group("generation")
     add = generation.add_argument
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of rows to write (default: all three)")
-    add("--rounds", type=int, default=10, metavar="N",
-        help="supplementary rounds before a passage is dropped (default: 10)")  # fmt: skip
+    add("--rounds", type=int, default=10, metavar="N", help="further rounds until a passage is dropped (default: 10)")
     add("--attempts", type=int, default=3, metavar="N", help="attempts at a readable reply (default: 3)")
-    add("--passage-tokens", type=at_least_one, metavar="N",
-        help="longest passage (default: the tokenizer's model's, else 256)")  # fmt: skip
+    add("--passage-tokens", type=at_least_one, metavar="N", help="longest passage (default: the model's, else 256)")
     add("--tokenizer", metavar="NAME", help="counts the passages' tokens: checkpoint, base model or tokenizer "
         "(default: clara-tiny's if it is installed, else words)")  # fmt: skip
     add("--limit", type=at_least_one, metavar="N", help="only the first N passages")
@@ -74,14 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "api.openai.com)")  # fmt: skip
     add("--temperature", type=float, default=0.7, metavar="T", help="sampling temperature (default: 0.7); checks use 0")
     add("--max-tokens", type=int, default=2048, metavar="N", help="longest reply (default: 2048)")
-    add("--verdict-tokens", type=int, default=16, metavar="N",
-        help="longest reply to a check (default: 16; give a reasoning model more)")  # fmt: skip
+    add("--verdict-tokens", type=int, default=16, metavar="N", help="longest reply to a check; more for a model that "
+        "reasons (default: 16)")  # fmt: skip
     add("--concurrency", type=int, default=8, metavar="N", help="concurrent requests (default: 8)")
     add("--requests-per-minute", type=float, metavar="N", help="HTTP requests started per minute (default: no limit)")
-    add("--retries", type=int, default=6, metavar="N",
-        help="retries of a request on 429, 5xx, no connection (default: 6)")  # fmt: skip
-    add("--failures", type=at_least_one, default=3, metavar="N",
-        help="runs in which a passage may fail before it is skipped (default: 3)")  # fmt: skip
+    add("--retries", type=int, default=6, metavar="N", help="of a request on 429, 5xx, no connection (default: 6)")
+    add("--failures", type=at_least_one, default=3, metavar="N", help="of a passage until it is skipped (default: 3)")
     add("--timeout", type=float, default=300.0, metavar="SECONDS", help="timeout of one HTTP request (default: 300)")
     add("--extra-body", type=_json_object, default={}, metavar="JSON", help="fields added to every request; null takes "
         'one out, e.g. \'{"temperature": null}\'')  # fmt: skip
@@ -103,10 +98,9 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _dry_run(args, config)
         return 0
-    missing = [flag for flag in ("out", "base_url", "model") if not getattr(args, flag)]
-    if missing:
-        flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in missing)
-        raise ClaraError(f"{flags} must be given; --dry-run shows the prompts without")
+    needed = {"--out": args.out, "--base-url": args.base_url, "--model": args.model}
+    if missing := [flag for flag, value in needed.items() if not value]:
+        raise ClaraError(f"{', '.join(missing)} must be given; --dry-run shows the prompts without")
     args.api_key = _api_key(args.base_url, args.api_key_env)
     endpoint = EndpointConfig(**{one.name: getattr(args, one.name) for one in fields(EndpointConfig)})
     journal_path = args.journal or args.out.with_name(f"{args.out.name}.journal")
@@ -126,8 +120,8 @@ def _run_synthesis(
         nonlocal spent, unfinished
         async with Endpoint(endpoint, journal) as opened:
             spent = opened.spent
-            with _Progress(len(texts), opened, args) as progress:
-                unfinished = await synthesize(texts, opened, config, progress.passage, failures=args.failures)
+            with _progress(len(texts), opened, args) as on_passage:
+                unfinished = await synthesize(texts, opened, config, on_passage, failures=args.failures)
 
     try:
         asyncio.run(ask())
@@ -186,9 +180,8 @@ def synthesis_facts(
         counts.update(outcome.counts)
 
     def tokens(spent: Spent) -> dict[str, object]:
-        values: dict[str, object] = {name.replace("_", " "): value for name, value in asdict(spent).items()}
-        priced = price_in or price_out
-        return values | ({"cost": round(_cost(spent, price_in, price_out), 4)} if priced else {})
+        cost = {"cost": round(_cost(spent, price_in, price_out), 4)} if price_in or price_out else {}
+        return {name.replace("_", " "): value for name, value in asdict(spent).items()} | cost
 
     return {
         "passages": passages,
@@ -221,28 +214,20 @@ def _api_key(base_url: str, variable: str | None) -> str:
     return os.environ[variable]
 
 
-class _Progress:
+@contextmanager
+def _progress(passages: int, endpoint: Endpoint, args: argparse.Namespace) -> Iterator[OnPassage]:
     """A moving line on a terminal: passages, requests, tokens, cost."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("passages"), TimeRemainingColumn())
+    with progress(args.quiet, *columns, TextColumn("{task.fields[spent]}")) as bar:
+        task = bar.add_task("", total=passages, spent="")
 
-    def __init__(self, passages: int, endpoint: Endpoint, args: argparse.Namespace) -> None:
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("passages"), TimeRemainingColumn())
-        self._bar = progress(args.quiet, *columns, TextColumn("{task.fields[spent]}"))
-        self._task = self._bar.add_task("", total=passages, spent="")
-        self._endpoint, self._args = endpoint, args
+        def advance(_: Outcome) -> None:
+            spent = endpoint.spent
+            price = _cost(spent, args.price_in, args.price_out)
+            words = f"{spent.requests:,} requests, {spent.prompt_tokens + spent.completion_tokens:,} tokens"
+            bar.update(task, advance=1, spent=words + (f", {price:.2f}" if price else ""))
 
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def passage(self, _: Outcome) -> None:
-        """One more passage."""
-        spent = self._endpoint.spent
-        price = _cost(spent, self._args.price_in, self._args.price_out)
-        words = f"{spent.requests:,} requests, {spent.prompt_tokens + spent.completion_tokens:,} tokens"
-        self._bar.update(self._task, advance=1, spent=words + (f", {price:.2f}" if price else ""))
+        yield advance
 
 
 def _json_object(word: str) -> Mapping[str, Any]:

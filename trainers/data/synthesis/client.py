@@ -1,10 +1,9 @@
 """Asking a chat model behind an OpenAI-compatible endpoint: limited, retried, counted, never twice for the same thing.
 
-The ``openai`` client makes the requests and repeats those that fail with 408, 409, 429 or 5xx or do not connect,
-waiting as the endpoint says; a completion without a choice is asked for again here. Every HTTP request, a repeated one
-too, waits for its turn under the rate limit. Replies come from the journal where it has them; what is asked stands
-there before it is sent, and the request carries its key (``Idempotency-Key``), so an endpoint that heeds it is not paid
-twice. The client is an optional dependency, imported when an endpoint is opened.
+The ``openai`` client (optional) makes the requests and repeats those that fail with 408, 409, 429 or 5xx or do not
+connect, waiting as the endpoint says; a completion without a choice is asked for again here. Every HTTP request waits
+for its turn under the rate limit. What is asked stands in the journal before it is sent, and the request carries its
+key (``Idempotency-Key``), so an endpoint that heeds it is not paid twice.
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ from trainers.data.synthesis.prompts import Messages
 
 NO_KEY = "none"
 """Sent where no key is given: servers on one's own machine take any."""
-
-
 MALFORMED_PAUSE = 0.5
 """Seconds before a completion without a choice is asked for again, doubled each time up to 8."""
 
@@ -88,11 +85,9 @@ class Pace:
 
     async def turn(self) -> None:
         """Wait until the next request may start."""
-        now = time.monotonic()
-        start = max(now, self._next)
+        start = max(time.monotonic(), self._next)
         self._next = start + self._gap
-        if start > now:
-            await asyncio.sleep(start - now)
+        await asyncio.sleep(max(0.0, start - time.monotonic()))
 
 
 class Endpoint:
@@ -187,21 +182,19 @@ class Endpoint:
             raise self._of_this_passage(ClaraError(f"{said}then run again to go on")) from error
         except self._openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            raise ClaraError(
-                f"{self.config.base_url} cannot be reached ({cause}); check --base-url and run again to go on"
-            ) from error
+            said = f"{self.config.base_url} cannot be reached ({cause})"
+            raise ClaraError(f"{said}; check --base-url and run again to go on") from error
         except (self._openai.OpenAIError, ValueError) as error:
-            raise _MalformedCompletionError(
-                f"{self.config.base_url} does not answer in the form of a chat completion ({error})"
-            ) from error
+            said = f"{self.config.base_url} does not answer in the form of a chat completion ({error})"
+            raise _MalformedCompletionError(said) from error
         return _reply(completion, self.config.base_url)
 
     def _explained(self, error: Any) -> ClaraError:
         said = re.sub(r"^Error code: \d+ - ", "", " ".join(str(error.message).split()))[:300]
         if error.status_code in (400, 413, 422) and self.journal.spent.requests:
             return RequestRefusedError(f"refused by the endpoint ({error.status_code})")
-        hints = {code: "check the key" for code in (401, 403)}
-        hints[404] = "check --base-url (it often ends in /v1) and --model"
+        address = "check --base-url (it often ends in /v1) and --model"
+        hints = {401: "check the key", 403: "check the key", 404: address}
         hint = hints.get(error.status_code, "run again to go on" if error.status_code >= 429 else "see --extra-body")
         failure = ClaraError(f"{self.config.base_url} answered with {error.status_code}: {said}; {hint}")
         return self._of_this_passage(failure) if error.status_code >= 500 else failure

@@ -1,9 +1,8 @@
 """The journal of a synthesis run: every question, reply, failure and finished passage, a line each, never changed.
 
-A run that is killed at any moment goes on from its journal: a reply that is there is not asked for again, a passage
-that is finished is not looked at again. Lines are written with one system call, so a killed process leaves at most one
-torn line, the last, which is cut off when the journal is opened. Not covered: a machine that loses power may lose the
-last seconds. Replies of finished passages are not kept in memory, so it grows with the passages, not the requests.
+A run that is killed at any moment goes on from its journal. Lines are written with one system call, so a killed process
+leaves at most one torn line, the last, which is cut off when the journal is opened; a machine that loses power may lose
+the last seconds. Replies of finished passages are not kept in memory.
 """
 
 from __future__ import annotations
@@ -103,8 +102,7 @@ class Journal:
 
     def add_question(self, passage: str, key: str) -> None:
         """Keep that a request is about to be sent: one that a kill leaves without a reply may be paid for."""
-        self._append({"asked": key, "passage": passage})
-        self._unanswered.add(key)
+        self._write({"asked": key, "passage": passage})
 
     @property
     def unanswered(self) -> int:
@@ -113,8 +111,7 @@ class Journal:
 
     def add_failure(self, passage: str, why: str) -> None:
         """Keep that a passage failed."""
-        self._append({"failed": passage, "why": why})
-        self._failures.setdefault(passage, []).append(why)
+        self._write({"failed": passage, "why": why})
 
     def failures(self, passage: str) -> list[str]:
         """Why a passage failed, each time."""
@@ -123,10 +120,7 @@ class Journal:
     def add_reply(self, passage: str, key: str, reply: Reply) -> None:
         """Keep a reply for good."""
         tokens = [reply.prompt_tokens, reply.completion_tokens]
-        self._append({"passage": passage, "key": key, "reply": reply.text, "cut_off": reply.cut_off, "tokens": tokens})
-        self._replies.setdefault(passage, {})[key] = reply
-        self._unanswered.discard(key)
-        self.spent.add(reply)
+        self._write({"passage": passage, "key": key, "reply": reply.text, "cut_off": reply.cut_off, "tokens": tokens})
 
     def is_finished(self, passage: str) -> bool:
         """Whether the passage has its outcome."""
@@ -134,8 +128,7 @@ class Journal:
 
     def finish(self, passage: str, outcome: Outcome) -> None:
         """Keep a passage's outcome for good."""
-        self._finished[passage] = self._append({"finished": passage, "settings": self.settings, **asdict(outcome)})
-        self._replies.pop(passage, None)
+        self._write({"finished": passage, "settings": self.settings, **asdict(outcome)})
 
     def outcome(self, passage: str) -> Outcome:
         """The outcome of a finished passage, read from the file."""
@@ -152,6 +145,9 @@ class Journal:
         except OSError:
             raise ClaraError(f"{self.path} is in use by another run; wait for it or give another --journal") from None
 
+    def _write(self, values: dict[str, Any]) -> None:
+        self._take(values, self._append(values))
+
     def _append(self, values: dict[str, Any]) -> int:
         line = json.dumps(values, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         start = os.lseek(self._file, 0, os.SEEK_END)
@@ -164,7 +160,11 @@ class Journal:
         end = 0
         for number, (start, line) in enumerate(self._lines(), start=1):
             try:
-                self._take(json.loads(line), start, number)
+                values = json.loads(line)
+                if number == 1 and values != _HEADER:
+                    raise ValueError(values)
+                if number > 1:
+                    self._take(values, start)
             except (ValueError, KeyError, TypeError) as error:
                 raise ClaraError(self._what_is_wrong(number)) from error
             end = start + len(line)
@@ -187,11 +187,9 @@ class Journal:
             return f"{self.path} is not a journal of this command; give another --journal"
         return f"{self.path}:{number} is damaged; delete the line and run again"
 
-    def _take(self, values: dict[str, Any], start: int, number: int) -> None:
-        if number == 1:
-            if values != _HEADER:
-                raise ValueError(values)
-        elif "finished" in values:
+    def _take(self, values: dict[str, Any], start: int) -> None:
+        """Remember what a line says, which begins at a byte of the file."""
+        if "finished" in values:
             if values["settings"] == self.settings:
                 self._finished[values["finished"]] = start
                 self._replies.pop(values["finished"], None)
@@ -200,10 +198,8 @@ class Journal:
         elif "asked" in values:
             self._unanswered.add(values["asked"])
         else:
-            read, written = values["tokens"]
-            reply = Reply(
-                text=values["reply"], cut_off=values["cut_off"], prompt_tokens=read, completion_tokens=written
-            )
+            text, cut_off, (read, written) = values["reply"], values["cut_off"], values["tokens"]
+            reply = Reply(text=text, cut_off=cut_off, prompt_tokens=read, completion_tokens=written)
             self.spent.add(reply)
             self._unanswered.discard(values["key"])
             self._replies.setdefault(values["passage"], {})[values["key"]] = reply

@@ -1,7 +1,6 @@
 """What a chat model wrote back, read into question-answer pairs, verdicts and paraphrases.
 
-Models add code fences, reasoning, greetings and numbering, and are cut off; whatever can be read is read. A reply that
-cannot be is a `MalformedReply`, which the caller may ask for again. Leaves out asking (`synthesis.client`).
+Models add code fences, reasoning, greetings and numbering, and are cut off; whatever can be read is read.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def supplementary_questions(document: str, kept: Sequence[Pair], refused: Sequen
     """Ask for questions on what the pairs so far do not cover; an empty list says that all is covered."""
     parts = ["These questions have been asked already:", _numbered(kept)]
     if refused:
-        parts += ["These were thrown out as wrong or not answered by the document; do not ask them again:"]
-        parts += [_numbered(refused)]
+        thrown_out = "These were thrown out as wrong or not answered by the document; do not ask them again:"
+        parts += [thrown_out, _numbered(refused)]
     task = (
         "Go through the document sentence by sentence. For every fact that none of the questions asked already brings "
         "up, write one simple question. If all facts are covered, reply with the empty list []."
@@ -127,6 +127,5 @@ def _messages(system: str, document: str, *parts: str) -> Messages:
 
 
 def _numbered(pairs: Sequence[Pair]) -> str:
-    return (
-        "\n".join(f"{number}. {pair.question} {pair.answer}" for number, pair in enumerate(pairs, start=1)) or "(none)"
-    )
+    lines = (f"{number}. {pair.question} {pair.answer}" for number, pair in enumerate(pairs, start=1))
+    return "\n".join(lines) or "(none)"

@@ -3,8 +3,7 @@
 About one passage: simple questions with answers, each pair judged; then, up to ``rounds`` times, supplementary
 questions for what is not covered yet, until the model finds nothing more; a passage that is never covered is dropped.
 Then complex questions and a paraphrase, judged likewise. Source: arXiv 2511.18659, data synthesis; here the judge is
-the writer's own model. Rows as published: ``{"data_type": "qa" | "paraphrase", "question": [..], "answers": [..],
-"docs": [passage]}``. How the model is asked and what is remembered: `synthesis.client`, `synthesis.journal`.
+the writer's own model. Rows as published.
 """
 
 from __future__ import annotations
@@ -202,10 +201,8 @@ def estimate(documents: Sequence[str], config: SynthesisConfig, count: Callable[
         prompt_tokens += times.get(what, 1.0) * (frame * len(documents) + text_tokens)
     tokens_of_a_pair, tokens_of_a_verdict = 30, 2
     rewritten = text_tokens if "paraphrase" in config.kinds else 0
-    completion_tokens = rewritten + tokens_of_a_pair * pairs * len(documents) + tokens_of_a_verdict * requests
-    return Spent(
-        requests=round(requests), prompt_tokens=round(prompt_tokens), completion_tokens=round(completion_tokens)
-    )
+    written = rewritten + tokens_of_a_pair * pairs * len(documents) + tokens_of_a_verdict * requests
+    return Spent(requests=round(requests), prompt_tokens=round(prompt_tokens), completion_tokens=round(written))
 
 
 class DroppedError(Exception):
@@ -216,8 +213,7 @@ class PassageWriter:
     """Writes and checks everything about one passage."""
 
     def __init__(self, document: str, ask: Ask, config: SynthesisConfig) -> None:
-        self.document, self.config, self.outcome = document, config, Outcome()
-        self._ask = ask
+        self.document, self._ask, self.config, self.outcome = document, ask, config, Outcome()
 
     async def write(self) -> Outcome:
         """Ask for all kinds, one after the other; what fails is left out with its reason."""
@@ -232,9 +228,7 @@ class PassageWriter:
         return self.outcome
 
     async def _simple(self) -> dict[str, Any]:
-        kept, refused = await self._checked(
-            await self._read(prompts.simple_questions(self.document), read_pairs), [], []
-        )
+        kept, refused = await self._checked(await self._read(prompts.simple_questions(self.document), read_pairs))
         for number in range(self.config.rounds + 1):
             request = prompts.supplementary_questions(self.document, kept, refused)
             found = await self._read(request, read_pairs, attempt=number * self.config.attempts + 1)
@@ -248,7 +242,7 @@ class PassageWriter:
         raise DroppedError(f"not covered after {self.config.rounds} rounds")
 
     async def _complex(self) -> dict[str, Any]:
-        kept, _ = await self._checked(await self._read(prompts.complex_questions(self.document), read_pairs), [], [])
+        kept, _ = await self._checked(await self._read(prompts.complex_questions(self.document), read_pairs))
         if not kept:
             raise DroppedError("no question passed the check")
         return self._row(kept)
@@ -271,15 +265,14 @@ class PassageWriter:
         return {"data_type": "qa", "question": questions, "answers": answers, "docs": [self.document]}
 
     async def _checked(
-        self, found: Sequence[Pair], kept: Sequence[Pair], refused: Sequence[Pair]
+        self, found: Sequence[Pair], kept: Sequence[Pair] = (), refused: Sequence[Pair] = ()
     ) -> tuple[list[Pair], list[Pair]]:
         """Judge the new ones among some pairs: the pairs kept and refused by now."""
         new = _without(found, [*kept, *refused])
         self.outcome.count("pairs written", len(found))
         self.outcome.count("pairs repeated", len(found) - len(new))
         verdicts = await _all(self._approved(prompts.judge_pair(self.document, pair)) for pair in new)
-        good = [pair for pair, verdict in zip(new, verdicts, strict=True) if verdict]
-        bad = [pair for pair, verdict in zip(new, verdicts, strict=True) if not verdict]
+        good, bad = ([p for p, v in zip(new, verdicts, strict=True) if v == wanted] for wanted in (True, False))
         self.outcome.count("pairs refused", len(bad))
         return [*kept, *good], [*refused, *bad]
 
@@ -325,9 +318,8 @@ class PassageWriter:
 async def _all(waiting: Iterable[Awaitable[_T]]) -> list[_T]:
     """All results; where one fails, the others are waited for first, so that no reply is lost."""
     found = await asyncio.gather(*waiting, return_exceptions=True)
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
+    if failed := next((one for one in found if isinstance(one, BaseException)), None):
+        raise failed
     return [one for one in found if not isinstance(one, BaseException)]
 
 
