@@ -18,12 +18,10 @@ from typing import Any
 SQL = tuple[str, list[Any]]
 """A test on the columns ``d.id`` and ``d.metadata`` (JSON), never NULL, and its values."""
 DOCUMENT = "$document"
-_ORDERS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _DEEPEST, _JOINED = 30, 500
 """Tests in one another, and side by side without brackets, that SQLite takes."""
 _LARGEST = 2**63 - 1
-_TEXTS = "('text')"
-_NUMBERS = "('integer', 'real')"
+_TEXT, _NUMBER = "'text'", "'integer', 'real'"
 
 
 def condition(where: Mapping[str, Any]) -> SQL:
@@ -110,7 +108,7 @@ def _negated(test: SQL) -> SQL:
 
 
 def _path(name: str) -> str:
-    """Of a name as `dump_metadata` spells it: SQLite compares the spellings."""
+    """Of a name as stores spell it: SQLite compares the spellings."""
     return f"$.{json.dumps(name)}"
 
 
@@ -120,6 +118,12 @@ def _value(name: str) -> SQL:
 
 def _type(name: str) -> SQL:
     return ("'text'", []) if name == DOCUMENT else ("coalesce(json_type(d.metadata, ?), '')", [_path(name)])
+
+
+def _typed(name: str, types: str, test: str, *values: Any) -> SQL:
+    """A test of the value under a name (``{}`` in it), where that has one of some types."""
+    (found, path), (kind, typed) = _value(name), _type(name)
+    return f"({kind} IN ({types}) AND {test.format(found)})", [*typed, *path, *values]
 
 
 _MEMBERS = (str, int, float, bool, type(None))
@@ -143,11 +147,11 @@ def _is(name: str, value: Any) -> SQL:
         return "coalesce(d.metadata -> ? = ?, 0)", [_path(name), spelled]
     if isinstance(_plain(name, value), datetime):
         return _dated(name, "=", value)
-    (found, path), (kind, typed) = _value(name), _type(name)
     if _spelled(value):  # what SQLite cannot hold is compared as JSON
-        return "coalesce(d.metadata -> ? = ?, 0)", [*path, json.dumps(value)]
+        return "coalesce(d.metadata -> ? = ?, 0)", [_path(name), json.dumps(value)]
     if isinstance(value, str) and value[:1] in ("[", "{"):  # a list is no text
-        return f"({kind} = 'text' AND {found} IS ?)", [*typed, *path, value]
+        return _typed(name, _TEXT, "{} IS ?", value)
+    found, path = _value(name)
     return f"({found} IS ?)", [*path, value]
 
 
@@ -184,21 +188,17 @@ def _order(sign: str) -> Callable[[str, Any], SQL]:
             raise TypeError(f"where[{name!r}] compares with a number, a string or a date, got {value!r}")
         if isinstance(_plain(name, value, (str, int, float, datetime)), datetime):
             return _dated(name, sign, value)
-        (found, path), (kind, typed) = _value(name), _type(name)
-        types = _TEXTS if isinstance(value, str) else _NUMBERS
         if isinstance(value, str):
-            value = value.encode("utf-8", "replace").decode()
-        elif _spelled(value):
+            return _typed(name, _TEXT, f"{{}} {sign} ?", value.encode("utf-8", "replace").decode())
+        if _spelled(value):
             value = math.copysign(math.inf, value) if abs(value) > 10**308 else float(value)
-        return f"({kind} IN {types} AND {found} {sign} ?)", [*typed, *path, value]
+        return _typed(name, _NUMBER, f"{{}} {sign} ?", value)
 
     return ordered
 
 
 def _dated(name: str, sign: str, value: datetime) -> SQL:
-    (found, path), (kind, typed) = _value(name), _type(name)
-    test = f"({kind} = 'text' AND coalesce(date_order({found}, ?) {sign} 0, 0))"
-    return test, [*typed, *path, value.isoformat()]
+    return _typed(name, _TEXT, f"coalesce(date_order({{}}, ?) {sign} 0, 0)", value.isoformat())
 
 
 def date_order(text: Any, other: str) -> int | None:
@@ -224,30 +224,32 @@ def add_functions(connection: sqlite3.Connection) -> None:
 def _contains(name: str, value: Any) -> SQL:
     if isinstance(_plain(name, value), datetime):
         value = value.isoformat()
-    (kind, typed), (found, path) = _type(name), _value(name)
     if name == DOCUMENT:
         return ("(instr(d.id, ?) > 0)", [value]) if isinstance(value, str) and not _spelled(value) else ("0", [])
     if _spelled(value):
         member, sought = "d.metadata -> fullkey = ?", json.dumps(value)
     else:
         member, sought = "atom IS ? AND type NOT IN ('array', 'object')", value
-    test = f"EXISTS (SELECT 1 FROM json_each(d.metadata, ?) WHERE {member})"
-    listed = f"({kind} = 'array' AND {test})", [*typed, *path, sought]
+    kind, typed = _type(name)
+    test = f"({kind} = 'array' AND EXISTS (SELECT 1 FROM json_each(d.metadata, ?) WHERE {member}))"
+    listed = test, [*typed, _path(name), sought]
     if not isinstance(value, str) or _spelled(value):
         return listed
-    return _joined("OR", [listed, (f"({kind} = 'text' AND instr({found}, ?) > 0)", [*typed, *path, value])], "0")
+    return _joined("OR", [listed, _typed(name, _TEXT, "instr({}, ?) > 0", value)], "0")
 
 
 def _holds(name: str, value: Any) -> SQL:
-    (kind, typed), (found, path) = _type(name), _value(name)
-    test = f"({kind} = 'text' AND instr(folded({found}), ?) > 0)"
-    return test, [*typed, *path, _plain(name, value, (str,)).casefold().encode("utf-8", "replace").decode()]
+    sought = _plain(name, value, (str,)).casefold().encode("utf-8", "replace").decode()
+    return _typed(name, _TEXT, "instr(folded({}), ?) > 0", sought)
 
 
 OPERATORS: dict[str, Callable[[str, Any], SQL]] = {
     "$eq": _is,
     "$ne": _not(_is),
-    **{name: _order(sign) for name, sign in _ORDERS.items()},
+    "$gt": _order(">"),
+    "$gte": _order(">="),
+    "$lt": _order("<"),
+    "$lte": _order("<="),
     "$in": _in,
     "$nin": _not(_in),
     "$contains": _contains,

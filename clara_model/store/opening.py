@@ -16,7 +16,6 @@ from clara_model.store.sqlite.store import FILE, SQLiteStore
 
 logger = logging.getLogger(__name__)
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _OBJECTS = ("s3", "gs", "az", "abfss")
 """Schemes of object storage; what lies there is a Lance store."""
 
@@ -37,28 +36,28 @@ def open_store(url: str | Path, *, encoding: str | None = None, keep_text: bool 
     name = str(url)
     if not name.strip():
         raise ValueError("the store's path is empty; name a folder")
-    scheme = _SCHEME.match(name)
-    if scheme and scheme[1].lower() == "file":
-        name, scheme = name[len("file://") :], None
-    if scheme and scheme[1].lower() not in _OBJECTS:
-        raise ClaraError(f"{name} has the unknown scheme {scheme[1]}://; a store is a folder or at {_known()}")
-    if scheme or _is_lance(name):
-        return LanceStore(name if scheme else Path(name).expanduser(), encoding=encoding, keep_text=keep_text)
-    return SQLiteStore(name, encoding=encoding, keep_text=keep_text)
+    scheme, place = _parted(url)
+    if scheme and scheme not in _OBJECTS:
+        known = ", ".join(f"{one}://" for one in _OBJECTS)
+        raise ClaraError(f"{name} has the unknown scheme {scheme}://; a store is a folder or at {known}")
+    if is_shared(url):
+        return LanceStore(place if scheme else Path(place).expanduser(), encoding=encoding, keep_text=keep_text)
+    return SQLiteStore(place, encoding=encoding, keep_text=keep_text)
 
 
-def _known() -> str:
-    return ", ".join(f"{scheme}://" for scheme in _OBJECTS)
-
-
-def _is_lance(name: str) -> bool:
-    return name.rstrip("/").endswith(".lance")
+def _parted(url: str | Path) -> tuple[str, str]:
+    """The scheme of a URL, empty for a folder, and the URL or the folder's path."""
+    name = str(url)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", name)
+    if scheme is None or scheme[1].lower() == "file":
+        return "", name[scheme.end() :] if scheme else name
+    return scheme[1].lower(), name
 
 
 def is_shared(url: str | Path) -> bool:
     """Whether a store of this name is one that several machines may use at once."""
-    scheme = _SCHEME.match(str(url))
-    return bool(scheme and scheme[1].lower() != "file") or _is_lance(str(url))
+    scheme, place = _parted(url)
+    return bool(scheme) or place.rstrip("/").endswith(".lance")
 
 
 def existing_store(url: str | Path) -> str:
@@ -68,19 +67,14 @@ def existing_store(url: str | Path) -> str:
         FileNotFoundError: there is nothing.
         ClaraError: something else is there.
     """
-    name = str(url)
-    if _SCHEME.match(name) and not name.startswith("file://"):
-        if not lance.exists(name):
-            raise FileNotFoundError(
-                f"{name} holds no store; make it with: clara compress FILE_OR_FOLDER --store {name}"
-            )
-        return name
-    folder = Path(name.removeprefix("file://")).expanduser()
-    if not folder.exists():
-        raise FileNotFoundError(f"{name} does not exist; make it with: clara compress FILE_OR_FOLDER --store {name}")
+    scheme, place = _parted(url)
+    folder = Path(place).expanduser()
+    if not (lance.exists(place) if scheme else folder.exists()):
+        what = "holds no store" if scheme else "does not exist"
+        raise FileNotFoundError(f"{url} {what}; make it with: clara compress FILE_OR_FOLDER --store {url}")
     if folder.is_dir() and not (folder / FILE).is_file() and not (folder / "documents.lance").is_dir():
-        raise ClaraError(f"{name} is a folder without a store; make one with: clara compress FILE_OR_FOLDER --store ..")
-    return name
+        raise ClaraError(f"{url} is a folder without a store; make one with: clara compress FILE_OR_FOLDER --store ..")
+    return str(url)
 
 
 def copy_store(source: DurableStore, target: DurableStore) -> int:

@@ -67,11 +67,10 @@ class StoredDocument:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """JSON values by name."""
 
-
-def placed(one: StoredDocument) -> Iterator[Window]:
-    """A document's windows with what is said about it."""
-    for number, window in enumerate(one.windows):
-        yield replace(window, document=one.id, number=number, metadata=one.metadata)
+    def placed(self) -> Iterator[Window]:
+        """Its windows with what is said about it."""
+        for number, window in enumerate(self.windows):
+            yield replace(window, document=self.id, number=number, metadata=self.metadata)
 
 
 @dataclass(frozen=True)
@@ -128,17 +127,6 @@ def check_fingerprint(store: str, own: str | None, fingerprint: str) -> None:
         )
 
 
-def check_options(store: str, asked: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse options (None: no matter) that a store was not made with.
-
-    Raises:
-        ClaraError: with both values.
-    """
-    for name, value in asked.items():
-        if value is not None and value != own[name]:
-            raise ClaraError(f"{store} has {name} {own[name]} and {value} was asked for; leave {name} out, or copy it")
-
-
 def batches(items: Iterable[T], size: int = AT_ONCE) -> Iterator[list[T]]:
     """So many at a time."""
     rest = iter(items)
@@ -170,17 +158,14 @@ class DurableStore(LatentStore, Protocol):
     A row that is damaged is never returned: it is named in a warning and counts as not there, so it is made anew.
     """
 
-    @property
-    def url(self) -> str:
-        """What `open_store` opens it by."""
+    url: str
+    """What `open_store` opens it by."""
+    identity: str
+    """A name that no other store has, for what is derived from this one."""
 
     @property
     def fingerprint(self) -> str | None:
         """Of the checkpoint whose latents it holds; None before the first `put`."""
-
-    @property
-    def identity(self) -> str:
-        """A name that no other store has, for what is derived from this one."""
 
     @property
     def generation(self) -> int:

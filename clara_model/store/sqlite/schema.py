@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 from clara_model.errors import ClaraError
@@ -32,16 +31,6 @@ _TABLES = (
         key BLOB NOT NULL, PRIMARY KEY (document, number)) WITHOUT ROWID""",
     "CREATE INDEX windows_by_key ON windows (key)",
 )
-
-
-@dataclass(frozen=True)
-class About:
-    """What a store file says about itself."""
-
-    identity: str
-    encoding: str
-    keeps_text: bool
-    fingerprint: str | None
 
 
 def create(connections: Connections, encoding: str | None, keep_text: bool | None) -> None:
@@ -79,8 +68,8 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
 
-def read_about(connection: sqlite3.Connection, folder: Path) -> About:
-    """What the file says about itself.
+def read_about(connection: sqlite3.Connection, folder: Path) -> tuple[str, str, bool, str | None]:
+    """What the file says about itself: identity, element type, whether texts are kept, fingerprint.
 
     Raises:
         ClaraError: another program's file, a newer format, or values that make no sense.
@@ -95,10 +84,10 @@ def read_about(connection: sqlite3.Connection, folder: Path) -> About:
         )
     if version != str(FORMAT) or values.get("encoding") not in ENCODINGS or not values.get("identity"):
         raise ClaraError(f"{folder} is damaged: what it says about itself makes no sense ({values!r})")
-    return About(values["identity"], values["encoding"], values.get("keeps_text") == "1", values.get("fingerprint"))
+    return values["identity"], values["encoding"], values.get("keeps_text") == "1", values.get("fingerprint")
 
 
-def generation(connection: sqlite3.Connection) -> tuple[str | None, int]:
+def state(connection: sqlite3.Connection) -> tuple[str | None, int]:
     """The fingerprint, and how often blocks have gone or got another number (0 where an older version wrote)."""
     query = "SELECT name, value FROM about WHERE name IN ('fingerprint', 'generation')"
     found = dict(connection.execute(query).fetchall())
@@ -109,11 +98,6 @@ def move_generation(connection: sqlite3.Connection) -> None:
     """Blocks have gone or got another number. Inside a transaction."""
     counted = "INSERT INTO about VALUES ('generation', '1') ON CONFLICT (name) DO UPDATE SET value = value + 1"
     connection.execute(counted)
-
-
-def forget_fingerprint(connection: sqlite3.Connection) -> None:
-    """The store is nobody's again. Inside a transaction."""
-    connection.execute("DELETE FROM about WHERE name = 'fingerprint'")
 
 
 def claim(connection: sqlite3.Connection, fingerprint: str) -> str:

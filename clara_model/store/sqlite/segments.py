@@ -22,10 +22,6 @@ _MAPS = 64
 """Files that are kept open."""
 
 
-class Replaced(Exception):
-    """A segment's file is not there: the store has been compacted in between, or it was deleted."""
-
-
 class Segments:
     """The files ``data-<number>.bin`` of a folder."""
 
@@ -43,8 +39,7 @@ class Segments:
         """The bytes, read-only.
 
         Raises:
-            Replaced: the segment is not there.
-            ValueError: the file ends before them.
+            ValueError: the file is not there (the store has been compacted, or it was deleted) or ends before them.
         """
         mapped = self._maps.get(segment)
         if mapped is None or offset + size > len(mapped):
@@ -57,7 +52,7 @@ class Segments:
         try:
             file = self.path(segment).open("rb")
         except FileNotFoundError as error:
-            raise Replaced(f"{self.path(segment).name} is not there") from error
+            raise ValueError(f"{self.path(segment).name} is not there") from error
         with file:
             if not os.fstat(file.fileno()).st_size:
                 raise ValueError(f"{self.path(segment).name} is empty")

@@ -7,33 +7,23 @@ Leaves out storage that machines share (`store.lance`) and search.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from clara_model.errors import ClaraError
-from clara_model.store.encodings import (
-    EncodedBlock,
-    check_encoding,
-    checksum,
-    decode,
-    document_checksum,
-    dump_metadata,
-    encode,
-)
+from clara_model.store.base import COLUMNS, BaseStore, document_values
+from clara_model.store.encodings import check_encoding, encode
 from clara_model.store.filters import condition
 from clara_model.store.protocol import (
     AT_ONCE,
     Block,
     Damage,
-    DurableStore,
     MissingBlocks,
     Row,
     StoredDocument,
@@ -41,32 +31,16 @@ from clara_model.store.protocol import (
     Where,
     batches,
     check_fingerprint,
-    check_options,
-    placed,
 )
 from clara_model.store.sqlite.connection import Connections, prepared
-from clara_model.store.sqlite.schema import (
-    FORMAT,
-    About,
-    claim,
-    create,
-    forget_fingerprint,
-    generation,
-    move_generation,
-    place,
-    read_about,
-    set_place,
-)
-from clara_model.store.sqlite.segments import SEGMENT_BYTES, Replaced, Segments
-from clara_model.windows import Window
+from clara_model.store.sqlite.schema import FORMAT, claim, create, move_generation, place, read_about, set_place, state
+from clara_model.store.sqlite.segments import SEGMENT_BYTES, Segments
 
 logger = logging.getLogger(__name__)
 
 FILE = "latents.sqlite"
-_DAMAGED = (ValueError, TypeError, AttributeError, Replaced)
-_STORED = "length slots width encoding dtype checksum text segment offset size".split()
-_COLUMNS = f"number, key, {', '.join(_STORED)}"
-_PUT = f"INSERT INTO blocks (key, {', '.join(_STORED)}) VALUES (?{', ?' * len(_STORED)})"
+_STORED = (*COLUMNS, "segment", "offset", "size")
+_PUT = f"INSERT INTO blocks ({', '.join(_STORED)}) VALUES (?{', ?' * (len(_STORED) - 1)})"
 _WINDOWS = """SELECT d.id, d.digest, d.metadata, d.checksum, w.key, w.start, w."end"
     FROM documents d LEFT JOIN windows w ON w.document = d.id"""
 _ID = "CAST(? AS TEXT)"
@@ -74,7 +48,7 @@ _ID = "CAST(? AS TEXT)"
 _MISSING = "SELECT document, number FROM windows w WHERE NOT EXISTS (SELECT 1 FROM blocks b WHERE b.key = w.key)"
 
 
-class SQLiteStore(DurableStore):
+class SQLiteStore(BaseStore):
     """A `DurableStore` in ``folder/latents.sqlite``. Thread-safe; many processes may have it open."""
 
     def __init__(self, folder: str | Path, *, encoding: str | None = None, keep_text: bool | None = None) -> None:
@@ -91,6 +65,7 @@ class SQLiteStore(DurableStore):
                 another element type than asked for.
         """
         self.folder = Path(folder).expanduser()
+        self.url = str(self.folder)
         if encoding is not None:
             check_encoding(encoding)
         self._connections = Connections(self.folder / FILE, read_only=prepared(self.folder / FILE))
@@ -98,65 +73,49 @@ class SQLiteStore(DurableStore):
         try:
             if not self._connections.read_only:
                 create(self._connections, encoding, keep_text)
-            self._about: About = self._read_about()
-            own = {"encoding": self._about.encoding, "keep_text": self._about.keeps_text}
-            check_options(self.url, {"encoding": encoding, "keep_text": keep_text}, own)
+            with self._connections.reading() as connection:
+                about = read_about(connection, self.folder)
+            self.identity, self.encoding, self.keeps_text, self._fingerprint = about
+            self._check_options(encoding, keep_text)
         except BaseException:
             with suppress(ClaraError):
                 self._connections.close()
             raise
-
-    def _read_about(self) -> About:
-        with self._connections.reading() as connection:
-            return read_about(connection, self.folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the same folder."""
         return type(self), (str(self.folder),)
 
     @property
-    def url(self) -> str:
-        return str(self.folder)
-
-    @property
-    def identity(self) -> str:
-        return self._about.identity
-
-    @property
     def fingerprint(self) -> str | None:
-        if self._about.fingerprint is None:
-            self._about = self._read_about()
-        return self._about.fingerprint
+        if self._fingerprint is None:
+            self._look()
+        return self._fingerprint
 
     @property
     def generation(self) -> int:
+        return self._look()
+
+    def _look(self) -> int:
+        """See whether it has been cleared, or filled, by another process; its generation."""
         with self._connections.reading() as connection:
-            fingerprint, moved = generation(connection)
-        if fingerprint != self._about.fingerprint:  # it has been cleared, or filled
-            self._about = replace(self._about, fingerprint=fingerprint)
-        return moved
+            self._fingerprint, generation = state(connection)
+        return generation
 
     # -- blocks ------------------------------------------------------------------------------------------------
-
-    def get(self, fingerprint: str, keys: Sequence[str]) -> list[Block | None]:
-        if self.fingerprint is None:
-            return [None] * len(keys)
-        found = {row.key: row.block for row in self._select("key", [bytes.fromhex(key) for key in dict.fromkeys(keys)])}
-        check_fingerprint(self.url, self.fingerprint, fingerprint)
-        return [found.get(key) for key in keys]
 
     def put(self, fingerprint: str, blocks: Mapping[str, Block]) -> None:
         if not blocks:
             return
-        encoded = [encode(block.vector, self._about.encoding) for block in blocks.values()]
+        encoded = [encode(block.vector, self.encoding) for block in blocks.values()]
         with self._connections.writing() as connection:
-            self._about = replace(self._about, fingerprint=claim(connection, fingerprint))
-            check_fingerprint(self.url, self.fingerprint, fingerprint)
+            self._fingerprint = claim(connection, fingerprint)
+            check_fingerprint(self.url, self._fingerprint, fingerprint)
             segment, start = self._room(connection)
             rows = []
             end = start
             for (key, block), one in zip(blocks.items(), encoded, strict=True):
-                rows.append((*self._values(key, block, one), segment, end, len(one.data)))
+                rows.append((*self._values(fingerprint, bytes.fromhex(key), block, one), segment, end, len(one.data)))
                 end += len(one.data)
             self._segments.write(segment, start, [one.data for one in encoded])
             _delete(connection, "key", [row[0] for row in rows])
@@ -180,10 +139,6 @@ class SQLiteStore(DurableStore):
             yield from rows
             after = last
 
-    def rows(self, numbers: Sequence[int]) -> list[Row]:
-        found = {row.number: row for row in self._select("number", list(dict.fromkeys(numbers)))}
-        return [found[number] for number in numbers if number in found]
-
     def numbers(self, keys: Sequence[str]) -> dict[str, int]:
         with self._connections.reading() as connection:
             return {key.hex(): number for key, number in _there(connection, [bytes.fromhex(key) for key in keys])}
@@ -198,8 +153,8 @@ class SQLiteStore(DurableStore):
         with self._connections.reading() as connection:
             return connection.execute(query).fetchone()[0] or 0
 
-    def _select(self, column: str, values: Sequence[bytes | int]) -> Iterator[Row]:
-        for part in batches(values):
+    def _blocks(self, column: str, values: Sequence[Any]) -> Iterator[Row]:
+        for part in batches([bytes.fromhex(key) for key in values] if column == "key" else values):
             yield from self._found(f"{column} IN ({_marks(part)})", part)[0]
 
     def _found(self, test: str, values: Sequence[Any]) -> tuple[list[Row], int]:
@@ -207,47 +162,19 @@ class SQLiteStore(DurableStore):
         raw = self._raw(test, values)
         rows, damaged = self._sorted(raw)
         if damaged:  # or compacted, or cleared and filled by another checkpoint, between the look and the read
-            self._about = self._read_about()
+            self._look()
             raw = self._raw(test, values)
             rows, damaged = self._sorted(raw)
-        if damaged:
-            more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
-            logger.warning("%s: block %s is left out: %s%s", self.folder, damaged[0].where, damaged[0].what, more)
+        self._warn(damaged)
         return rows, raw[-1][0] if raw else 0
 
-    def _raw(
-        self, test: str, values: Sequence[Any], connection: sqlite3.Connection | None = None
-    ) -> list[tuple[Any, ...]]:
-        query = f"SELECT {_COLUMNS} FROM blocks WHERE {test}"
-        if connection is not None:
-            return connection.execute(query, values).fetchall()
-        with self._connections.reading() as connection:
+    def _raw(self, test: str, values: Sequence[Any], within: sqlite3.Connection | None = None) -> list[tuple[Any, ...]]:
+        with nullcontext(within) if within else self._connections.reading() as connection:
+            query = f"SELECT number, {', '.join(_STORED)} FROM blocks WHERE {test}"
             return connection.execute(query, values).fetchall()
 
-    def _sorted(self, raw: Iterable[tuple[Any, ...]]) -> tuple[list[Row], list[Damage]]:
-        """The rows that are as they were written, and what is wrong with the others."""
-        rows, damaged = [], []
-        for values in raw:
-            try:
-                rows.append(self._row(values))
-            except _DAMAGED as error:
-                name = values[1].hex() if isinstance(values[1], bytes) else f"number {values[0]}"
-                damaged.append(Damage(name, str(error)))
-        return rows, damaged
-
-    def _row(self, values: tuple[Any, ...]) -> Row:
-        number, key, length, slots, width, encoding, dtype, kept, text, segment, offset, size = values
-        data = self._segments.read(segment, offset, size)
-        if kept != checksum(data, self.fingerprint, key, length, slots, width, encoding, dtype, text):
-            raise ValueError("its bytes have changed since they were written")
-        return Row(number, key.hex(), Block(decode(EncodedBlock(data, encoding, dtype, slots, width)), length, text))
-
-    def _values(self, key: str, block: Block, one: EncodedBlock) -> tuple[Any, ...]:
-        text = block.text if self._about.keeps_text else None
-        if text is not None:
-            text = text.encode("utf-8", "replace").decode()  # SQLite takes no lone surrogates
-        about = (bytes.fromhex(key), block.length, one.slots, one.width, one.encoding, one.dtype)
-        return *about, checksum(one.data, self._about.fingerprint, *about, text), text
+    def _data(self, *place: Any) -> memoryview:
+        return self._segments.read(*place)
 
     # -- documents ---------------------------------------------------------------------------------------------
 
@@ -258,24 +185,18 @@ class SQLiteStore(DurableStore):
             MissingBlocks: a window's block is not in the store; nothing is kept.
             TypeError: metadata that JSON cannot hold.
         """
-        ready = [(document, dump_metadata(document.metadata)) for document in documents]
+        ready = [(document, document_values(document)) for document in documents]
         with self._connections.writing() as connection:
             wanted = {bytes.fromhex(window.key): document.id for document in documents for window in document.windows}
             there = {key for key, _ in _there(connection, list(wanted))}
             if len(there) < len(wanted):
                 raise MissingBlocks({key.hex(): one for key, one in wanted.items() if key not in there})
             before = {key for document in documents for key in _remove(connection, document.id)}
-            for document, metadata in ready:
-                kept = document_checksum(document.id, document.digest, metadata, document.windows)
-                values = (document.id, document.digest, metadata, kept)
+            for document, values in ready:
                 connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", values)
-                connection.executemany(
-                    "INSERT INTO windows VALUES (?, ?, ?, ?, ?)",
-                    [
-                        (document.id, number, window.start, window.end, bytes.fromhex(window.key))
-                        for number, window in enumerate(document.windows)
-                    ],
-                )
+                windows = enumerate(document.windows)
+                rows = [(document.id, number, one.start, one.end, bytes.fromhex(one.key)) for number, one in windows]
+                connection.executemany("INSERT INTO windows VALUES (?, ?, ?, ?, ?)", rows)
             _drop_unused(connection, before)
 
     def forget(self, ids: Sequence[str]) -> int:
@@ -301,37 +222,25 @@ class SQLiteStore(DurableStore):
             yield from self._documents(f"(? IS NULL OR d.id > {_ID}) AND d.id <= {_ID}", [first, first, last])
 
     def _documents(self, test: str, values: Sequence[Any], damaged: list[Damage] | None = None) -> list[StoredDocument]:
-        """Those that are as they were written; the others go into ``damaged``, or are named in a warning."""
         with self._connections.reading() as connection:
             rows = connection.execute(f"{_WINDOWS} WHERE {test} ORDER BY d.id, w.number", values).fetchall()
-        found = []
-        for one, group in groupby(rows, key=lambda row: row[0]):
-            try:
-                found.append(_document(one, list(group)))
-            except _DAMAGED as error:
-                if damaged is None:
-                    logger.warning("%s: document %s is left out: %s", self.folder, one, error)
-                else:
-                    damaged.append(Damage(str(one), str(error)))
-        return found
+        grouped = []
+        for about, group in groupby(rows, key=lambda row: row[:4]):
+            windows = [row[4:] for row in group if row[4] is not None]
+            grouped.append((*about, *([window[at] for window in windows] for at in range(3))))
+        return self._documents_of(grouped, damaged)
 
-    def find(self, document: str | None = None, where: Where | None = None) -> list[Window]:
+    def _fitting(self, where: Where | None, document: str | None, keys: list[str] | None) -> list[StoredDocument]:
         test, values = condition(where or {})
         if document is not None:
             test, values = f"{test} AND d.id = ?", [*values, document]
-        return [place for one in self._documents(test, values) for place in placed(one)]
-
-    def places(self, keys: Sequence[str], where: Where | None = None) -> list[Window]:
-        test, values = condition(where or {})
-        found: dict[str, list[Window]] = {key: [] for key in keys}
-        for part in batches([bytes.fromhex(key) for key in found]):
-            standing = f"d.id IN (SELECT document FROM windows WHERE key IN ({_marks(part)})) AND {test}"
-            here = {key.hex() for key in part}
-            for one in self._documents(standing, [*part, *values]):
-                for window in placed(one):
-                    if window.key in here:
-                        found[window.key].append(window)
-        return [one for key in keys for one in found[key]]
+        if keys is None:
+            return self._documents(test, values)
+        found: dict[str, StoredDocument] = {}
+        for part in batches(list(map(bytes.fromhex, keys))):
+            holding = f"d.id IN (SELECT document FROM windows WHERE key IN ({_marks(part)}))"
+            found |= {one.id: one for one in self._documents(f"{holding} AND {test}", [*part, *values])}
+        return [found[one] for one in sorted(found)]
 
     def matching(self, where: Where) -> list[int]:
         test, values = condition(where)
@@ -349,10 +258,7 @@ class SQLiteStore(DurableStore):
             documents = connection.execute("SELECT count(*) FROM documents").fetchone()[0]
         files = (self.folder / f"{FILE}{suffix}" for suffix in ("", "-wal"))
         nbytes = self._segments.nbytes + sum(file.stat().st_size for file in files if file.exists())
-        about = self._about
-        return StoreStats(
-            self.url, self.fingerprint, about.encoding, about.keeps_text, blocks, documents, nbytes, FORMAT
-        )
+        return StoreStats(self.url, self.fingerprint, self.encoding, self.keeps_text, blocks, documents, nbytes, FORMAT)
 
     def compact(self) -> None:
         """Give the room of deleted and damaged blocks back, segment by segment.
@@ -419,17 +325,17 @@ class SQLiteStore(DurableStore):
             last, _ = place(connection, self.folder)
             for table in ("windows", "documents", "blocks"):
                 connection.execute(f"DELETE FROM {table}")
-            forget_fingerprint(connection)
+            connection.execute("DELETE FROM about WHERE name = 'fingerprint'")
             move_generation(connection)
             set_place(connection, last + 1, 0)
-        self._about = self._read_about()
+        self._look()
         self._segments.remove([one for one in self._segments.sizes() if one <= last])
         self.compact()
 
     def verify(self, documents: Sequence[str] | None = None, *, mend: bool = False) -> list[Damage]:
         damages: list[Damage] = []
         try:
-            self._about = self._read_about()  # another process may have filled it since
+            self._look()  # another process may have filled it since
             if documents is None:
                 with self._connections.reading() as connection:
                     lines = connection.execute("PRAGMA integrity_check").fetchall()
@@ -492,19 +398,6 @@ def _delete(connection: sqlite3.Connection, column: str, values: Sequence[Any]) 
     if gone:
         move_generation(connection)
     return gone
-
-
-def _document(one: str, rows: Sequence[tuple[Any, ...]]) -> StoredDocument:
-    """A document of its rows.
-
-    Raises:
-        ValueError: it is not as it was written.
-    """
-    _, digest, metadata, kept, *_ = rows[0]
-    windows = tuple(Window(key.hex(), start, end) for *_, key, start, end in rows if key is not None)
-    if kept != document_checksum(one, digest, metadata, windows):
-        raise ValueError("it has changed since it was written")
-    return StoredDocument(one, windows, digest, json.loads(metadata))
 
 
 def _remove(connection: sqlite3.Connection, one: str) -> set[bytes]:

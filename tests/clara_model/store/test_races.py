@@ -111,6 +111,20 @@ def test_a_block_that_another_run_deletes_before_its_document_is_recorded(store:
         assert other.verify() == []
 
 
+def test_who_looks_at_the_store_while_the_first_blocks_come_does_not_make_them_nobodys(tmp_path: Path, monkeypatch):
+    with open_store(tmp_path) as store:
+        assert isinstance(store, SQLiteStore)
+        real = store._room
+
+        def late(connection):  # the store is claimed, and nobody else can see it yet
+            assert store.generation == 0
+            return real(connection)
+
+        monkeypatch.setattr(store, "_room", late)
+        store.put(FINGERPRINT, blocks(range(3)))
+        assert all_there(store, range(3))
+
+
 def test_lance_puts_back_what_was_recorded_while_it_was_deleted(tmp_path: Path, monkeypatch):
     with open_store(tmp_path / "s.lance") as store, open_store(tmp_path / "s.lance") as other:
         assert isinstance(store, LanceStore)

@@ -52,11 +52,10 @@ def test_another_process_opens_the_same(store: DurableStore):
         assert same(other.get(FINGERPRINT, [key(1)])[0], block(1))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_comes_back_to_the_bit_by_default(store: DurableStore, dtype: torch.dtype):
-    kept = block("one", dtype=dtype)
-    store.put(FINGERPRINT, {key("one"): kept})
-    assert same(store.get(FINGERPRINT, [key("one")])[0], kept)
+def test_comes_back_to_the_bit_by_default(store: DurableStore):
+    kept = {key(dtype): block(dtype, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+    store.put(FINGERPRINT, kept)
+    assert all(map(same, store.get(FINGERPRINT, list(kept)), kept.values()))
 
 
 def test_another_checkpoint_is_refused_with_both_fingerprints(store: DurableStore, reopened: Reopen):
@@ -129,51 +128,50 @@ def test_documents_are_found_by_id_and_metadata(store: DurableStore):
     assert [one.id for one in store.documents()] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize(
-    ("where", "expected"),
-    [
-        ({"year": {"$gt": 1960}}, "b c"),
-        ({"year": {"$gte": 1960, "$lt": 1970.5}}, "a b"),
-        ({"year": {"$lt": "1970"}}, "d"),
-        ({"year": {"$ne": 1960}}, "b c d e"),
-        ({"year": {"$eq": None}}, "e"),
-        ({"year": {"$in": [1960, "1944"]}}, "a d"),
-        ({"year": {"$nin": [1960, "1944", None]}}, "b c"),
-        ({"tags": {"$contains": "x"}}, "a b c"),
-        ({"tags": {"$contains": "y"}}, "c"),
-        ({"$or": [{"year": 1960}, {"tags": {"$contains": "y"}}]}, "a c"),
-        ({"$and": [{"year": {"$gt": 1900}}, {"$not": {"tags": {"$contains": "y"}}}]}, "a b"),
-        ({"$not": {"$or": [{"year": 1960}, {"year": 1970}]}}, "c d e"),
-        ({"year": list(range(1200, 2400))}, "a b"),
-        ({"year": {"$nin": [*range(1200, 2400), None]}}, "c d"),
-        ({"$or": [{"year": year} for year in range(1200, 2400)]}, "a b"),
-        ({"größe": 3}, "a"),
-        ({"größe": {"$ne": 3}}, "b c d e"),
-        ({"x\\y": 4, "tab\tname": "ü", "new\nline": True}, "b"),
-        ({"😀": "emoji", "it's": 1}, "c"),
-        ({"tags": '["y","x"]'}, ""),
-        ({"tags": ['["y","x"]', "x"]}, "b"),
-        ({"tags": {"$eq": ["y", "x"]}}, "c"),
-        ({"tags": {"$in": [["x"], None]}}, "a d e"),
-        ({"tab\tname": {"$holds": "Ü"}}, "b"),
-        ({"big": 2**64 - 1}, "a"),
-        ({"big": 2**64}, ""),
-        ({"big": {"$gt": 2**63}}, "a"),
-        ({"big": {"$lt": -(2**70)}}, ""),
-        ({"nul": "x\0y"}, "a"),
-        ({"nul": "\ud800"}, ""),
-        ({"year": float("inf")}, ""),
-        ({"year": {"$lt": float("inf")}}, "a b c"),
-        ({"when": {"$gte": datetime(2024, 1, 2)}}, "a b"),
-        ({"when": {"$lt": datetime(2024, 1, 2, 10, tzinfo=UTC)}}, "a"),
-        ({"when": datetime(2024, 1, 2)}, "a"),
-        ({DOCUMENT: ["b", "d"]}, "b d"),
-        ({DOCUMENT: {"$gt": "c"}, "year": None}, "e"),
-        ({"$and": []}, "a b c d e"),
-        ({"$or": []}, ""),
-    ],
-)
-def test_filters(store: DurableStore, where: dict, expected: str):
+FILTERS: list[tuple[dict, str]] = [
+    ({"year": {"$gt": 1960}}, "b c"),
+    ({"year": {"$gte": 1960, "$lt": 1970.5}}, "a b"),
+    ({"year": {"$lt": "1970"}}, "d"),
+    ({"year": {"$ne": 1960}}, "b c d e"),
+    ({"year": {"$eq": None}}, "e"),
+    ({"year": {"$in": [1960, "1944"]}}, "a d"),
+    ({"year": {"$nin": [1960, "1944", None]}}, "b c"),
+    ({"tags": {"$contains": "x"}}, "a b c"),
+    ({"tags": {"$contains": "y"}}, "c"),
+    ({"$or": [{"year": 1960}, {"tags": {"$contains": "y"}}]}, "a c"),
+    ({"$and": [{"year": {"$gt": 1900}}, {"$not": {"tags": {"$contains": "y"}}}]}, "a b"),
+    ({"$not": {"$or": [{"year": 1960}, {"year": 1970}]}}, "c d e"),
+    ({"year": list(range(1200, 2400))}, "a b"),
+    ({"year": {"$nin": [*range(1200, 2400), None]}}, "c d"),
+    ({"$or": [{"year": year} for year in range(1200, 2400)]}, "a b"),
+    ({"größe": 3}, "a"),
+    ({"größe": {"$ne": 3}}, "b c d e"),
+    ({"x\\y": 4, "tab\tname": "ü", "new\nline": True}, "b"),
+    ({"😀": "emoji", "it's": 1}, "c"),
+    ({"tags": '["y","x"]'}, ""),
+    ({"tags": ['["y","x"]', "x"]}, "b"),
+    ({"tags": {"$eq": ["y", "x"]}}, "c"),
+    ({"tags": {"$in": [["x"], None]}}, "a d e"),
+    ({"tab\tname": {"$holds": "Ü"}}, "b"),
+    ({"big": 2**64 - 1}, "a"),
+    ({"big": 2**64}, ""),
+    ({"big": {"$gt": 2**63}}, "a"),
+    ({"big": {"$lt": -(2**70)}}, ""),
+    ({"nul": "x\0y"}, "a"),
+    ({"nul": "\ud800"}, ""),
+    ({"year": float("inf")}, ""),
+    ({"year": {"$lt": float("inf")}}, "a b c"),
+    ({"when": {"$gte": datetime(2024, 1, 2)}}, "a b"),
+    ({"when": {"$lt": datetime(2024, 1, 2, 10, tzinfo=UTC)}}, "a"),
+    ({"when": datetime(2024, 1, 2)}, "a"),
+    ({DOCUMENT: ["b", "d"]}, "b d"),
+    ({DOCUMENT: {"$gt": "c"}, "year": None}, "e"),
+    ({"$and": []}, "a b c d e"),
+    ({"$or": []}, ""),
+]
+
+
+def test_filters(store: DurableStore):
     store.put(FINGERPRINT, blocks(range(5)))
     years: list = [1960, 1970, 2001.5, "1944", None]
     tags: list = [["x"], "x", ["y", "x"], None, None]
@@ -185,33 +183,23 @@ def test_filters(store: DurableStore, where: dict, expected: str):
         {},
     ]
     store.record([document(one, [i], year=years[i], tags=tags[i], **more[i]) for i, one in enumerate("abcde")])
-    assert [row.key for row in store.rows(store.matching(where))] == [
-        key("abcde".index(one)) for one in expected.split()
-    ]
-    assert " ".join(one.document for one in store.find(where=where)) == expected
+    for where, expected in FILTERS:
+        keys = [key("abcde".index(one)) for one in expected.split()]
+        assert [row.key for row in store.rows(store.matching(where))] == keys, where
+        assert " ".join(one.document for one in store.find(where=where)) == expected, where
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        *(
-            {"a": {}},
-            {"a": [[[]]]},
-            {"a": {"$holds": 1}},
-            {1: "a"},
-            {'a"b': 1},
-            {"a": {"$gt": None}},
-            {"a": {"$gt": True}},
-            {"a": {"$like": 1}},
-        ),
-        *({"a": float("nan")}, {"a": {"$gt": float("nan")}}, {"a": b"x"}, {"$nor": [{"a": 1}]}, {"$gt": 5}),
-        *({"a": {"$in": 1}}, {"$or": {}}, {"$not": 3}, {"$and": ["a"]}, {"a": {"$contains": []}}),
-    ],
-)
-def test_filters_that_make_no_sense(store: DurableStore, where: dict):
+def test_filters_that_make_no_sense(store: DurableStore):
     store.put(FINGERPRINT, blocks([1]))
-    with pytest.raises(TypeError, match="where"):
-        store.find(where=where)
+    nan = float("nan")
+    for where in (
+        *({"a": {}}, {"a": [[[]]]}, {"a": {"$holds": 1}}, {1: "a"}, {'a"b': 1}, {"a": {"$gt": None}}),
+        *({"a": {"$gt": True}}, {"a": {"$like": 1}}, {"a": nan}, {"a": {"$gt": nan}}, {"a": b"x"}),
+        *({"$nor": [{"a": 1}]}, {"$gt": 5}, {"a": {"$in": 1}}, {"$or": {}}, {"$not": 3}, {"$and": ["a"]}),
+        {"a": {"$contains": []}},
+    ):
+        with pytest.raises(TypeError, match="where"):
+            store.find(where=where)
 
 
 def test_filters_in_one_another(store: DurableStore):
@@ -229,10 +217,10 @@ def test_filters_in_one_another(store: DurableStore):
             store.find(where=where)
 
 
-@pytest.mark.parametrize("metadata", [{1: 2}, {"a": object()}, {"a": float("nan")}])
-def test_metadata_that_json_cannot_hold(store: DurableStore, metadata: dict):
-    with pytest.raises(TypeError, match="metadata"):
-        store.record([StoredDocument("a", (), "d", metadata)])
+def test_metadata_that_json_cannot_hold(store: DurableStore):
+    for metadata in ({1: 2}, {"a": object()}, {"a": float("nan")}):
+        with pytest.raises(TypeError, match="metadata"):
+            store.record([StoredDocument("a", (), "d", metadata)])
     assert store.digests() == {}
 
 
