@@ -79,8 +79,7 @@ def main() -> None:
     if args.only:
         return
     figures, measured = runs / "figures.json", ["--heldout", runs / "data", "--nq", source / "eval" / "nq.jsonl"]
-    run(HERE / "measure.py", runs / SHIPPED, "--reader", runs / "reader", *measured, "--count", args.count,
-        "--out", figures)  # fmt: skip
+    run(HERE / "measure.py", runs / SHIPPED, *measured, "--count", args.count, "--out", figures)
     run(HERE / "package.py", runs / SHIPPED, runs / "data", "--figures", figures, "--target", runs / "bundle")
 
 
