@@ -9,14 +9,14 @@ from __future__ import annotations
 import ast
 import json
 import logging
-import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from clara_model.checkpoint.certainty import Certainty
 from clara_model.errors import ClaraError, shown
 
 logger = logging.getLogger(__name__)
@@ -58,9 +58,8 @@ class PromptSet:
 
     no_answer: str = ""
     """What it was trained to write where nothing that it reads answers the question; empty where it was not."""
-    no_answer_bias: float = 0.0
-    """Taken from the logit of the first token of ``no_answer``: how much likelier than an answer it must be to be
-    written. Chosen on held-out questions, so that few that are answered are refused."""
+    certainty: Certainty = field(default_factory=Certainty)
+    """What tells whether what was read answers, and when ``no_answer`` is written."""
 
     answer: Prompt = field(
         default_factory=lambda: Prompt(
@@ -100,23 +99,20 @@ class PromptSet:
         if not isinstance(values, dict):
             raise ClaraError(f"prompts must be an object with some of {', '.join(KINDS)}, got {type(values).__name__}")
         values = dict(values)
-        no_answer, bias = values.pop("no_answer", ""), values.pop("no_answer_bias", 0.0)
+        no_answer, certainty = values.pop("no_answer", ""), Certainty.from_dict(values.pop("certainty", {}))
         if not isinstance(no_answer, str):
             raise ClaraError(f"no_answer must be a text, got {shown(no_answer)}")
-        if isinstance(bias, bool) or not isinstance(bias, int | float) or not math.isfinite(bias):
-            raise ClaraError(f"no_answer_bias must be a number, got {shown(bias)}")
         unknown = sorted(set(values) - set(KINDS))
         if unknown:
             raise ClaraError(f"unknown prompts {', '.join(unknown)}; known are {', '.join(KINDS)} and no_answer")
         given = {kind: Prompt.from_dict(prompt) for kind, prompt in values.items()}
-        return cls(no_answer=no_answer, no_answer_bias=bias, **given)
+        return cls(no_answer=no_answer, certainty=certainty, **given)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` reads them back."""
         prompts = {kind: getattr(self, kind) for kind in KINDS}
         found = {kind: {"system": prompt.system, "user": list(prompt.user)} for kind, prompt in prompts.items()}
-        none = {"no_answer": self.no_answer, "no_answer_bias": self.no_answer_bias}
-        return {**found, **none} if self.no_answer else found
+        return {**found, "no_answer": self.no_answer, "certainty": asdict(self.certainty)} if self.no_answer else found
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:

@@ -33,6 +33,7 @@ class Engine(Protocol):
         blocks: Sequence[Tensor],
         how: Generation,
         reader: Reader | None = None,
+        priors: Sequence[float] | None = None,
     ) -> Generated:
         """Generate for each prompt.
 
@@ -42,6 +43,7 @@ class Engine(Protocol):
             blocks: for each prompt its latents ``[k, M, D]`` in slot order; an empty one for a prompt without slots.
             how: to generate.
             reader: of a stream, which is for one prompt only.
+            priors: for each prompt what `Certainty.prior` gives; by default that of usual values.
 
         Raises:
             EngineError: it cannot be reached, serves another generator, or failed.

@@ -103,21 +103,25 @@ class VllmEngine:
         blocks: Sequence[Tensor],
         how: Generation,
         reader: Reader | None = None,
+        priors: Sequence[float] | None = None,
     ) -> Generated:
         """As `engines.protocol.Engine.write`; all prompts are asked for at once."""
         if self._process != os.getpid():
             self._start_anew()
-        no_answer = model.tokens.no_answer_id
+        no_answer, certainty = model.tokens.no_answer_id, model.config.prompts.certainty
+        priors = [certainty.prior(None, None)] * len(prompts) if priors is None else priors
         asked = self._sampling(how)
-        bias = model.config.prompts.no_answer_bias
         if no_answer is not None:
             asked |= {"logprobs": _LIKELIEST, "return_tokens_as_token_ids": True}
-            asked |= {"logit_bias": {str(no_answer): -bias}} if bias else {}
         model.check_positions(prompts)
-        items = list(zip(prompts, blocks, strict=True))
+        items = list(zip(prompts, blocks, priors, strict=True))
         rows: list[_New] = []
         for start in range(0, len(items), AT_ONCE):  # a prompt's embeddings are megabytes
-            bodies = [asked | _prompt(model, *item) for item in items[start : start + AT_ONCE]]
+            bodies = [
+                asked | _prompt(model, ids, block)
+                | ({} if no_answer is None else {"logit_bias": {str(no_answer): certainty.shift(prior)}})
+                for ids, block, prior in items[start : start + AT_ONCE]
+            ]  # fmt: skip
             if reader is None:
                 rows += self._ask(self._answers(bodies))
             else:
@@ -127,8 +131,9 @@ class VllmEngine:
         tokenizer, ends = model.tokens.tokenizer, model.base.generation_config.eos_token_id
         ids = pad_sequence([torch.tensor(row) for row, *_ in rows], True, tokenizer.pad_token_id)
         logs = pad_sequence([torch.tensor(row) for _, row, _ in rows], True)
-        odds = None if no_answer is None else [_answer_odds(first, no_answer, bias) for *_, first in rows]
-        return read_generated(tokenizer, ids, [len(row) for row in prompts], ends, how.stop, logs, odds)
+        odds = [] if no_answer is None else [_answer_odds(first, no_answer) for *_, first in rows]
+        certain = list(map(certainty.of, priors, odds)) if odds else None
+        return read_generated(tokenizer, ids, [len(row) for row in prompts], ends, how.stop, logs, certain)
 
     @property
     def threads(self) -> ThreadPoolExecutor:
@@ -355,11 +360,11 @@ def _first(choice: dict[str, Any]) -> dict[str, float]:
     return ((choice.get("logprobs") or {}).get("top_logprobs") or [{}])[0] or {}
 
 
-def _answer_odds(first: dict[str, float], no_answer: int, bias: float) -> float:
-    """See `read_generated`; likelihoods are those before any bias."""
+def _answer_odds(first: dict[str, float], no_answer: int) -> float:
+    """See `Certainty`; likelihoods are those before any bias."""
     others = dict(first)
     none = others.pop(f"token_id:{no_answer}", -math.inf)
-    return max(others.values()) - none + bias
+    return max(others.values()) - none
 
 
 def _message(values: Any) -> str:

@@ -23,7 +23,7 @@ from clara_model.engines.protocol import Engine
 from clara_model.errors import ClaraError
 from clara_model.inference import pipeline
 from clara_model.inference.loader import Loaded
-from clara_model.inference.pipeline import Candidates, Check, Encoded, Limits, Written, warn_of_cuts
+from clara_model.inference.pipeline import Candidates, Check, Encoded, Limits, Run, Written, warn_of_cuts
 from clara_model.inference.published import ClaraModel
 from clara_model.inference.results import Ranked, Timings
 from clara_model.inference.scheduler import Background, Passes, Share, wait_for
@@ -241,6 +241,7 @@ class Call:
         selected: Sequence[Encoded],
         how: Generation,
         texts: Sequence[Sequence[str]],
+        priors: Sequence[float],
     ) -> list[tuple[Written, list[int]]]:
         """Answer each question from what is selected for it, best first.
 
@@ -249,6 +250,7 @@ class Call:
             selected: latents of the windows of each.
             how: to generate.
             texts: of each question's windows, some of which may be read as text; none where they are not known.
+            priors: as for `ClaraModel.generate_ids`.
 
         Returns:
             what was written, and which of the windows were read as text.
@@ -259,23 +261,29 @@ class Call:
             part.pick([index for index in range(len(part)) if index not in as_text])
             for part, as_text in zip(selected, shown, strict=True)
         ]
-        return list(zip(self.write(prompts, latents, how), shown, strict=True))
+        return list(zip(self.write(prompts, latents, how, priors), shown, strict=True))
 
-    def write(self, prompts: Sequence[list[int]], selected: Sequence[Encoded] | None, how: Generation) -> list[Written]:
+    def write(
+        self,
+        prompts: Sequence[list[int]],
+        selected: Sequence[Encoded] | None,
+        how: Generation,
+        priors: Sequence[float] | None = None,
+    ) -> list[Written]:
         """Generate for each prompt; without latents by the base model alone."""
         blocks = None if selected is None else [part.vectors for part in selected]
         if self.shared.engine is not None and blocks is not None:
             start = time.perf_counter()
-            written = self.shared.engine.write(self.model, prompts, blocks, how, self._feed)
+            written = self.shared.engine.write(self.model, prompts, blocks, how, self._feed, priors)
             self._run.seconds["generate"] += time.perf_counter() - start
             return pipeline.read_written(written)
         width = max(map(len, prompts)) + how.max_new_tokens
         small = width * len(prompts) <= pipeline.GENERATE_TOKENS
         if self._feed is not None or not small or not may_share(self.model, how):
-            return pipeline.write(self.model, prompts, blocks, how, self._limits, self._run, self._feed)
-        like = blocks is None, how, self._limits.items
+            return pipeline.write(self.model, prompts, blocks, how, self._limits, self._run, self._feed, priors)
+        like = blocks is None, priors is None, how, self._limits.items
         share = Share(like, width, pipeline.GENERATE_TOKENS, self._limits.items)
-        items = [(ids, blocks and blocks[number]) for number, ids in enumerate(prompts)]
+        items = [(ids, blocks and blocks[n], priors and priors[n]) for n, ids in enumerate(prompts)]
         made: list[Written] = self._run("generate", partial(_write, self.model, how, self._limits), items, share)
         return made
 
@@ -332,8 +340,10 @@ def _engine(model: ClaraModel, options: ClaraOptions) -> Engine | None:
 
 def _write(model: ClaraModel, how: Generation, limits: Limits, items: list[Any], check: Check | None) -> list[Written]:
     """For several callers in the owner's thread: smaller batches where memory ends."""
-    prompts, blocks = [ids for ids, _ in items], [block for _, block in items if block is not None]
-    return pipeline.write(model, prompts, blocks or None, how, limits, lambda _, work, some: work(some, check))
+    prompts, blocks = [ids for ids, *_ in items], [block for _, block, _ in items if block is not None]
+    priors = [prior for *_, prior in items if prior is not None]
+    run: Run = lambda _, work, some: work(some, check)  # noqa: E731
+    return pipeline.write(model, prompts, blocks or None, how, limits, run, priors=priors or None)
 
 
 def may_share(model: ClaraModel, how: Generation) -> bool:

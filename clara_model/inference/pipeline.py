@@ -351,6 +351,7 @@ def write(
     limits: Limits = Limits(),
     run: Run = here,
     streamer: BaseStreamer | None = None,
+    priors: Sequence[float] | None = None,
 ) -> list[Written]:
     """Generate for each prompt, in batches of like length.
 
@@ -362,15 +363,17 @@ def write(
         limits: of a batch.
         run: runs each pass.
         streamer: receives new ids; for one prompt only.
+        priors: as for `ClaraModel.generate_ids`.
     """
     written: dict[int, Written] = {}
     lengths = [len(prompt) + how.max_new_tokens for prompt in prompts]
-    items = 1 if how.one_by_one else limits.items  # what is drawn must not hang on who else is drawing
-    batches = Batches(plan_batches(lengths, GENERATE_TOKENS, items), "prompt")
+    at_once = 1 if how.one_by_one else limits.items  # what is drawn must not hang on who else is drawing
+    batches = Batches(plan_batches(lengths, GENERATE_TOKENS, at_once), "prompt")
     write_batch = partial(_write_batch, model, how, streamer)
     for batch in batches:
         try:
-            made = run("generate", write_batch, [(prompts[index], blocks and blocks[index]) for index in batch])
+            items = [(prompts[i], blocks and blocks[i], priors and priors[i]) for i in batch]
+            made = run("generate", write_batch, items)
         except (RuntimeError, MemoryError) as error:
             batches.retry(batch, error)
         else:
@@ -382,11 +385,12 @@ def _write_batch(
     model: RoleModel,
     how: Generation,
     streamer: BaseStreamer | None,
-    items: Sequence[tuple[list[int], Tensor | None]],
+    items: Sequence[tuple[list[int], Tensor | None, float | None]],
     check: Check | None,
 ) -> list[Written]:
-    rows, blocks = [row for row, _ in items], [block for _, block in items if block is not None]
-    options = {**how.arguments(), "streamer": streamer}
+    rows, blocks = [row for row, *_ in items], [block for _, block, _ in items if block is not None]
+    priors = [prior for *_, prior in items if prior is not None]
+    options = {**how.arguments(), "streamer": streamer, "priors": priors or None}
     if check is not None:
         criteria = [*options.get("stopping_criteria", ()), _StillWanted(check)]
         options["stopping_criteria"] = StoppingCriteriaList(criteria)

@@ -19,7 +19,7 @@ from clara_model.inference.quotes import quotes, unsupported
 from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import Feed, TextPieces
 from clara_model.latents import Latents
-from clara_model.search.bm25 import BM25
+from clara_model.search.bm25 import BM25, shared_words
 from clara_model.search.store_search import Scored
 from clara_model.store.protocol import Where
 from clara_model.validation import Generation
@@ -144,7 +144,11 @@ class AnswerRequest:
         ]  # fmt: skip
         latents = [row.pick(chosen) for row, chosen in zip(rows, selected, strict=True)]
         texts = [_texts(row, chosen) for row, chosen in zip(rows, selected, strict=True)]
-        written = call.answer(self.questions, latents, self.how, [known or [] for known in texts])
+        priors = [
+            _prior(call, question, ranking[0].latents if self.rerank and ranking else None, known[0] if known else None)
+            for question, ranking, known in zip(self.questions, rankings, texts, strict=True)
+        ]
+        written = call.answer(self.questions, latents, self.how, [known or [] for known in texts], priors)
         found = zip(self.questions, written, rankings, rows, selected, latents, texts, strict=True)
         answers = [
             _answer(question, one, ranking if self.rerank else [], row, chosen, known, len(as_text),
@@ -213,6 +217,12 @@ def _answer(
         quotes=quotes(one.text, read),
         unsupported=None if texts is None else unsupported(one.text, question, read),
     )
+
+
+def _prior(call: Call, question: str, score: float | None, best: str | None) -> float:
+    """How likely the best passage answers the question before it is read: log odds."""
+    words = None if best is None else shared_words(question, best)
+    return call.shared.model.config.prompts.certainty.prior(score, words)
 
 
 def _texts(row: Candidates, windows: Sequence[int]) -> list[str] | None:

@@ -100,9 +100,9 @@ class Answer:
     that their text takes no more of the prompt than their slots; the others as latents."""
     confidence: float | None = None
     """From 0 to 1. With a checkpoint that was trained to say that nothing answers (`PromptSet.no_answer`), how likely
-    its generator found the best answer against that, by their first tokens; below one half it says so. With any other,
-    how likely the model that wrote the answer found it: the geometric mean over its tokens, not calibrated: compare it
-    with that of other answers of the checkpoint. None where it is not measured (beams)."""
+    it is that what was read answers, by its generator and the ranking (`Certainty`). With any other, how likely the
+    model that wrote the answer found it: the geometric mean over its tokens, not calibrated: compare it with that of
+    other answers of the checkpoint. None where it is not measured (beams)."""
     no_answer: bool = False
     """Whether the generator wrote that nothing it read answers the question."""
     quotes: list[Quote] = field(default_factory=list)

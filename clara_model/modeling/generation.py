@@ -5,7 +5,6 @@ Shapes: ``B`` prompts, ``T`` new ids.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, PreTrainedTokenizerFast
-
-MOST = 500.0
-"""What is said of odds, in logarithms: no float overflows."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +26,20 @@ class Generated:
     finish_reasons: list[str]
     """``stop`` (end token or stop string) or ``length``."""
     confidences: list[float | None]
-    """From 0 to 1: with a generator that was trained to write ``no_answer`` where nothing answers the question, how
-    likely the best other beginning is against that one; else the geometric mean of the likelihoods of a text's tokens,
-    its end among them."""
+    """From 0 to 1: with a generator that was trained to write ``no_answer`` where nothing answers the question, by its
+    `Certainty`; else the geometric mean of the likelihoods of a text's tokens, its end among them."""
 
 
 class Likelihood(LogitsProcessor):
-    """Notes how likely each new token was among all that could have come; changes nothing.
+    """Notes how likely each new token was among all that could have come.
 
     A token is known one step after its scores, so only those of one step are kept. Not for beams, whose rows change.
     """
 
-    def __init__(self, no_answer: int | None = None) -> None:
-        """``no_answer`` is the first token of the text that says that there is no answer."""
-        self._no_answer = no_answer
+    def __init__(self, no_answer: int | None = None, shifts: Sequence[float] = ()) -> None:
+        """``no_answer`` is the first token of the text that says that there is no answer; its logit gains ``shifts``,
+        one for each row."""
+        self._no_answer, self._shifts = no_answer, shifts
         self.answer_odds: list[float] | None = None
         """The logarithm of how much likelier the best other first token is, for each row."""
         self._last: Tensor | None = None
@@ -53,11 +49,15 @@ class Likelihood(LogitsProcessor):
         """Keep the scores ``[B, V]``, and of those before them the ones of the tokens that were taken."""
         self._note(input_ids)
         self._last = torch.log_softmax(scores.float(), dim=-1)
-        if self._no_answer is not None and self.answer_odds is None:
+        if self._no_answer is None:
+            return scores
+        if self.answer_odds is None:
             none = self._last[:, self._no_answer]
             others = self._last.index_fill(1, torch.tensor([self._no_answer], device=scores.device), -torch.inf)
             self.answer_odds = (others.amax(dim=1) - none).tolist()
-        return scores
+        shifted = scores.clone()
+        shifted[:, self._no_answer] += torch.tensor(self._shifts, device=scores.device)
+        return shifted
 
     def logs(self, new_ids: Tensor) -> Tensor:
         """The logarithm of each new token's likelihood, ``[B, T]`` float32; behind a row's end it means nothing."""
@@ -76,12 +76,12 @@ def read_generated(
     ends: int | Sequence[int] | None,
     stop: Sequence[str],
     logs_BT: Tensor | None = None,
-    answer_odds: Sequence[float] | None = None,
+    certain: Sequence[float] | None = None,
 ) -> Generated:
     """Texts, counts and finish reasons of new ids ``[B, T]``; a text is cut at its first stop string.
 
-    ``logs_BT`` are the logarithms of their likelihoods, where they were noted; ``answer_odds`` those of how much
-    likelier the best answer begins than the text of no answer, where the generator was trained to write one.
+    ``logs_BT`` are the logarithms of their likelihoods, where they were noted; ``certain`` the confidences by
+    `Certainty`, where the generator was trained to write that nothing answers.
     """
     end_ids = {ends} if isinstance(ends, int) else set(ends or ())
     texts, counts, reasons = [], [], []
@@ -100,8 +100,8 @@ def read_generated(
         reasons.append("stop" if ended else "length")
         if logs_BT is None or not end:
             confidences.append(None)
-        elif answer_odds is not None:
-            confidences.append(1 / (1 + math.exp(min(-answer_odds[number], MOST))))
+        elif certain is not None:
+            confidences.append(certain[number])
         else:
             confidences.append(float(logs_BT[number, :end].mean().exp()))
     return Generated(texts, new_ids, prompt_tokens, counts, reasons, confidences)

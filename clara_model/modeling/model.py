@@ -482,6 +482,7 @@ class RoleModel(nn.Module):
         stop: Sequence[str] = (),
         streamer: BaseStreamer | None = None,
         role: str = "generator",
+        priors: Sequence[float] | None = None,
         **sampling: Any,
     ) -> Generated:
         """Generate from tokenised prompts whose slots are filled with latents.
@@ -493,6 +494,7 @@ class RoleModel(nn.Module):
             stop: strings that end an answer; they are cut from its text.
             streamer: receives new ids as they come (``B`` must be 1).
             role: ``generator``, or ``base`` for the base model without adapters.
+            priors: for each prompt what `Certainty.prior` gives; by default that of usual values.
             **sampling: any of transformers' generation arguments, e.g. ``do_sample``, ``temperature``, ``top_p``.
         """
         check_count(max_new_tokens, "max_new_tokens")
@@ -511,10 +513,10 @@ class RoleModel(nn.Module):
         }
         if stop:
             options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
-        no_answer = self.tokens.no_answer_id if role == "generator" else None
-        if no_answer is not None and self.config.prompts.no_answer_bias:
-            options = {"sequence_bias": [[[no_answer], -self.config.prompts.no_answer_bias]], **options}
-        likelihood = Likelihood(no_answer) if options.get("num_beams", 1) == 1 else None
+        no_answer, certainty = self.tokens.no_answer_id if role == "generator" else None, self.config.prompts.certainty
+        priors = [certainty.prior(None, None)] * len(prompts) if priors is None else list(priors)
+        shifts = [certainty.shift(prior) for prior in [*priors, *priors[-1:] * more]]
+        likelihood = Likelihood(no_answer, shifts) if options.get("num_beams", 1) == 1 else None
         if likelihood is not None:
             options["logits_processor"] = LogitsProcessorList([*options.get("logits_processor", ()), likelihood])
         generate, output = cast(Callable[..., Tensor], self.base.generate), self.base.get_output_embeddings()
@@ -533,8 +535,10 @@ class RoleModel(nn.Module):
         logs = None if likelihood is None else likelihood.logs(new_ids)
         if more:  # the rows that filled the batch up
             new_ids, logs = new_ids[:-more], logs if logs is None else logs[:-more]
-        lengths, none = [len(p) for p in prompts], likelihood.answer_odds if likelihood else None
-        made = read_generated(tokenizer, new_ids, lengths, options["eos_token_id"], stop, logs, none)
+        odds = likelihood.answer_odds if likelihood else None
+        certain = odds and list(map(certainty.of, priors, odds))
+        lengths = [len(p) for p in prompts]
+        made = read_generated(tokenizer, new_ids, lengths, options["eos_token_id"], stop, logs, certain)
         longest = max(map(sum, zip(made.prompt_tokens, made.completion_tokens, strict=True)))
         if longest > positions:
             logger.warning(

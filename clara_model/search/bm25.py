@@ -18,6 +18,8 @@ import numpy as np
 
 _SATURATION, _LENGTH = 1.5, 0.75
 """``k1`` and ``b``."""
+_STEM = 5
+"""Letters of a word that `shared_words` looks at."""
 
 
 class BM25:
@@ -99,6 +101,12 @@ def largest(values_N: np.ndarray, count: int) -> np.ndarray:
 def words_of(text: str) -> list[str]:
     """The words of a text that count, in order."""
     return list(_words([text])[0])
+
+
+def shared_words(question: str, text: str) -> float:
+    """The share of the question's words that stand in a text, from 0 to 1; forms with the same five letters are one."""
+    asked, there = ({word[:_STEM] for word in words_of(one)} for one in (question, text))
+    return len(asked & there) / len(asked) if asked else 0.0
 
 
 def _words(texts: list[str], *, return_ids: bool = False) -> Any:

@@ -85,10 +85,10 @@ def recalls(clara: Clara, rows: Sequence[Row]) -> tuple[dict[str, float], list[Q
 def answered(model: ClaraModel, questions: Sequence[Question], form: str, new_tokens: int = NEW_TOKENS) -> list[Answer]:
     """Answers from the best passages in one form."""
     expand, read = FORMS[form]
-    texts = [[one.row.documents[index] for index in one.order[:read]] for one in questions]
+    texts = [[one.row.documents[index] for index in one.order] for one in questions]
     asked = [one.row.questions[0] for one in questions]
-    with Clara(model, expand=expand) as clara:
-        return clara.answers(asked, texts, read, rerank=False, max_new_tokens=new_tokens)
+    with Clara(model, ranking="hybrid", expand=expand) as clara:
+        return clara.answers(asked, texts, read, max_new_tokens=new_tokens)
 
 
 def scored(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, float]:
@@ -153,15 +153,16 @@ def certainty(model: ClaraModel, asked: Sequence[Question], bare: Sequence[Quest
         [one.confidence or 0.0 for one in answered(model, some, "expand=1", new_tokens)] for some in (there, bare)
     )
     found = {"confidence_auc": auc(yes, no), "confidence_questions": float(len(yes) + len(no))}
-    found |= {"refused_answerable": share_below(yes), "refused_bare": share_below(no)}
+    least = model.config.prompts.certainty.refuse_below
+    found |= {"refused_answerable": share_below(yes, least), "refused_bare": share_below(no, least)}
     for number, (confidence, share, count) in enumerate(reliability(yes, no)):
         found |= {f"bin{number}_confidence": confidence, f"bin{number}_answerable": share, f"bin{number}_count": count}
     return found
 
 
-def share_below(confidences: Sequence[float]) -> float:
-    """The share of confidences below one half, where a trained generator says that nothing answers."""
-    return sum(value < 0.5 for value in confidences) / len(confidences)
+def share_below(confidences: Sequence[float], least: float) -> float:
+    """The share of confidences below the least, where a trained generator says that nothing answers."""
+    return sum(value < least for value in confidences) / len(confidences)
 
 
 def company(model: ClaraModel) -> tuple[dict[str, float], list[str]]:

@@ -11,8 +11,11 @@ import torch
 import training_rows
 
 from clara_model import ClaraModel
+from clara_model.checkpoint.certainty import Certainty
 from clara_model.console import tables
+from clara_model.errors import ClaraError
 from clara_model.inference.clara import Clara
+from clara_model.search.bm25 import shared_words
 from trainers.training.run import train
 
 NONE = "no"
@@ -63,7 +66,7 @@ def test_an_answer_that_says_there_is_none_is_not_found(base_folder: Path):
 @pytest.mark.parametrize("bias", [0.0, 1.5, -30.0])
 def test_the_confidence_is_the_best_beginning_against_that_of_no_answer(base_folder: Path, bias: float):
     model = small_model.build_model(base_folder)
-    prompts = replace(model.config.prompts, no_answer=NONE, no_answer_bias=bias)
+    prompts = replace(model.config.prompts, no_answer=NONE, certainty=Certainty(bias=bias))
     model.config = replace(model.config, prompts=prompts)
     latents = model.compress(small_model.TEXTS)
     ids = model.tokens.prompt_ids(model.config.prompts.answer, len(latents), "Who came?")
@@ -84,5 +87,37 @@ def test_the_text_of_no_answer_is_kept_with_the_prompts(base_folder: Path, tmp_p
     model.config = replace(model.config, prompts=replace(model.config.prompts, no_answer=NONE))
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["prompts"]["no_answer"] == NONE
-    assert model.config.prompts.no_answer_bias == 0
+    assert model.config.prompts.certainty == Certainty()
     assert ClaraModel.from_pretrained(tmp_path, device="cpu").config.prompts.no_answer == NONE
+
+
+def test_what_the_ranking_says_goes_into_the_confidence_of_each_question(base_folder: Path):
+    model = small_model.build_model(base_folder)
+    certainty = Certainty(odds=0.5, latents=3.0, words=4.0, bias=-1.0, usual_latents=0.2, usual_words=0.4)
+    model.config = replace(model.config, prompts=replace(model.config.prompts, no_answer=NONE, certainty=certainty))
+    questions = ["Who came?", small_model.TEXTS[1], "zzz"]
+    with Clara(model) as clara:
+        together = clara.answers(questions, [small_model.TEXTS] * 3, 2, max_new_tokens=3)
+        plain = clara.answers(questions, [small_model.TEXTS] * 3, 2, max_new_tokens=3, rerank=False)
+    for ranked, question in zip(together, questions, strict=True):
+        best = ranked.ranking[0]
+        read = model.compress([small_model.TEXTS[one.index] for one in ranked.ranking[:2]])
+        prior = -1 + 3 * best.latents + 4 * shared_words(question, small_model.TEXTS[best.index])
+        alone = model.generate([question], [read], max_new_tokens=3, priors=[prior])
+        assert ranked.confidence == pytest.approx(alone.confidences[0], abs=1e-5)
+        assert (ranked.confidence < 0.5) == bool(alone.ids[0, 0] == model.tokens.no_answer_id)
+    for one, question in zip(plain, questions, strict=True):
+        prior = -1 + 3 * 0.2 + 4 * shared_words(question, small_model.TEXTS[0])
+        alone = model.generate([question], [model.compress(small_model.TEXTS[:2])], max_new_tokens=3, priors=[prior])
+        assert one.confidence == pytest.approx(alone.confidences[0], abs=1e-5)
+
+
+def test_certainty_by_hand():
+    certainty = Certainty(odds=0.5, latents=2.0, words=1.0, bias=-3.0, usual_latents=0.5, refuse_below=0.2)
+    assert certainty.prior(0.75, 0.5) == -1.0 and certainty.prior(None, None) == -2.0
+    assert certainty.of(-1.0, 4.0) == pytest.approx(1 / (1 + math.exp(-1.0)))
+    assert certainty.of(-1.0, certainty.shift(-1.0)) == pytest.approx(0.2)  # the odds at which it is just written
+    with pytest.raises(ClaraError, match=r"refuse_below between 0 and 1, got 0\.5 and 1\.5"):
+        Certainty(odds=0.5, refuse_below=1.5)
+    with pytest.raises(ClaraError, match="certainty must be an object with some of odds"):
+        Certainty.from_dict({"weight": 1})

@@ -9,6 +9,7 @@ import pytest
 import torch
 from stub_engine import choice, stub_engine
 
+from clara_model.checkpoint.certainty import Certainty
 from clara_model.checkpoint.export import export
 from clara_model.engines.vllm import VllmEngine
 from clara_model.errors import ClaraError, EngineError
@@ -74,7 +75,7 @@ def test_ids_texts_counts_and_reasons_are_those_of_the_models_own_loop(loaded, e
 
 @pytest.mark.parametrize("bias", [0.0, -30.0])
 def test_the_confidence_of_a_generator_that_says_when_nothing_answers(loaded, engine, stub, monkeypatch, bias):
-    prompt = replace(loaded.config.prompts, no_answer="Who", no_answer_bias=bias)
+    prompt = replace(loaded.config.prompts, no_answer="Who", certainty=Certainty(bias=bias))
     monkeypatch.setattr(loaded, "config", replace(loaded.config, prompts=prompt))
     ids, blocks = prompts(loaded)
     own = [loaded.generate_ids([i], [b], max_new_tokens=2) for i, b in zip(ids, blocks, strict=True)]
