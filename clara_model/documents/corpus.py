@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,6 +44,8 @@ _TURNS = 5
 """Times that a batch is begun again."""
 New = tuple[str, str, Document]
 """Id, digest and document of one that is not in the store as it is."""
+Split = tuple[StoredDocument, dict[str, str]]
+"""A document as the store keeps it, and the texts of its windows by key."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def compress_corpus(
     batches = _batches(
         _new(_documents(sources, sizes, text_key, metadata, report, unread, read), store, known, seen, report)
     )
-    with _making(clara, store, batches) as made:
+    with nullcontext(clara(batches)) if callable(clara) else _here(clara, store, batches) as made:
         for done in made:
             report.windows += done.windows
             report.compressed += done.compressed
@@ -254,18 +256,6 @@ def digest_of(document: Document) -> str:
     return content_key(document.text + more)
 
 
-@dataclass(frozen=True)
-class _Split:
-    id: str
-    digest: str
-    document: Document
-    places: list[tuple[int, int]]
-
-    @property
-    def texts(self) -> list[str]:
-        return [self.document.text[start:end] for start, end in self.places]
-
-
 def _batches(documents: Iterable[New]) -> Iterator[list[New]]:
     batch: list[New] = []
     count = 0
@@ -280,13 +270,10 @@ def _batches(documents: Iterable[New]) -> Iterator[list[New]]:
 
 
 @contextmanager
-def _making(clara: Clara | Compress, store: DurableStore, batches: Iterable[Sequence[New]]) -> Iterator[Iterator[Done]]:
-    """What is made of the batches elsewhere; or here, one after the other, the next read and split meanwhile."""
-    if callable(clara):
-        yield clara(batches)
-        return
-    with ahead(_split(clara, batch) for batch in batches) as ready:
-        yield (_kept(clara, store, splits) for splits in ready)
+def _here(clara: Clara, store: DurableStore, batches: Iterable[Sequence[New]]) -> Iterator[Iterator[Done]]:
+    """One batch is compressed while the next is read and split."""
+    with ahead(_split(clara, batch) for batch in batches) as splits:
+        yield (_kept(clara, store, one) for one in splits)
 
 
 @contextmanager
@@ -321,12 +308,20 @@ def compress_documents(clara: Clara, store: DurableStore, batch: Sequence[New]) 
     return _kept(clara, store, _split(clara, batch))
 
 
-def _split(clara: Clara, batch: Sequence[New]) -> list[_Split]:
-    return [_Split(*new, clara.model.tokens.windows(new[2].text)) for new in batch]
+def _split(clara: Clara, batch: Sequence[New]) -> list[Split]:
+    splits = []
+    for name, digest, document in batch:
+        places = clara.model.tokens.windows(document.text)
+        texts = [document.text[start:end] for start, end in places]
+        windows = tuple(Window(content_key(text), *place) for text, place in zip(texts, places, strict=True))
+        row = {"file": document.file} if document.line is None else {"file": document.file, "line": document.line}
+        stored = StoredDocument(name, windows, digest, {**row, **document.metadata})
+        splits.append((stored, {window.key: text for window, text in zip(windows, texts, strict=True)}))
+    return splits
 
 
-def _kept(clara: Clara, store: DurableStore, splits: Sequence[_Split]) -> Done:
-    texts = {content_key(text): text for split in splits for text in split.texts}
+def _kept(clara: Clara, store: DurableStore, splits: Sequence[Split]) -> Done:
+    texts = {key: text for _, own in splits for key, text in own.items()}
     tokens = compressed = 0
     for turn in range(_TURNS):
         there = store.numbers(list(texts))
@@ -336,18 +331,9 @@ def _kept(clara: Clara, store: DurableStore, splits: Sequence[_Split]) -> Done:
             tokens += sum(clara.call().compress({key: texts[key] for key in part}).lengths)  # split already
         compressed += len(missing)
         try:
-            store.record([_stored(split) for split in splits])
+            store.record([stored for stored, _ in splits])
             break
         except MissingBlocks:  # another run has changed the last document that had them
             if turn == _TURNS - 1:
                 raise
-    return Done(sum(len(split.places) for split in splits), compressed, tokens)
-
-
-def _stored(split: _Split) -> StoredDocument:
-    windows = tuple(
-        Window(content_key(text), start, end) for text, (start, end) in zip(split.texts, split.places, strict=True)
-    )
-    place = {"file": split.document.file, "line": split.document.line}
-    own = {name: value for name, value in place.items() if value is not None}
-    return StoredDocument(split.id, windows, split.digest, {**own, **split.document.metadata})
+    return Done(sum(len(stored.windows) for stored, _ in splits), compressed, tokens)

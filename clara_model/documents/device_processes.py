@@ -7,15 +7,20 @@ is done twice after a kill leaves what doing it once leaves. Leaves out what is 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import cached_property
 from multiprocessing.queues import Queue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clara_model.documents.corpus import Compress, Done, New, compress_documents
 from clara_model.errors import ClaraError
+
+if TYPE_CHECKING:
+    from clara_model.inference.clara import Clara
+    from clara_model.store import DurableStore
 
 WAITING = 2
 """Batches of each process that are read ahead."""
@@ -29,15 +34,9 @@ class Compressor:
     ) -> None:
         """As `Clara.load` and `open_store` take them; ``threads`` of a process that shares the CPU."""
         self.model, self.store, self.options, self.threads = model, store, {**options, "device": device}, threads
-        self._call: Callable[[Sequence[New]], Done] | None = None
 
-    def __call__(self, batch: Sequence[New]) -> Done:
-        """Compress some documents."""
-        if self._call is None:
-            self._call = self._opened()
-        return self._call(batch)
-
-    def _opened(self) -> Callable[[Sequence[New]], Done]:
+    @cached_property
+    def _opened(self) -> tuple[Clara, DurableStore]:
         import torch
 
         from clara_model.inference.clara import Clara
@@ -46,8 +45,11 @@ class Compressor:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         store = open_store(self.store)
-        clara = Clara.load(self.model, store=store, **self.options)
-        return lambda batch: compress_documents(clara, store, batch)
+        return Clara.load(self.model, store=store, **self.options), store
+
+    def __call__(self, batch: Sequence[New]) -> Done:
+        """Compress some documents."""
+        return compress_documents(*self._opened, batch)
 
 
 def check_devices(words: str) -> list[str]:

@@ -8,7 +8,6 @@ found by its content, so doing a batch twice leaves what doing it once leaves. L
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -93,23 +92,16 @@ def _made(ray: Any, model: str, store: str, options: Mapping[str, Any], count: i
 
 def _flowing(ray: Any, made: Sequence[Any], batches: Iterable[Sequence[New]]) -> Iterator[Done]:
     """What the actors make of the batches, as it comes; reads few ahead."""
-    free = deque(actor for _ in range(WAITING) for actor in made)
-    waiting: dict[Any, Any] = {}
-    for batch in batches:
-        if not free:
-            yield _next(ray, waiting, free)
-        actor = free.popleft()
-        waiting[actor.__call__.remote(batch)] = actor
-    while waiting:
-        yield _next(ray, waiting, free)
+    from ray.util import ActorPool
 
-
-def _next(ray: Any, waiting: dict[Any, Any], free: deque[Any]) -> Done:
-    """The first batch that is done; its actor is free for another."""
-    (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
-    free.append(waiting.pop(ready))
+    pool = ActorPool([*made] * WAITING)
     try:
-        done: Done = ray.get(ready)
+        for batch in batches:
+            if not pool.has_free():
+                yield pool.get_next_unordered()
+            pool.submit(lambda actor, some: actor.__call__.remote(some), batch)
+        while pool.has_next():
+            yield pool.get_next_unordered()
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(getattr(error, "cause", None), Exception) else error
         raise ClaraError(f"an actor failed: {' '.join(str(cause).split())[-500:]}") from error
@@ -118,4 +110,3 @@ def _next(ray: Any, waiting: dict[Any, Any], free: deque[Any]) -> Done:
             f"actors were lost {_RESTARTS} times ({type(error).__name__}: out of memory?); run the same command again, "
             "it goes on where it was"
         ) from error
-    return done

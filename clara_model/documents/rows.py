@@ -76,9 +76,16 @@ def read_data_set(name: str, key: str | None = None, keep: Sequence[str] = ()) -
     """
     owner_and_name, revision, files = _parts(name)
     with needing("datasets", name):
-        import datasets  # noqa: F401
+        from datasets import load_dataset
     place = PREFIX + owner_and_name
-    yield from until_error(_splits(place, owner_and_name, revision, files, key, keep), place)
+
+    def read() -> Iterator[Document | Unread]:
+        with reading(place, "a data set"):
+            splits = load_dataset(owner_and_name, revision=revision, data_files=files, streaming=True)
+        for split, rows in splits.items():
+            yield from until_error(_stream_rows(rows, f"{place}/{split}", key, keep), f"{place}/{split}")
+
+    yield from until_error(read(), place)
 
 
 def _parts(name: str) -> tuple[str, str | None, str | None]:
@@ -87,17 +94,6 @@ def _parts(name: str) -> tuple[str, str | None, str | None]:
         raise Unreadable(f"{name} is not a data set of the hub; write {PREFIX}OWNER/NAME, or with a file: .../FILE")
     owner_and_name, revision, files = parts.groups()
     return owner_and_name, unquote(re.sub("^~", "refs/convert/", revision)) if revision else None, files
-
-
-def _splits(
-    place: str, name: str, revision: str | None, files: str | None, key: str | None, keep: Sequence[str]
-) -> Iterator[Document | Unread]:
-    from datasets import load_dataset
-
-    with reading(place, "a data set"):
-        splits = load_dataset(name, revision=revision, data_files=files, streaming=True)
-    for split, rows in splits.items():
-        yield from until_error(_stream_rows(rows, f"{place}/{split}", key, keep), f"{place}/{split}")
 
 
 def _stream_rows(
