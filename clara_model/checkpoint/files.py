@@ -1,10 +1,11 @@
-"""Checkpoint folders to weights and back, in this project's layout; `checkpoint.published` reads the others.
+"""Checkpoint folders to weights and back: this project's layout, and the published CLaRa and PISCO ones to read.
 
-``config.json`` (with prompts) and ``adapters.safetensors`` (``<role>.<LoRA key>``, ``memory.<role>``,
+Ours: ``config.json`` (with prompts) and ``adapters.safetensors`` (``<role>.<LoRA key>``, ``memory.<role>``,
 ``embed_tokens.added``, ``lm_head.added``, or ``.weight`` where the whole matrix differs from the base's). A role whose
-adapter is still as loading starts one is named in the file's metadata instead (``untrained``). Nothing in a checkpoint
-is executed, and its sizes are compared with the file's header before anything of that size is built.
-Floor 2: knows files and tensors; what a model does with them is `clara_model.modeling.model`'s.
+adapter is still as loading starts one is named in the file's metadata instead (``untrained``).
+Published: ``config.json``, ``adapters.pth``, ``decoder_first_last_layers.pth``, and a modeling file that is only ever
+parsed (ml-clara commit 857c3cf, PISCO).
+Nothing in a checkpoint is executed, and its sizes are compared with the files' before anything of that size is built.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -21,18 +24,45 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clara_model.checkpoint.config import ClaraConfig, read_json
-from clara_model.checkpoint.contents import ADAPTERS, CONFIG, EMBEDDINGS, UNTRAINED, Checkpoint, check_sizes, fresh
-from clara_model.checkpoint.prompts import PromptSet
-from clara_model.checkpoint.published import read_published
-from clara_model.checkpoint.tensor_files import Shapes, safetensors_note, safetensors_shapes
+from clara_model.checkpoint.config import LORA_TARGETS, ClaraConfig, from_published, read_json
+from clara_model.checkpoint.prompts import PromptSet, from_folder
+from clara_model.checkpoint.tensor_files import Shapes, load_pickle, safetensors_note, safetensors_shapes
 from clara_model.errors import ClaraError, naming
 
 logger = logging.getLogger(__name__)
 
+CONFIG, ADAPTERS = "config.json", "adapters.safetensors"
+EMBEDDINGS = ("embed_tokens", "lm_head")
+UNTRAINED = "untrained"
+"""Name of the note in the adapters file that lists the roles without LoRA weights in it, by commas."""
+
+
+PUBLISHED_ADAPTERS, PUBLISHED_EMBEDDINGS = "adapters.pth", "decoder_first_last_layers.pth"
+PUBLISHED_ROLES = {
+    "encoder_adapter": "compressor",
+    "query_reasoner_adapter": "query_reasoner",
+    "decoder_adapter": "generator",
+}
 BUNDLED = Path(__file__).parents[1] / "bundled"
 ABOUT = ["README.md", "LICENSE*"]
 """What comes with a checkpoint for people: its card, which names the licence of the weights, and the licence."""
+
+
+@dataclass
+class Checkpoint:
+    """The contents of a folder; ``D`` hidden size, ``M`` memory tokens, ``V`` vocabulary with the added tokens."""
+
+    config: ClaraConfig
+    adapters: dict[str, dict[str, Tensor]]
+    """LoRA weights by role, keys as in `clara_model.modeling.adapters.Roles.parameters`; none for a role whose adapter
+    was never trained, which starts as `fresh`."""
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    """Memory-token rows ``[M, D]`` by role; a role that is absent takes the added rows of the embedding."""
+    embeddings: dict[str, Tensor] = field(default_factory=dict)
+    """``embed_tokens`` and, where untied, ``lm_head``: the added rows ``[M + 3, D]`` or the whole matrix ``[V, D]``."""
+    residual: dict[str, Tensor] = field(default_factory=dict)
+    """What `clara_model.modeling.residual` adds, by its full name, e.g. ``residual.compressor.gate``."""
+    folder: Path = Path()
 
 
 def locate(name: str, subfolder: str | None = None, revision: str | None = None, token: str | None = None) -> Path:
@@ -91,7 +121,7 @@ def read(folder: Path, prompts: str | Path | PromptSet | None = None) -> Checkpo
         if "format" in values:
             return _read_own(folder, values, chosen)
         if "compr_rate" in values:
-            return read_published(folder, values, chosen)
+            return _read_published(folder, values, chosen)
     raise ClaraError(f"{folder / CONFIG} is not a CLaRa or PISCO configuration; is this a base model's folder?")
 
 
@@ -127,7 +157,99 @@ def _check_header(config: ClaraConfig, path: Path) -> None:
             ranks[head][rest] = shape
         elif head == "memory" or head in EMBEDDINGS:
             rows[key] = shape[0] if shape else 0
-    check_sizes(config, ranks, rows, path)
+    _check_sizes(config, ranks, rows, path)
+
+
+def _read_published(folder: Path, values: dict[str, Any], prompts: PromptSet | None) -> Checkpoint:
+    """Read a published folder with its ``config.json``; ``prompts`` replace those of its modeling file.
+
+    Raises:
+        ClaraError: a file is missing, damaged, does not fit the others, or holds pickled code.
+    """
+    path = folder / PUBLISHED_ADAPTERS
+    adapters: dict[str, dict[str, Tensor]] = {}
+    memory_source: dict[str, Tensor] = {}
+    for name, weights in load_pickle(path).items():
+        if name not in PUBLISHED_ROLES:
+            raise ClaraError(f"{path} holds an unknown adapter {name!r}; known are {', '.join(PUBLISHED_ROLES)}")
+        _check_tensors(path, weights)
+        adapters[PUBLISHED_ROLES[name]] = {key: tensor for key, tensor in weights.items() if ".lora_" in key}
+        memory_source = memory_source or {k: t for k, t in weights.items() if ".lora_" not in k}
+    config = from_published(values, tuple(adapters), prompts or from_folder(folder), _targets(adapters))
+    if (folder / PUBLISHED_EMBEDDINGS).is_file():
+        memory_source = load_pickle(folder / PUBLISHED_EMBEDDINGS)
+        _check_tensors(folder / PUBLISHED_EMBEDDINGS, memory_source)
+    if not memory_source:
+        raise ClaraError(f"{folder / PUBLISHED_EMBEDDINGS} is missing; is the download complete?")
+    embeddings = {}
+    for name in EMBEDDINGS:
+        matching = [tensor for key, tensor in memory_source.items() if key.endswith(f"{name}.weight")]
+        if matching:
+            embeddings[name] = matching[0].detach()
+    ranks = {role: {key: tuple(t.shape) for key, t in weights.items()} for role, weights in adapters.items()}
+    rows = {name: len(tensor) if tensor.dim() else 0 for name, tensor in embeddings.items()}
+    _check_sizes(config, ranks, rows, path)
+    return Checkpoint(config, adapters, embeddings=embeddings, folder=folder)
+
+
+def _targets(adapters: dict[str, dict[str, Tensor]]) -> tuple[str, ...]:
+    """The layers that have adapters, by the last part of their names; the published configuration does not say."""
+    keys = (key.partition(".lora_")[0] for weights in adapters.values() for key in weights)
+    found = tuple(dict.fromkeys(key.rpartition(".")[2] for key in keys))
+    return LORA_TARGETS if not found or set(found) == set(LORA_TARGETS) else found
+
+
+def _check_tensors(path: Path, weights: object) -> None:
+    if not isinstance(weights, dict) or not all(_is_weight(*item) for item in weights.items()):
+        raise ClaraError(f"{path} must hold tensors by name, got something else; is it a CLaRa or PISCO file?")
+
+
+def _is_weight(key: object, tensor: object) -> bool:
+    dense = isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.is_floating_point()
+    return isinstance(key, str) and dense
+
+
+def _check_sizes(config: ClaraConfig, ranks: dict[str, Shapes], rows: dict[str, int], path: Path) -> None:
+    """Compare a configuration's sizes with what a file holds, before anything of these sizes is built.
+
+    Args:
+        config: of the checkpoint.
+        ranks: for each role that must have weights the shapes of its LoRA matrices by key.
+        rows: of each matrix with the memory tokens' rows, how many there are.
+        path: the file, for the error.
+
+    Raises:
+        ClaraError: the configuration asks for more memory tokens or another LoRA rank than the file has.
+    """
+    for role in ranks:
+        first = next((shape for key, shape in ranks[role].items() if ".lora_A." in key), None)
+        if first is None:
+            raise ClaraError(f"{path} holds no LoRA weights of the {role.replace('_', ' ')}; is the download complete?")
+        rank = first[0] if first else 0
+        if rank != config.lora_rank:
+            raise ClaraError(
+                f"{path} holds LoRA weights of rank {rank} for the {role.replace('_', ' ')}, {CONFIG} says "
+                f"{config.lora_rank}; do the two files belong together?"
+            )
+    for name, found in rows.items():
+        if found < config.memory_tokens:
+            raise ClaraError(
+                f"{path} holds {found} rows in {name}, {CONFIG} asks for {config.memory_tokens} memory tokens "
+                f"({config.doc_max_length} // {config.compression_rate}); do the two files belong together?"
+            )
+
+
+def fresh(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The start of an adapter that no file holds: PEFT's, an output of zero, and always the same numbers.
+
+    Args:
+        weights: LoRA matrices by key, for their names, shapes and element type.
+    """
+    generator, start = torch.Generator().manual_seed(0), {}
+    for name in sorted(weights):
+        drawn = (2 * torch.rand(weights[name].shape, generator=generator) - 1) / weights[name].shape[1] ** 0.5
+        start[name] = (drawn if ".lora_A." in name else torch.zeros_like(drawn)).to(weights[name].dtype)
+    return start
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:

@@ -313,10 +313,12 @@ def _split(clara: Clara, batch: Sequence[New]) -> list[Split]:
     for name, digest, document in batch:
         places = clara.model.tokens.windows(document.text)
         texts = [document.text[start:end] for start, end in places]
-        windows = tuple(Window(content_key(text), *place) for text, place in zip(texts, places, strict=True))
+        same = texts == [document.text] and not document.metadata  # then the digest is the window's key
+        keys = [digest] if same else map(content_key, texts)
+        windows = tuple(Window(key, *place) for key, place in zip(keys, places, strict=True))
         row = {"file": document.file} if document.line is None else {"file": document.file, "line": document.line}
         stored = StoredDocument(name, windows, digest, {**row, **document.metadata})
-        splits.append((stored, {window.key: text for window, text in zip(windows, texts, strict=True)}))
+        splits.append((stored, dict(zip((window.key for window in windows), texts, strict=True))))
     return splits
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clara_model.checkpoint.config import read_json
-from clara_model.checkpoint.contents import CONFIG
+from clara_model.checkpoint.files import CONFIG
 from clara_model.checkpoint.options import LoadOptions
 from clara_model.errors import ClaraError
 from clara_model.inference.published import ClaraModel

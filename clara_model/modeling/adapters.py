@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from clara_model.checkpoint.config import FUSED_TARGETS, LORA_TARGETS, ClaraConfig
-from clara_model.checkpoint.contents import fresh
+from clara_model.checkpoint.files import fresh
 from clara_model.errors import ClaraError
 
 BASE = "base"

@@ -19,14 +19,14 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from clara_model import ClaraModel
-from clara_model.checkpoint import devices, files, published
+from clara_model.checkpoint import devices, files
 from clara_model.checkpoint.base_model import HUB_NAMES, load_base, resolve_base
 from clara_model.checkpoint.config import ROLES
 from clara_model.checkpoint.prompts import Prompt, PromptSet
 from clara_model.errors import ClaraError
 
 TEXTS, QUESTIONS = small_model.TEXTS, small_model.QUESTIONS
-PUBLISHED = {role: name for name, role in published.PUBLISHED_ROLES.items()}
+PUBLISHED = {role: name for name, role in files.PUBLISHED_ROLES.items()}
 PROMPTS = PromptSet(answer=Prompt(system="Brief.", user=("Background:\n{memory}\n\nQuestion:{question}",)))
 MODELING = """raise RuntimeError("never run")
 class M:

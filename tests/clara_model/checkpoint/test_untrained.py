@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from clara_model import ClaraError, ClaraModel
-from clara_model.checkpoint.contents import ADAPTERS, UNTRAINED
+from clara_model.checkpoint.files import ADAPTERS, UNTRAINED
 
 FRESH = ("compressor", "query_reasoner")
 

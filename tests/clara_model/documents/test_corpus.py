@@ -4,12 +4,14 @@ import json
 import os
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from counting import counted
 from small_model import QUESTIONS, TEXTS
 
 from clara_model import Clara, ClaraModel
@@ -49,6 +51,14 @@ def test_every_document_is_there_with_its_windows(loaded: ClaraModel, files: Pat
     assert documents[names[3]].metadata == {"file": f"{files.resolve()}/more.jsonl", "line": 1}
     assert done.windows == sum(len(one.windows) for one in documents.values())
     assert done.tokens > 0
+
+
+def test_a_text_is_hashed_and_split_once(loaded: ClaraModel, files: Path, monkeypatch: pytest.MonkeyPatch):
+    hashed, split = counted(monkeypatch)
+    _, documents = run(loaded, files)
+    assert split == dict.fromkeys([*TEXTS[:5], " ".join(TEXTS)], 1)
+    long = max(documents.values(), key=lambda one: len(one.windows)).windows
+    assert hashed == Counter([*split, *(" ".join(TEXTS)[one.start : one.end] for one in long)])
 
 
 def test_a_second_run_does_nothing(loaded: ClaraModel, files: Path, monkeypatch: pytest.MonkeyPatch):
