@@ -136,8 +136,9 @@ def test_the_damaged_file_is_named(base: Path, damage: Callable[[Path], object],
     assert str(base) in refused(base, message)
 
 
-@pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id"])
-@pytest.mark.parametrize("value", [[None], "x", 1.5, True, {}, []])
+@pytest.mark.parametrize(
+    ("name", "value"), [*(("eos_token_id", one) for one in ([None], "x", 1.5, True, {}, [])), ("bos_token_id", [None])]
+)
 def test_special_tokens_that_are_no_ids(base: Path, name: str, value: object):
     change(base / "generation_config.json", **{name: value})
     refused(base, f"generation_config.json (has {name} .*, which is no token's id|cannot be used)")

@@ -36,11 +36,11 @@ def test_scores_are_the_formula_and_shares_lie_from_0_to_1():
     assert 0 < BM25(["red fox " * 5000, "x"]).shares("red fox " * 50)[0] < 1
 
 
-@pytest.mark.parametrize("question", ["", "?!", "unheard", "the of"])
 @pytest.mark.parametrize("texts", [["", "a b", "?"], ["", "?"]])
-def test_nothing_shared_is_0_for_all_and_finds_nothing(question: str, texts: list[str]):
-    assert BM25(texts).shares(question).tolist() == BM25(texts).scores(question).tolist() == [0] * len(texts)
-    assert BM25(texts).best(question, 2) == []
+def test_nothing_shared_is_0_for_all_and_finds_nothing(texts: list[str]):
+    for question in ("", "?!", "unheard", "the of"):
+        assert BM25(texts).shares(question).tolist() == BM25(texts).scores(question).tolist() == [0] * len(texts)
+        assert BM25(texts).best(question, 2) == []
 
 
 def test_equal_texts_stand_in_the_order_given():

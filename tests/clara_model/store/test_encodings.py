@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -5,17 +7,15 @@ from clara_model.errors import ClaraError
 from clara_model.store.encodings import ENCODINGS, EncodedBlock, decode, encode, encoded_bytes
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 64)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_sizes_and_types(encoding: str, shape: tuple[int, int], dtype: torch.dtype):
-    vector = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-    made = encode(vector, encoding)
-    assert len(made.data) == encoded_bytes(made.encoding, *shape)
-    again = decode(made)
-    assert (again.dtype, again.shape) == (dtype, shape)
-    if encoding == "exact":
-        assert torch.equal(again, vector)
+def test_sizes_and_types():
+    shapes, dtypes = [(1, 1), (3, 5), (16, 64)], [torch.float32, torch.bfloat16, torch.float16]
+    for encoding, shape, dtype in itertools.product(ENCODINGS, shapes, dtypes):
+        vector = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+        made = encode(vector, encoding)
+        assert len(made.data) == encoded_bytes(made.encoding, *shape)
+        again = decode(made)
+        assert (again.dtype, again.shape) == (dtype, shape)
+        assert encoding != "exact" or torch.equal(again, vector)
 
 
 def test_whole_numbers_by_hand():
@@ -35,10 +35,10 @@ def test_non_contiguous_and_gradient():
     assert torch.equal(decode(encode(vector, "exact")), vector)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_not_finite(bad: float):
-    with pytest.raises(ClaraError, match="not finite"):
-        encode(torch.tensor([[1.0, bad]]), "exact")
+def test_not_finite():
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ClaraError, match="not finite"):
+            encode(torch.tensor([[1.0, bad]]), "exact")
 
 
 def test_a_large_sum_is_still_finite():
