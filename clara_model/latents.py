@@ -1,7 +1,6 @@
 """Latents: what a document (or a question) is compressed into, with what is needed to keep it and to trust it later.
 
-Shapes: ``N`` documents, ``M`` memory tokens, ``D`` hidden size. Leaves out where latents are kept (store) and how they
-are made (model).
+Shapes: ``N`` documents, ``M`` memory tokens, ``D`` hidden size.
 """
 
 from __future__ import annotations
@@ -110,14 +109,11 @@ class Latents:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file: ``vectors``, ``lengths``, ``windows``, and the fingerprint in its metadata."""
-        tensors = {
-            "vectors": self.vectors.detach().cpu().contiguous(),
-            "lengths": torch.tensor(self.lengths, dtype=torch.long),
-        }
+        vectors = self.vectors.detach().cpu().contiguous()
+        tensors = {"vectors": vectors, "lengths": torch.tensor(self.lengths, dtype=torch.long)}
         if self.windows is not None:
-            tensors["windows"] = torch.tensor([_as_row(window) for window in self.windows], dtype=torch.long).view(
-                -1, 4
-            )
+            rows = [(one.document, one.number, one.start, -1 if one.end is None else one.end) for one in self.windows]
+            tensors["windows"] = torch.tensor(rows, dtype=torch.long).view(-1, 4)
         save_file(tensors, path, metadata={"fingerprint": self.fingerprint})
 
     @classmethod
@@ -144,7 +140,12 @@ class Latents:
         if not whole or lengths.dim() != 1 or (rows is not None and rows.dim() != 2) or bool((lengths < 0).any()):
             raise ClaraError(f"{path} holds no latents: its lengths or windows are no whole numbers in rows")
         try:
-            windows = None if rows is None else tuple(_from_row(row) for row in rows.tolist())
+            windows = None
+            if rows is not None:
+                windows = tuple(
+                    Window(document=document, number=number, start=start, end=None if end == -1 else end)
+                    for document, number, start, end in rows.tolist()
+                )
             return cls(vectors, tuple(lengths.tolist()), fingerprint, windows)
         except (TypeError, ValueError) as error:
             raise ClaraError(f"{path} holds no latents: {error}") from error
@@ -157,19 +158,6 @@ def _row(number: object) -> int:
             "expected row numbers, got a truth value; of a mask, pass the numbers of the rows that are true"
         )
     return operator.index(number)  # type: ignore[arg-type]
-
-
-_TO_THE_END = -1
-
-
-def _as_row(window: Window) -> list[int]:
-    end = _TO_THE_END if window.end is None else window.end
-    return [window.document, window.number, window.start, end]
-
-
-def _from_row(row: Sequence[int]) -> Window:
-    document, number, start, end = row
-    return Window(document=document, number=number, start=start, end=None if end == _TO_THE_END else end)
 
 
 def _stacked_windows(parts: Sequence[Latents]) -> tuple[Window, ...] | None:

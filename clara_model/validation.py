@@ -1,7 +1,4 @@
-"""Checks of what a caller asks for: questions, candidates, numbers, sampling. An error is one sentence with the value.
-
-Leaves out what the model itself checks: slots that do not fit a prompt, latents of another checkpoint.
-"""
+"""Checks of what a caller asks for: questions, candidates, numbers, sampling. Errors are a sentence with the value."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """A long text is read in windows: stretches that end where sentences end and fit the model's document length.
 
-Windows of one text follow each other and never overlap, so a sentence is in one of them only. Leaves out counting
-tokens (`modeling.tokens`) and what becomes of a window (`inference`).
+Windows of one text follow each other and never overlap, so a sentence is in one of them only.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A folder is data. Its ``config.json`` must name a kind of model that the installed transformers has, code that it names
 (``auto_map``) is never run, and the sizes that it asks for are compared with the headers of its weight files before
-anything of that size is built. Leaves out loading (`checkpoint.base_model`).
+anything of that size is built.
 """
 
 from __future__ import annotations

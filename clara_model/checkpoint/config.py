@@ -1,7 +1,7 @@
 """What a checkpoint is: sizes, LoRA shape, prompts and the base model it stands on.
 
 Reads this project's own ``config.json`` and the fields of the published one (``compr_rate``, ``decoder_model_name``).
-Source of the published fields: ml-clara commit 857c3cf, PISCO. Leaves out everything about training.
+Source of the published fields: ml-clara commit 857c3cf, PISCO.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def generator_name(base: PreTrainedModel) -> str:
     settings = {name: value for name, value in base.config.to_diff_dict().items() if name not in _NOT_SHAPING}
     scales = [layer.scaling[_ROLE] for layer in layers]
     told = json.dumps([settings, base.generation_config.eos_token_id, scales], sort_keys=True, default=str)
-    tensors = {name: tensor for name, tensor in base.state_dict().items() if _counts(name)}
+    tensors = {name: one for name, one in base.state_dict().items() if ".lora_" not in name or f".{_ROLE}." in name}
     whole = hashlib.sha256(f"{told}\0{hash_tensors(tensors, torch.bfloat16)}".encode())
     return f"clara-{whole.hexdigest()[:DIGITS]}"
 
@@ -93,11 +93,6 @@ def export(base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
 def _layers(base: PreTrainedModel) -> dict[str, Any]:
     """Those with adapters, which are `modeling.adapters.RoleLinear`."""
     return {name: module for name, module in base.named_modules() if hasattr(module, "lora_A")}
-
-
-def _counts(name: str) -> bool:
-    """Whether a tensor of the base's is part of the generator."""
-    return ".lora_" not in name or f".{_ROLE}." in name
 
 
 def _tensors(base: PreTrainedModel) -> dict[str, Any]:

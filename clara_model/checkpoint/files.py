@@ -161,11 +161,6 @@ def _check_header(config: ClaraConfig, path: Path) -> None:
 
 
 def _read_published(folder: Path, values: dict[str, Any], prompts: PromptSet | None) -> Checkpoint:
-    """Read a published folder with its ``config.json``; ``prompts`` replace those of its modeling file.
-
-    Raises:
-        ClaraError: a file is missing, damaged, does not fit the others, or holds pickled code.
-    """
     path = folder / PUBLISHED_ADAPTERS
     adapters: dict[str, dict[str, Tensor]] = {}
     memory_source: dict[str, Tensor] = {}
@@ -210,25 +205,15 @@ def _is_weight(key: object, tensor: object) -> bool:
 
 
 def _check_sizes(config: ClaraConfig, ranks: dict[str, Shapes], rows: dict[str, int], path: Path) -> None:
-    """Compare a configuration's sizes with what a file holds, before anything of these sizes is built.
-
-    Args:
-        config: of the checkpoint.
-        ranks: for each role that must have weights the shapes of its LoRA matrices by key.
-        rows: of each matrix with the memory tokens' rows, how many there are.
-        path: the file, for the error.
-
-    Raises:
-        ClaraError: the configuration asks for more memory tokens or another LoRA rank than the file has.
-    """
-    for role in ranks:
-        first = next((shape for key, shape in ranks[role].items() if ".lora_A." in key), None)
+    """Compare LoRA ranks by role, and rows of memory tokens by matrix, before anything of these sizes is built."""
+    for role, shapes in ranks.items():
+        name = role.replace("_", " ")
+        first = next((shape for key, shape in shapes.items() if ".lora_A." in key), None)
         if first is None:
-            raise ClaraError(f"{path} holds no LoRA weights of the {role.replace('_', ' ')}; is the download complete?")
-        rank = first[0] if first else 0
-        if rank != config.lora_rank:
+            raise ClaraError(f"{path} holds no LoRA weights of the {name}; is the download complete?")
+        if first[:1] != (config.lora_rank,):
             raise ClaraError(
-                f"{path} holds LoRA weights of rank {rank} for the {role.replace('_', ' ')}, {CONFIG} says "
+                f"{path} holds LoRA weights of rank {first[0] if first else 0} for the {name}, {CONFIG} says "
                 f"{config.lora_rank}; do the two files belong together?"
             )
     for name, found in rows.items():
@@ -240,11 +225,7 @@ def _check_sizes(config: ClaraConfig, ranks: dict[str, Shapes], rows: dict[str, 
 
 
 def fresh(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The start of an adapter that no file holds: PEFT's, an output of zero, and always the same numbers.
-
-    Args:
-        weights: LoRA matrices by key, for their names, shapes and element type.
-    """
+    """The start of an adapter with such LoRA matrices: PEFT's, an output of zero, and always the same numbers."""
     generator, start = torch.Generator().manual_seed(0), {}
     for name in sorted(weights):
         drawn = (2 * torch.rand(weights[name].shape, generator=generator) - 1) / weights[name].shape[1] ** 0.5

@@ -1,7 +1,7 @@
 """The one list of options: how a checkpoint is loaded, how a `Clara` works with it, how text is written.
 
 Loaders, commands and framework components go by it. Naming the options needs neither torch nor transformers; resolving
-them does. Leaves out checks of values (`clara_model.validation`).
+them does.
 """
 
 from __future__ import annotations

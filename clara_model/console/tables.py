@@ -1,7 +1,6 @@
 """What the command line shows: answers, ranked passages and sizes as terminal text, and a picture of scores and times.
 
 Texts of documents and answers are data: control characters are made visible, and nothing in them is read as markup.
-Left out: everything that computes; these functions take results and draw them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Whole corpora into a store: what is new or has changed is compressed, the rest is not touched.
 
 A document is known by its file (and line), and by the hash of its content. It is recorded when all its windows are in
-the store, so that a run that is killed and started again does nothing twice. Leaves out reading files
-(`documents.passages`) and processes (`documents.device_processes`).
+the store, so that a run that is killed and started again does nothing twice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whole corpora on several devices: a process with its own model each, all of them writing into one store.
 
 A batch of documents goes to whichever process is free. What a process writes is found by its content, so a batch that
-is done twice after a kill leaves what doing it once leaves. Leaves out what is compressed (`documents.corpus`).
+is done twice after a kill leaves what doing it once leaves.
 """
 
 from __future__ import annotations

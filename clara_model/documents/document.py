@@ -1,4 +1,4 @@
-"""What reading a file gives: documents and what could not be read. Leaves out the formats."""
+"""What reading a file gives: documents and what could not be read."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """From files to passages: read files, folders, data sets and standard input; long texts are split (`windows`).
 
-A *passage* is what one set of memory tokens stands for: an exact stretch of its document that fits the model's
-document length. It knows its file and its number, so an answer can be cited. Left out: what each file type holds
-(`html`, `docx`, `pdf`, `rows`) and overlapping windows (a sentence is never in two passages).
+A *passage* is what one set of memory tokens stands for: an exact stretch of its document that fits the model's document
+length. It knows its file and its number, so an answer can be cited.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 This process reads the documents and deals batches to whichever actor is free; text is small beside what compressing it
 takes. An actor that is lost with its machine is started anew elsewhere and given its batch again: what is written is
-found by its content, so doing a batch twice leaves what doing it once leaves. Leaves out what is compressed
-(`documents.corpus`) and starting a cluster (``ray start``); without one, Ray starts on this machine.
+found by its content, so doing a batch twice leaves what doing it once leaves. Without a cluster (``ray start``), Ray
+starts on this machine.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from clara_model.errors import ClaraError
 from clara_model.search.sketch import BITS, SIZE, Array, Directions, as_bytes, rotation, slot_signs
 from clara_model.store.protocol import DurableStore, Row
 from clara_model.store.sqlite.connection import Connections
+from clara_model.store.sqlite.segments import write_all
 
 FILE = "coarse.sqlite"
 FORMAT = 3
@@ -100,12 +101,12 @@ class CoarseIndex:
         """
         reach = self.reach()
         if not self._checked and reach.last and self._is_foreign(store, reach):
-            reach = self._start_again()
+            reach = self.clear()
         self._checked = True
         rows = store.iterate(reach.last)
         while part := list(islice(rows, _AT_ONCE)):
             if 0 < reach.learned < _AT_ONCE and reach.count + len(part) >= _LEARN_AGAIN * reach.learned:
-                reach = self._start_again()
+                reach = self.clear()
             elif self._append(part):
                 reach = self.reach()
                 continue
@@ -113,7 +114,7 @@ class CoarseIndex:
             rows = store.iterate(reach.last)
         places = self.places(store, reach)
         if places is not None and reach.count > 2 * len(places) + _AT_ONCE:
-            self._start_again()
+            self.clear()
             return self.update(store)
         return reach
 
@@ -144,8 +145,8 @@ class CoarseIndex:
         known = [there[number] == key for number, key in tail if number in there]
         return not known or not known[-1]
 
-    def _start_again(self) -> Reach:
-        """Build it anew, under other names: another process may be reading the files."""
+    def clear(self) -> Reach:
+        """Begin anew, under other names of files: another process may be reading them."""
         with self._connections.writing() as connection:
             generation = _reach(connection).generation + 1
             _start(connection, generation)
@@ -155,10 +156,6 @@ class CoarseIndex:
                 path.unlink(missing_ok=True)
         return self.reach()
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._start_again()
-
     def _append(self, rows: list[Row]) -> bool:
         sketch = slot_signs if self.ranking == "late" else rotation
         sketches = np.concatenate([sketch(torch.stack(group)) for group in _of_one_shape(rows)])
@@ -166,26 +163,16 @@ class CoarseIndex:
             reach = _reach(connection)
             if reach.last >= rows[0].number:
                 return False
-            put = self._slots if self.ranking == "late" else self._projections
             numbers = np.array([row.number for row in rows], dtype=np.int64)
-            _write(self.folder, reach, {"numbers": numbers, **put(connection, reach, sketches)})
+            if self.ranking == "late":
+                _set(connection, slots=sketches.shape[1], sign_bytes=sketches.shape[2])
+                files = {"slots": sketches}
+            else:
+                files = _projections(connection, reach, sketches)
+            _write(self.folder, reach, {"numbers": numbers, **files})
             tail = json.dumps([(row.number, row.key) for row in rows[-_TAIL:]])
             _set(connection, count=reach.count + len(rows), last=rows[-1].number, tail=tail)
         return True
-
-    def _projections(self, connection: sqlite3.Connection, reach: Reach, rotations_NR: Array) -> dict[str, Array]:
-        """What the files get for the cosine of whole blocks."""
-        if not reach.learned:
-            _set(connection, directions=Directions.learned(rotations_NR).tobytes(), learned=len(rotations_NR))
-        directions = Directions.frombytes(_get(connection, "directions"))
-        projections_NS = directions.document(rotations_NR)
-        whole, scales = as_bytes(projections_NS)
-        return {"bytes": whole, "scales": scales, "signs": directions.signs(projections_NS)}
-
-    def _slots(self, connection: sqlite3.Connection, reach: Reach, signs_NMG: Array) -> dict[str, Array]:
-        """What the files get for late interaction."""
-        _set(connection, slots=signs_NMG.shape[1], sign_bytes=signs_NMG.shape[2])
-        return {"slots": signs_NMG}
 
     def directions(self, reach: Reach) -> Directions:
         """In which its blocks differ; it must have some."""
@@ -248,6 +235,16 @@ def _of_one_shape(rows: list[Row]) -> Iterator[list[torch.Tensor]]:
     yield group
 
 
+def _projections(connection: sqlite3.Connection, reach: Reach, rotations_NR: Array) -> dict[str, Array]:
+    """What the files get for the cosine of whole blocks."""
+    if not reach.learned:
+        _set(connection, directions=Directions.learned(rotations_NR).tobytes(), learned=len(rotations_NR))
+    directions = Directions.frombytes(_get(connection, "directions"))
+    projections_NS = directions.document(rotations_NR)
+    whole, scales = as_bytes(projections_NS)
+    return {"bytes": whole, "scales": scales, "signs": directions.signs(projections_NS)}
+
+
 def _path(folder: Path, generation: int, name: str) -> Path:
     return folder / f"{generation}-{name}.bin"
 
@@ -268,10 +265,7 @@ def _put(path: Path, offset: int, values: Array) -> None:
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         flat: Any = values
-        rest = memoryview(flat).cast("B")
-        while rest:
-            written = os.pwrite(file, rest, offset)
-            rest, offset = rest[written:], offset + written
+        write_all(file, memoryview(flat).cast("B"), offset)
     finally:
         os.close(file)
 

@@ -2,7 +2,7 @@
 
 All signs are read (exact, no graph, nothing to train), by faiss where it is installed (extra ``search``) and there are
 many, else by NumPy; the thousands that share most are scored by their bytes. For late interaction the signs of every
-slot are read, and each block's score is worked out from them. Leaves out the exact score (`search.store_search`).
+slot are read, and each block's score is worked out from them.
 Shapes: ``N`` blocks, ``R`` numbers of a rotation, ``S`` directions, ``G`` bytes of signs, ``M`` slots of ``D`` numbers.
 """
 

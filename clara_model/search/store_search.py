@@ -1,7 +1,7 @@
 """Search in a store: the coarse index's best few hundred, scored exactly on whole latents.
 
 The score is the checkpoint's, the same number that ranking gives. Where words have a weight, the best by words are
-scored too, and a word counts by how rare it is in the store. Leaves out encoding the question (`inference`).
+scored too, and a word counts by how rare it is in the store.
 Shapes: ``M`` memory tokens, ``D`` hidden size.
 """
 

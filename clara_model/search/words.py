@@ -1,8 +1,7 @@
 """The texts of a store by their words: a full-text index beside the coarse one, whatever kind of store it is.
 
 SQLite's FTS5 (``words.sqlite`` in the folder of the search index) keeps the words of each text under the number of its
-block, which is never given twice; what has gone from the store goes from here when it is next looked at. Leaves out
-latents (`search.store_search`) and the formula (`search.bm25`).
+block, which is never given twice; what has gone from the store goes from here when it is next looked at.
 """
 
 from __future__ import annotations

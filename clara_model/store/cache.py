@@ -1,7 +1,4 @@
-"""The bounded in-memory store of latents that is on by default, alone or in front of one that lasts.
-
-Leaves out keeping latents on the disk (`store.sqlite.store`). Shapes: ``M`` memory tokens, ``D`` hidden size.
-"""
+"""The bounded in-memory store of latents that is on by default, alone or in front of one that lasts."""
 
 from __future__ import annotations
 
@@ -15,21 +12,19 @@ from typing import TypeGuard
 
 from clara_model.defaults import CACHE_BYTES
 from clara_model.store.opening import open_store
-from clara_model.store.protocol import ENTRY_BYTES, Block, DurableStore, LatentStore, check_fingerprint, content_key
-
-__all__ = ["CACHE_BYTES", "ENTRY_BYTES", "Block", "LatentCache", "LatentStore", "content_key"]
+from clara_model.store.protocol import Block, DurableStore, LatentStore, check_fingerprint
 
 
 class LatentCache:
-    """A `LatentStore` in memory, bounded in bytes; what was used longest ago goes first. Thread-safe."""
+    """A `LatentStore` in memory, of at most ``max_bytes``; what was used longest ago goes first. Thread-safe."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         """Start empty; with ``max_bytes`` 0 nothing is ever kept."""
         if max_bytes < 0:
             raise ValueError(f"cache_bytes must be at least 0, got {max_bytes}")
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        self.nbytes = 0
         self._blocks: OrderedDict[tuple[str, str], Block] = OrderedDict()
-        self._nbytes = 0
         self._lock = threading.Lock()
         _caches.add(self)
 
@@ -47,32 +42,22 @@ class LatentCache:
         with self._lock:
             for key, block in blocks.items():
                 self._drop((fingerprint, key))
-                if block.nbytes <= self._max_bytes:
+                if block.nbytes <= self.max_bytes:
                     self._blocks[fingerprint, key] = block
-                    self._nbytes += block.nbytes
+                    self.nbytes += block.nbytes
                     self._shrink()
 
     def resize(self, max_bytes: int) -> None:
         """Another bound; what no longer fits goes at once."""
         with self._lock:
-            self._max_bytes = max_bytes
+            self.max_bytes = max_bytes
             self._shrink()
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._blocks.clear()
-            self._nbytes = 0
-
-    @property
-    def max_bytes(self) -> int:
-        """The bound."""
-        return self._max_bytes
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes kept now."""
-        return self._nbytes
+            self.nbytes = 0
 
     def __len__(self) -> int:
         """Blocks kept now."""
@@ -81,11 +66,11 @@ class LatentCache:
     def _drop(self, key: tuple[str, str]) -> None:
         block = self._blocks.pop(key, None)
         if block is not None:
-            self._nbytes -= block.nbytes
+            self.nbytes -= block.nbytes
 
     def _shrink(self) -> None:
-        while self._nbytes > self._max_bytes:
-            self._nbytes -= self._blocks.popitem(last=False)[1].nbytes
+        while self.nbytes > self.max_bytes:
+            self.nbytes -= self._blocks.popitem(last=False)[1].nbytes
 
 
 def _after_fork() -> None:

@@ -2,8 +2,7 @@
 
 The package is ``pylance`` (extra ``lance``). Each call is one commit, which other machines see whole or not at all; two
 that write at once are put one behind the other. A block's number is where Lance keeps it: larger for what comes later,
-and new when the block is replaced or the store compacted, so that an index made from numbers finds its way. Leaves out
-an index of Lance's own: search reads the coarse index (`clara_model.search`), which lies in the user's cache folder.
+and new when the block is replaced or the store compacted, so that an index made from numbers finds its way.
 """
 
 from __future__ import annotations

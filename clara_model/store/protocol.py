@@ -2,7 +2,7 @@
 
 A *block* is the latents of one window of text. It is found by its key, the hash of the window's text, under the
 fingerprint of the checkpoint that made it, so what another checkpoint made is never found. A *document* is an ordered
-list of windows under an id of the user's, with metadata. Leaves out the stores themselves.
+list of windows under an id of the user's, with metadata.
 Shapes: ``M`` memory tokens, ``D`` hidden size.
 """
 

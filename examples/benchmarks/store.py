@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 
 from clara_model.store import Block, open_store
-from clara_model.store.cache import content_key
+from clara_model.windows import content_key
 
 SLOTS, WIDTH = 16, 4096
 NBYTES = SLOTS * WIDTH * 2

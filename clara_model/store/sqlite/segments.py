@@ -73,7 +73,7 @@ class Segments:
             file = os.open(self.path(segment), os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 for piece in pieces:
-                    _write_all(file, piece, end)
+                    write_all(file, piece, end)
                     end += len(piece)
             except OSError:
                 os.ftruncate(file, offset)
@@ -129,7 +129,8 @@ class Segments:
         return sum(self.sizes().values())
 
 
-def _write_all(file: int, piece: bytes | memoryview, offset: int) -> None:
+def write_all(file: int, piece: bytes | memoryview, offset: int) -> None:
+    """Write to an open file, however little of it the system takes at a time."""
     rest = memoryview(piece)
     while rest:
         written = os.pwrite(file, rest, offset)

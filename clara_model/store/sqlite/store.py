@@ -2,7 +2,6 @@
 
 Blocks are appended first and then entered in one SQLite transaction for each call, so a kill leaves whole calls only.
 Their bytes lie beside SQLite, because in it each is written twice (its log, then the file) and copied twice when read.
-Leaves out storage that machines share (`store.lance`) and search.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from clara_model import Clara, ClaraModel
 from clara_model.documents import corpus
 from clara_model.documents.corpus import compress_corpus
 from clara_model.store import open_store
-from clara_model.store.cache import content_key
+from clara_model.windows import content_key
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from small_model import QUESTIONS, TEXTS
 
 from clara_model import Clara, ClaraError, ClaraModel
 from clara_model.store import Block, StoredDocument, Window, open_store
-from clara_model.store.cache import content_key
+from clara_model.windows import content_key
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from clara_model.inference.pipeline import Candidates, Encoded
 from clara_model.inference.results import Ranked
 from clara_model.latents import Latents
 from clara_model.modeling.embedding import embed
-from clara_model.store.cache import LatentCache, content_key
-from clara_model.windows import Window
+from clara_model.store.cache import LatentCache
+from clara_model.windows import Window, content_key
 
 SHORT = {"max_new_tokens": 4}
 LONG = "\n\n".join(TEXTS)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from scheduling import busy
 
 from clara_model import Clara
-from clara_model.store.cache import content_key
+from clara_model.windows import content_key
 
 TEXTS, QUESTIONS = small_model.TEXTS, small_model.QUESTIONS
 

@@ -15,7 +15,7 @@ from clara_model.search.scan import distances, nearest
 from clara_model.search.sketch import BITS, ROTATION, Directions, as_bytes, rotation, slot_bits, slot_signs
 from clara_model.search.store_search import StoreSearch, index_folder
 from clara_model.store import Block, StoredDocument, Window, open_store
-from clara_model.store.cache import content_key
+from clara_model.windows import content_key
 
 FINGERPRINT = "f"
 

@@ -6,7 +6,7 @@ import os
 import torch
 
 from clara_model.store import Block
-from clara_model.store.cache import content_key
+from clara_model.windows import content_key
 
 BUCKET = os.environ.get("CLARA_TEST_BUCKET")
 """URL of a bucket that may be written to, such as ``s3://bucket``."""

@@ -3,7 +3,9 @@ import threading
 import pytest
 import torch
 
-from clara_model.store.cache import ENTRY_BYTES, Block, LatentCache, content_key
+from clara_model.store.cache import LatentCache
+from clara_model.store.protocol import ENTRY_BYTES, Block
+from clara_model.windows import content_key
 
 
 def block(value: float = 1.0, size: int = 256) -> Block:

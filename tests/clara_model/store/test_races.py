@@ -74,12 +74,12 @@ def test_a_coarse_index_that_is_begun_again_twice_keeps_the_later_files(tmp_path
 
         def late(self: Path, pattern: str):
             monkeypatch.setattr(Path, "glob", glob)
-            two._start_again()
+            two.clear()
             two.update(store)
             return glob(self, pattern)
 
         monkeypatch.setattr(Path, "glob", late)
-        one._start_again()
+        one.clear()
         assert len(two.numbers(two.reach())) == 20
         assert {path.name[0] for path in (tmp_path / "i").glob("*.bin")} == {"3"}
 
