@@ -22,6 +22,7 @@ DISTRIBUTIONS = {
     "haystack": "haystack-ai",
     "llama_index": "llama-index-core",
     "pytrec_eval": "pytrec-eval-terrier",
+    "Stemmer": "pystemmer",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }

@@ -1,7 +1,8 @@
 """Texts by the words that they share with a question: BM25, the one of this house.
 
 The bm25s package's with its usual constants (k1 1.5, b 0.75); words are those of ``\\w+`` in lower case, without what
-English says everywhere. Leaves out stems and languages that put no spaces between words.
+English says everywhere, each without its ending (Snowball's English stems: ``filters`` is ``filter``). Leaves out
+other languages' endings, and languages that put no spaces between words.
 Source: Robertson and Zaragoza, The Probabilistic Relevance Framework (2009), equation 3.15, in Lucene's form.
 Shapes: ``N`` texts.
 """
@@ -18,8 +19,6 @@ import numpy as np
 
 _SATURATION, _LENGTH = 1.5, 0.75
 """``k1`` and ``b``."""
-_STEM = 5
-"""Letters of a word that `shared_words` looks at."""
 
 
 class BM25:
@@ -99,17 +98,21 @@ def largest(values_N: np.ndarray, count: int) -> np.ndarray:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text that count, in order."""
+    """The words of a text that count, in order, without their endings."""
     return list(_words([text])[0])
 
 
 def shared_words(question: str, text: str) -> float:
-    """The share of the question's words that stand in a text, from 0 to 1; forms with the same five letters are one."""
-    asked, there = ({word[:_STEM] for word in words_of(one)} for one in (question, text))
+    """The share of the question's words that stand in a text, from 0 to 1."""
+    asked, there = set(words_of(question)), set(words_of(text))
     return len(asked & there) / len(asked) if asked else 0.0
 
 
 def _words(texts: list[str], *, return_ids: bool = False) -> Any:
     import bm25s  # not before words are looked at
+    import Stemmer
 
-    return bm25s.tokenize(texts, stopwords="en_plus", token_pattern=r"\w+", return_ids=return_ids, show_progress=False)
+    return bm25s.tokenize(
+        texts, stopwords="en_plus", token_pattern=r"\w+", return_ids=return_ids, show_progress=False,
+        stemmer=Stemmer.Stemmer("english"),  # one for each call: threads may not share it
+    )  # fmt: skip

@@ -18,6 +18,8 @@ from clara_model.store.protocol import DurableStore, batches
 
 _WAIT = 60.0
 """Seconds that a process waits for another one that is writing."""
+_FORM = "stems"
+"""What stands in the index, so that one of whole words is made anew."""
 _AT_ONCE = 1000
 """Texts in one transaction."""
 _TABLES = (
@@ -112,9 +114,13 @@ class WordIndex:
         except OSError as error:
             raise ClaraError(f"the index of words {self._file} cannot be written ({error})") from error
 
+    @property
+    def _identity(self) -> str:
+        return f"{self._store.identity} {_FORM}"
+
     def _is_own(self, connection: sqlite3.Connection) -> bool:
         made = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'about'").fetchone()[0]
-        return bool(made) and connection.execute("SELECT identity FROM about").fetchone() == (self._store.identity,)
+        return bool(made) and connection.execute("SELECT identity FROM about").fetchone() == (self._identity,)
 
     def _make(self, connection: sqlite3.Connection) -> None:
         with _writing(connection):
@@ -124,7 +130,7 @@ class WordIndex:
                 connection.execute(f"DROP TABLE IF EXISTS {name}")
             for statement in _TABLES:
                 connection.execute(statement)
-            connection.execute("INSERT INTO about VALUES (?, 0, 0, 0)", (self._store.identity,))
+            connection.execute("INSERT INTO about VALUES (?, 0, 0, 0)", (self._identity,))
 
 
 @contextmanager

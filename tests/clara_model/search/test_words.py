@@ -1,5 +1,6 @@
 """The texts of a store by their words: what is found, in whichever store, while it changes."""
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def test_it_finds_what_shares_words_best_first_and_knows_how_rare_they_are(store
         assert rarity.shares(question, TEXTS) == pytest.approx(shares.tolist())
     assert index.find("?", 3)[0] == index.find("zebra", 3)[0] == index.find('the "of" NEAR(', 3)[0] == []
     assert index.find("TIDE or mill", 9)[0] == index.find("mill tide OR", 9)[0] != []
+
+
+def test_an_index_of_whole_words_is_made_anew(store, tmp_path: Path):
+    numbers, index = put(store, ["Its filters are cleaned."]), WordIndex(tmp_path, store)
+    assert index.find("cleans the filter", 3)[0] == numbers
+    with sqlite3.connect(tmp_path / "words.sqlite") as old:  # as one was before words lost their endings
+        old.execute("UPDATE about SET identity = ?", (store.identity,))
+        old.execute("DELETE FROM texts")
+    assert WordIndex(tmp_path, store).find("cleans the filter", 3)[0] == numbers
 
 
 def test_only_what_may_be_found_is(store, tmp_path: Path):
