@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Generator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.bridge.pydantic import (
@@ -20,16 +20,13 @@ from llama_index.core.schema import BaseComponent
 from clara_model.checkpoint.options import LOAD_OPTIONS, Cold, LongDocuments, Ranking
 from clara_model.components.checks import DEFAULT_MODEL
 from clara_model.components.model_holder import ModelHolder
-from clara_model.components.streams import read_stream
 
 if TYPE_CHECKING:
-    from clara_model.inference.clara import AnswerStream, Clara
+    from clara_model.inference.clara import Clara
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int4"]
 Decoding = Literal["quick", "exact", "compiled"]
-
-
 OPTIONS = tuple(name for name in LOAD_OPTIONS if name != "token")
 """The fields that say how a model is loaded; components share a model if these are the same."""
 
@@ -137,16 +134,3 @@ def errors_of(owner: str) -> Iterator[None]:
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, got {one['input']!r}" for one in error.errors()]
         raise ValueError(f"{owner}: {'; '.join(wrong)}") from None
-
-
-def pieces(stream: AnswerStream) -> Generator[str, None, None]:
-    """The pieces of a stream, which ends when its reader is gone."""
-    with stream:
-        yield from stream
-
-
-async def apieces(stream: AnswerStream) -> AsyncGenerator[str, None]:
-    """`pieces` without blocking the event loop."""
-    async with aclosing(read_stream(stream)) as found:
-        async for piece in found:
-            yield piece

@@ -10,12 +10,7 @@ from llama_index.core.vector_stores.types import FilterCondition, FilterOperator
 from clara_model.components.filters import ordered
 
 NOTHING: dict[str, Any] = {"$or": []}
-_ORDERS = {
-    FilterOperator.GT: "$gt",
-    FilterOperator.GTE: "$gte",
-    FilterOperator.LT: "$lt",
-    FilterOperator.LTE: "$lte",
-}
+_ORDERS = {FilterOperator.GT: "$gt", FilterOperator.GTE: "$gte", FilterOperator.LT: "$lt", FilterOperator.LTE: "$lte"}
 _CONDITIONS: dict[FilterCondition, Callable[[list[Any]], dict[str, Any]]] = {
     FilterCondition.AND: lambda tests: {"$and": tests},
     FilterCondition.OR: lambda tests: {"$or": tests},
@@ -24,11 +19,7 @@ _CONDITIONS: dict[FilterCondition, Callable[[list[Any]], dict[str, Any]]] = {
 
 
 def where_of(filters: MetadataFilters) -> dict[str, Any]:
-    """The same filter for `Clara.search`.
-
-    Raises:
-        ValueError: an operator or a value that makes no sense.
-    """
+    """The same filter for `Clara.search`. Raises `ValueError`: an operator or a value that makes no sense."""
     from clara_model.store.filters import condition  # with torch, which making components does without
 
     if not filters.filters:

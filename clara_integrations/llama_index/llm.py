@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.generic_utils import (
@@ -27,22 +28,17 @@ from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
-from clara_integrations.llama_index.component import ClaraComponent, apieces, pieces
+from clara_integrations.llama_index.component import ClaraComponent
 from clara_model.components.checks import check_generation
+from clara_model.components.streams import read_stream
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Answer, AnswerStream
 
 Turns = list[dict[str, str]]
 
-_ROLES = {
-    MessageRole.SYSTEM: "system",
-    MessageRole.DEVELOPER: "system",
-    MessageRole.USER: "user",
-    MessageRole.ASSISTANT: "assistant",
-    MessageRole.CHATBOT: "assistant",
-    MessageRole.MODEL: "assistant",
-}
+_ROLES = {MessageRole.SYSTEM: "system", MessageRole.DEVELOPER: "system", MessageRole.USER: "user"}
+_ROLES |= dict.fromkeys((MessageRole.ASSISTANT, MessageRole.CHATBOT, MessageRole.MODEL), "assistant")
 
 
 class ClaraLLM(ClaraComponent, CustomLLM):
@@ -123,9 +119,8 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` without blocking the event loop."""
-        return completion_response_to_chat_response(
-            await self._holder.run_in_thread(self._write, _turns(messages), kwargs)
-        )
+        written = await self._holder.run_in_thread(self._write, _turns(messages), kwargs)
+        return completion_response_to_chat_response(written)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -150,16 +145,18 @@ class ClaraLLM(ClaraComponent, CustomLLM):
 
     def _written(self, stream: AnswerStream) -> CompletionResponseGen:
         text = ""
-        for piece in pieces(stream):
-            text += piece
-            yield CompletionResponse(text=text, delta=piece)
+        with stream:
+            for piece in stream:
+                text += piece
+                yield CompletionResponse(text=text, delta=piece)
         yield self._completed(stream.answer)
 
     async def _awritten(self, stream: AnswerStream) -> CompletionResponseAsyncGen:
         text = ""
-        async for piece in apieces(stream):
-            text += piece
-            yield CompletionResponse(text=text, delta=piece)
+        async with aclosing(read_stream(stream)) as pieces:
+            async for piece in pieces:
+                text += piece
+                yield CompletionResponse(text=text, delta=piece)
         yield self._completed(stream.answer)
 
     def _completed(self, answer: Answer) -> CompletionResponse:
@@ -172,12 +169,10 @@ class ClaraLLM(ClaraComponent, CustomLLM):
 def _turns(messages: Sequence[ChatMessage]) -> Turns:
     turns = []
     for message in messages:
-        if message.role not in _ROLES:
-            raise ValueError(
-                f"the base model's conversation has system, user and assistant turns, got one of {message.role.value!r}"
-            )
-        other = [type(block).__name__ for block in message.blocks if not isinstance(block, TextBlock)]
-        if other:
+        if (role := _ROLES.get(message.role)) is None:
+            turns_known = "the base model's conversation has system, user and assistant turns"
+            raise ValueError(f"{turns_known}, got one of {message.role.value!r}")
+        if other := [type(block).__name__ for block in message.blocks if not isinstance(block, TextBlock)]:
             raise ValueError(f"the base model reads text only, got {', '.join(other)}")
-        turns.append({"role": _ROLES[message.role], "content": message.content or ""})
+        turns.append({"role": role, "content": message.content or ""})
     return turns

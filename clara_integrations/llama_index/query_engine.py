@@ -61,10 +61,9 @@ class ClaraQueryEngine(RetrieverQueryEngine):
             TypeError: another synthesizer, or none.
         """
         if not isinstance(response_synthesizer, ClaraSynthesizer):
-            raise TypeError(
-                f"{type(self).__name__} needs a ClaraSynthesizer, got {type(response_synthesizer).__name__}; "
-                f"{type(self).__name__}.from_retriever(retriever, model) makes all its parts"
-            )
+            owner, got = type(self).__name__, type(response_synthesizer).__name__
+            makes = f"{owner}.from_retriever(retriever, model) makes all its parts"
+            raise TypeError(f"{owner} needs a ClaraSynthesizer, got {got}; {makes}")
         super().__init__(retriever, response_synthesizer, list(node_postprocessors), callback_manager)
 
     @classmethod

@@ -81,12 +81,9 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
             distinct = best_copies(nodes, lambda node: str(node.node_id), lambda node: node.score)
             texts = [node.node.get_content(metadata_mode=self.metadata_mode) for node in distinct]
-            ranking = self.clara.rank(question, texts, top_n)
-            reranked = [
-                self._scored(distinct[one.index], one.score)
-                for one in ranking
-                if self.score_threshold is None or one.by == "words" or one.score >= self.score_threshold
-            ]
+            ranked, least = self.clara.rank(question, texts, top_n), self.score_threshold
+            kept = [one for one in ranked if least is None or one.by == "words" or one.score >= least]
+            reranked = [self._scored(distinct[one.index], one.score) for one in kept]
             event.on_end(payload={EventPayload.NODES: reranked})
         dispatcher.event(ReRankEndEvent(nodes=reranked))
         return reranked
@@ -101,10 +98,8 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
     def _scored(self, source: NodeWithScore, score: float) -> NodeWithScore:
         node = source.node
         if self.keep_retrieval_score:
-            hidden = {
-                name: list(dict.fromkeys([*getattr(node, name), RETRIEVAL_SCORE]))
-                for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
-            }
+            names = ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
+            hidden = {name: list(dict.fromkeys([*getattr(node, name), RETRIEVAL_SCORE])) for name in names}
             kept = None if source.score is None else float(source.score)
             node = node.model_copy(update={**hidden, "metadata": {**node.metadata, RETRIEVAL_SCORE: kept}})
         return NodeWithScore(node=node, score=float(score))

@@ -122,7 +122,7 @@ class ClaraSynthesizer(BaseSynthesizer):
         if self._streaming and self.min_confidence:
             response: str | TokenGen = _one_piece(reader, question)
         elif self._streaming:
-            response = _pieces(reader.stream(QUESTION, query_str=question))
+            response = (piece for piece in reader.stream(QUESTION, query_str=question) if piece)  # not the usage
         else:
             response = _Said(reader.predict(QUESTION, query_str=question))
             response.trust = reader.trust
@@ -139,7 +139,8 @@ class ClaraSynthesizer(BaseSynthesizer):
         if self._streaming and self.min_confidence:
             response: str | TokenAsyncGen = _aone_piece(reader, question)
         elif self._streaming:
-            response = _apieces(await reader.astream(QUESTION, query_str=question))
+            tokens = await reader.astream(QUESTION, query_str=question)
+            response = (piece async for piece in tokens if piece)
         else:
             response = _Said(await reader.apredict(QUESTION, query_str=question))
             response.trust = reader.trust
@@ -190,20 +191,9 @@ def _whole(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _pieces(tokens: TokenGen) -> Generator[str, None, None]:
-    """Without the empty one at the end, which carries the usage."""
-    yield from filter(None, tokens)
-
-
 def _one_piece(reader: LatentReader, question: str) -> Generator[str, None, None]:
     yield reader.predict(QUESTION, query_str=question)
 
 
 async def _aone_piece(reader: LatentReader, question: str) -> AsyncGenerator[str, None]:
     yield await reader.apredict(QUESTION, query_str=question)
-
-
-async def _apieces(tokens: TokenAsyncGen) -> AsyncGenerator[str, None]:
-    async for piece in tokens:
-        if piece:
-            yield piece

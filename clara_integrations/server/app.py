@@ -1,8 +1,7 @@
 """The server: routes that call a `Clara` and nothing else, behind a guard that keeps to the bounds in `Settings`.
 
 What blocks runs in threads of the server's own, as many as requests may be under way, so callers wait for the model
-together and share its batches. A client that leaves ends its generation. Leaves out the shapes
-(`server.shapes`) and starting a process (`server.command`).
+together and share its batches. A client that leaves ends its generation.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def create_app(clara: Clara, store: Clara | None = None, settings: Settings | No
 
 class _Served:
     def __init__(self, clara: Clara, store: Clara | None, settings: Settings) -> None:
-        self.clara, self._stored, self.settings = clara, store, settings
+        self.clara, self._stored, self.settings, self.has_store = clara, store, settings, store is not None
         self.threads = ThreadPoolExecutor(settings.queue, thread_name_prefix="clara-serve")
         self.meters = Meters()
 
@@ -81,11 +80,6 @@ class _Served:
         if self._stored is None:
             raise ClaraError("this server has no store; start it with clara serve --store FOLDER")
         return self._stored
-
-    @property
-    def has_store(self) -> bool:
-        """Whether there is one."""
-        return self._stored is not None
 
     @property
     def store(self) -> DurableStore:
@@ -275,8 +269,7 @@ def _from_documents(
     served: _Served, question: str, documents: list[str | dict[str, Any]], top_k: int | None, options: dict[str, Any]
 ) -> tuple[AnswerStream, Place]:
     sources = [shapes.source_of(one) for one in documents]
-    texts: list[list[str]] = []
-    """Of each document; of one in the store, of each of its windows."""
+    texts: list[list[str]] = []  # of each document; of one in the store, of each of its windows
     parts: list[Latents] = []
     for source in sources:
         if isinstance(source, Source):
@@ -305,9 +298,7 @@ def _from_documents(
 def _sources(answer: Answer, place: Place) -> list[dict[str, Any]]:
     """What was read, best first, with its score where there is one."""
     scores = {one.index: one.score for one in answer.ranking}
-    return [
-        {"index": window.document, "score": scores.get(window.document), **place(window)} for window in answer.windows
-    ]
+    return [{"index": one.document, "score": scores.get(one.document), **place(one)} for one in answer.windows]
 
 
 # -- the store -----------------------------------------------------------------------------------------------------
@@ -351,9 +342,8 @@ def _kept(served: _Served, body: Documents) -> dict[str, Any]:
     new = []
     for one in body.documents:
         text = f"{one.title}\n{one.text}" if one.title else one.text
-        name = one.id or content_key(text)[:32]
-        metadata = {**one.metadata, **({"title": one.title} if one.title else {})}
-        document = Document(text=text, file=name, metadata=metadata)
+        name, title = one.id or content_key(text)[:32], {"title": one.title} if one.title else {}
+        document = Document(text=text, file=name, metadata={**one.metadata, **title})
         new.append((name, digest_of(document), document))
     if len({name for name, _, _ in new}) < len(new):
         raise ClaraError("two documents of one request have the same id; give each its own")

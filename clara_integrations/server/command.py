@@ -43,10 +43,8 @@ def serve(args: argparse.Namespace) -> None:
             app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*names, args.host])
         if not args.quiet:
             output().print(Text(f"{clara.name} at http://{args.host}:{args.port} (the page, /docs, /metrics)"))
-        level = "error" if args.quiet else "warning"
-        uvicorn.run(
-            app, host=args.host, port=args.port, log_level=level, timeout_graceful_shutdown=int(settings.timeout) + 1
-        )
+        level, most = "error" if args.quiet else "warning", int(settings.timeout) + 1
+        uvicorn.run(app, host=args.host, port=args.port, log_level=level, timeout_graceful_shutdown=most)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,7 +1,4 @@
-"""The guard in front of the server's routes: its bounds, who may ask, what is counted, and how errors are told.
-
-Leaves out the routes (`server.app`).
-"""
+"""The guard in front of the server's routes: its bounds, who may ask, what is counted, and how errors are told."""
 
 from __future__ import annotations
 
@@ -29,10 +26,8 @@ LEFT = 499
 _OPEN = ("/health", "/", "/docs", "/openapi.json")
 """Asked without a key; they show nothing of what is kept here."""
 _COUNTED = ("/rerank", "/v1/", "/v2/")
-_ROUTES = (
-    *("/rerank", "/v1/rerank", "/v2/rerank", "/v1/chat/completions", "/v1/embeddings", "/v1/search", "/v1/models"),
-    *("/metrics", *_OPEN),
-)
+_ROUTES = {"/rerank", "/v1/rerank", "/v2/rerank", "/v1/chat/completions", "/v1/embeddings", "/v1/search"}
+_ROUTES |= {"/v1/models", "/metrics", *_OPEN}
 
 
 @dataclass(frozen=True, kw_only=True)

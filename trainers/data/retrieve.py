@@ -90,9 +90,8 @@ def _question(values: object) -> tuple[Row, Sequence[str]]:
 def by_latents(clara: Clara) -> Nearest:
     """`Clara.search` in the store that a checkpoint was loaded with; a `ClaraError` where it cannot rank."""
     if not clara.can_rank:
-        raise ClaraError(
-            f"{clara.name!r} has no query reasoner to search with; use a checkpoint of stage end_to_end, or --by bm25"
-        )
+        said = f"{clara.name!r} has no query reasoner to search with"
+        raise ClaraError(f"{said}; use a checkpoint of stage end_to_end, or --by bm25")
     return lambda question, count: [_text(one.text) for one in clara.search(question, count)]
 
 

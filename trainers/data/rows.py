@@ -28,11 +28,6 @@ Unfit = Callable[["Row"], str]
 """Says why a row is of no use for what is read; empty where it is."""
 
 
-def fits(row: Row) -> str:
-    """Every row is of use."""
-    return ""
-
-
 def listed(bad: Sequence[tuple[str, str]], name: str = "") -> str:
     """The first bad rows and their faults, in one line; ``name`` is not said again in each."""
     shown = "; ".join(f"{place.removeprefix(f'{name}, ')}: {fault}" for place, fault in bad[:SHOWN])
@@ -42,7 +37,9 @@ def listed(bad: Sequence[tuple[str, str]], name: str = "") -> str:
 class LazyRows(Sequence[Row], ABC):
     """The rows of one file or data set, parsed when asked for; those that are kept are numbered from 0."""
 
-    def __init__(self, name: str, count: int, prefer_gold: bool, unfit: Unfit, skip_bad: bool) -> None:
+    def __init__(
+        self, name: str, count: int, prefer_gold: bool = False, unfit: Unfit | None = None, skip_bad: bool = False
+    ) -> None:
         """Read every row once, so that a bad one is found before training: refuse it, or leave it out.
         Raises `ClaraError`: no rows, bad ones that may not be left out, or no others.
         """
@@ -54,7 +51,8 @@ class LazyRows(Sequence[Row], ABC):
         good = array("Q")
         for number in range(count):
             try:
-                fault = unfit(self.row(number))
+                row = self.row(number)
+                fault = unfit(row) if unfit else ""
             except ClaraError as error:
                 fault = str(error)
             if fault:
@@ -95,14 +93,12 @@ class LazyRows(Sequence[Row], ABC):
 class JsonlRows(LazyRows):
     """The rows of one ``.jsonl`` or ``.jsonl.gz`` file; a plain file stays on disk. Blank lines are none."""
 
-    def __init__(
-        self, path: str | Path, *, prefer_gold: bool = False, unfit: Unfit = fits, skip_bad: bool = False
-    ) -> None:
-        """Find the lines; arguments and errors as for `read_rows`."""
+    def __init__(self, path: str | Path, **checks: Any) -> None:
+        """Find the lines; ``checks`` and errors as for `read_rows`."""
         self.path = Path(path)
         self._buffer = _open(self.path)
         self._starts, self._ends, self._numbers = _line_places(self._buffer)
-        super().__init__(str(path), len(self._starts), prefer_gold, unfit, skip_bad)
+        super().__init__(str(path), len(self._starts), **checks)
 
     def row(self, number: int) -> Row:
         """See `LazyRows.row`."""
@@ -162,10 +158,8 @@ def _line_places(buffer: mmap.mmap | bytes) -> tuple[array[int], array[int], arr
 class HubRows(LazyRows):
     """The rows of a data set on the hub, kept on disk by `datasets` and mapped, so it may be larger than memory."""
 
-    def __init__(
-        self, name: str, *, prefer_gold: bool = False, split: str = "train", unfit: Unfit = fits, skip_bad: bool = False
-    ) -> None:
-        """Download it, or find it in the cache; arguments and errors as for `read_rows`."""
+    def __init__(self, name: str, split: str = "train", **checks: Any) -> None:
+        """Download it, or find it in the cache; ``checks`` and errors as for `read_rows`."""
         with needing(f"data set {name!r} on the hub", "datasets", "train"):
             import datasets
         self.name = name
@@ -174,10 +168,9 @@ class HubRows(LazyRows):
             self._table = datasets.load_dataset(repository, split=named or split)
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ClaraError(
-                f"{repository!r} is neither a file, a folder nor a data set that can be read from the hub ({first})"
-            ) from error
-        super().__init__(name, len(self._table), prefer_gold, unfit, skip_bad)
+            said = f"{repository!r} is neither a file, a folder nor a data set that can be read from the hub"
+            raise ClaraError(f"{said} ({first})") from error
+        super().__init__(name, len(self._table), **checks)
 
     def row(self, number: int) -> Row:
         """See `LazyRows.row`."""
@@ -281,7 +274,7 @@ def read_rows(
     *,
     prefer_gold: bool = False,
     split: str = "train",
-    unfit: Unfit = fits,
+    unfit: Unfit | None = None,
     skip_bad: bool = False,
 ) -> Sequence[Row]:
     """Rows of files, folders and data sets on the hub, in order; every one is checked.

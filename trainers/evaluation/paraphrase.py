@@ -140,9 +140,8 @@ def names_of(spacy_model: str | None = None) -> Names | None:
             found: Any = import_module("spacy").load(name)
     except (OSError, ValueError) as error:
         first = " ".join(str(error).split()).partition(". ")[0]
-        raise ClaraError(
-            f"the spaCy model {name!r} cannot be loaded ({first}); name an installed one or a folder"
-        ) from error
+        said = f"the spaCy model {name!r} cannot be loaded ({first})"
+        raise ClaraError(f"{said}; name an installed one or a folder") from error
     if not {"ner", "entity_ruler", "span_ruler"} & set(found.pipe_names):
         parts = ", ".join(found.pipe_names) or "nothing"
         raise ClaraError(f"the spaCy model {name!r} finds no names; it holds {parts}")

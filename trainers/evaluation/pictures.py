@@ -1,7 +1,6 @@
 """The pictures of a report, each from the summaries of several evaluations into one PNG (matplotlib, extra ``plots``).
 
-Systems keep one colour in all pictures. A picture without anything to show is not drawn. Leaves out the page around
-them (`evaluation.report`).
+Systems keep one colour in all pictures. A picture without anything to show is not drawn.
 """
 
 from __future__ import annotations
@@ -116,12 +115,8 @@ def _ranked(summary: Summary) -> tuple[tuple[str, ...], list[str]] | None:
 
 def costs(summaries: Sequence[Summary], path: Path) -> bool:
     """Seconds and peak memory of each phase, a row for each system."""
-    rows = [
-        (one, name)
-        for one in summaries
-        for name, system in one["systems"].items()
-        if system["seconds"] and kind_of(name) not in CONTROLS
-    ]
+    pairs = [(one, name, system) for one in summaries for name, system in one["systems"].items()]
+    rows = [(one, name) for one, name, system in pairs if system["seconds"] and kind_of(name) not in CONTROLS]
     if not rows:
         return False
     figure, (left, right) = panels(2, height=0.36 * len(rows) + 1.7)
@@ -136,10 +131,8 @@ def costs(summaries: Sequence[Summary], path: Path) -> bool:
             middle = row - 0.35 + (place + 0.5) * height
             right.barh(middle, value / 2**20, height=height, color=PHASE_COLOURS[phase], zorder=3)
     labels = [f"{_short(name)}  ({_model(one)}: {title(one)})" for one, name in rows]
-    for axes, label, ticks in (
-        (left, "milliseconds a question", labels),
-        (right, "peak memory, MiB", [""] * len(rows)),
-    ):
+    titled = ((left, "milliseconds a question", labels), (right, "peak memory, MiB", [""] * len(rows)))
+    for axes, label, ticks in titled:
         axes.set(ylim=(len(rows) - 0.5, -0.6), yticks=range(len(rows)), yticklabels=ticks, xlabel=label)
         axes.margins(x=0.12)
         plain(axes, "x")
@@ -212,7 +205,7 @@ def places(summaries: Sequence[Summary], path: Path) -> bool:
     for axes, one in frames:
         systems = {name: system["by_place"] for name, system in one["systems"].items() if system["by_place"]}
         found = {place for by_place in systems.values() for place in by_place}
-        order = sorted(found, key=lambda place: (place == NOT_READ, place if place == NOT_READ else int(place)))
+        order = sorted(found, key=lambda place: (place == NOT_READ, len(place), place))
         width = 0.8 / len(systems)
         for number, (name, by_place) in enumerate(systems.items()):
             for column, place in enumerate(order):

@@ -222,9 +222,7 @@ def stored_pool(clara: Clara) -> Pool:
     documents: list[int] = []
     for row in store.iterate():
         if row.block.text is None:
-            raise ClaraError(
-                f"the store {store.url} keeps no texts, so nothing can be read as text; compress without --no-text"
-            )
+            raise ClaraError(f"the store {store.url} keeps no texts, which are read here; compress without --no-text")
         passages.append(row.block.text)
         documents.append(document_of.setdefault(row.key, len(document_of)))
     if not passages:

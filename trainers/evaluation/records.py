@@ -109,11 +109,9 @@ class Records:
         Raises `ClaraError`: questions that no process has written.
         """
         parts, found = self._parts(), self._all()
-        missing = [number for number in range(count) if number not in found]
-        if missing:
-            raise ClaraError(
-                f"{len(missing)} questions are missing in {self._folder} (the first is {missing[0]}); run again"
-            )
+        if missing := [number for number in range(count) if number not in found]:
+            said = f"{len(missing)} questions are missing in {self._folder}"
+            raise ClaraError(f"{said} (the first is {missing[0]}); run again")
         whole = [found[number] for number in range(count)]
         new = self.path.with_suffix(".new")
         new.write_text("".join(map(_line, whole)), encoding="utf-8")

@@ -159,7 +159,7 @@ def _by_place(records: Sequence[Record]) -> dict[str, Summary]:
         if one.positives and one.read and "em" in one.scores:
             place = next((n for n, document in enumerate(one.read, start=1) if document in one.positives), None)
             scores[NOT_READ if place is None else str(place)].append(one.scores["em"])
-    order = sorted(scores, key=lambda place: (place == NOT_READ, int(place) if place != NOT_READ else 0))
+    order = sorted(scores, key=lambda place: (place == NOT_READ, len(place), place))
     return {place: {"em": mean(scores[place]), "questions": len(scores[place])} for place in order}
 
 
@@ -213,16 +213,15 @@ def retained_interval(
     Returns:
         None where text gains nothing over answering without any.
     """
-    parts = _by_cluster([system, text, closed], clusters)
+    if not sum(text) - sum(closed) > 0:
+        return None
 
     def retained(ours: Array, theirs: Array, nothing: Array, axis: int) -> Array:
         gained = theirs.sum(axis) - nothing.sum(axis)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(gained > 0, (ours.sum(axis) - nothing.sum(axis)) / gained, np.nan)
 
-    if not sum(text) - sum(closed) > 0:
-        return None
-    return _interval(retained, parts)
+    return _interval(retained, _by_cluster([system, text, closed], clusters))
 
 
 def paired_p(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[str]) -> float:
@@ -232,7 +231,6 @@ def paired_p(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[
     a_C, b_C = _by_cluster([ours, theirs], clusters)
     if np.allclose(a_C, b_C):
         return 1.0
-
     found = stats.permutation_test(
         (a_C, b_C),
         lambda a, b, axis: (a - b).sum(axis),
@@ -264,8 +262,7 @@ def _interval(statistic: Callable[..., Array], parts: Sequence[Array]) -> Interv
             confidence_level=CONFIDENCE,
             rng=np.random.default_rng(SEED),
         )
-    draws = drawn.bootstrap_distribution
-    draws = draws[np.isfinite(draws)]
+    draws = drawn.bootstrap_distribution[np.isfinite(drawn.bootstrap_distribution)]
     if not len(draws):
         return Interval(value)
     tail = 100 * (1 - CONFIDENCE) / 2
@@ -277,6 +274,4 @@ def _by_cluster(columns: Sequence[Sequence[float]], clusters: Sequence[str]) -> 
     """Each column summed by cluster, clusters in order of first appearance."""
     place = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
     index = np.array([place[cluster] for cluster in clusters])
-    return [
-        np.bincount(index, weights=np.asarray(column, dtype=np.float64), minlength=len(place)) for column in columns
-    ]
+    return [np.bincount(index, weights=np.asarray(one, dtype=np.float64), minlength=len(place)) for one in columns]

@@ -28,7 +28,6 @@ from trainers.data.sampling import TrainingOrder, WithoutFillers
 from trainers.evaluation.in_training import EvaluationConfig
 from trainers.processes import alone_in, check_shared, check_writable, is_first
 from trainers.training import callbacks, checkpointing, compiling, model_card
-from trainers.training.best_checkpoint import BestCheckpoint
 from trainers.training.latent_reuse import FrozenLatents
 from trainers.training.run_record import NAME as RECORD
 from trainers.training.run_record import RunRecord
@@ -105,7 +104,7 @@ def _train(config: TrainConfig) -> Path:
         compiling.compile_layers(model.base, config.trainer)
     best = None
     if config.best_metric and config.eval_dataset:
-        best = BestCheckpoint(trainer, config.best_metric, config.early_stopping)
+        best = callbacks.BestCheckpoint(trainer, config.best_metric, config.early_stopping)
         trainer.add_callback(best)
     if trainer.args.should_save:
         callbacks.write_preview(order, collate, batches.micro, model.tokens, save_path)

@@ -43,9 +43,8 @@ class ClaraComponent:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._fixed and "_holder" in vars(self):
-            raise AttributeError(
-                f"{type(self).__name__}: {name} says which model is loaded and cannot be changed; make another one"
-            )
+            said = f"{name} says which model is loaded and cannot be changed"
+            raise AttributeError(f"{type(self).__name__}: {said}; make another one")
         super().__setattr__(name, value)
 
     def _keep(self, given: Mapping[str, Any]) -> None:

@@ -49,10 +49,8 @@ class Cocom(SoftPromptReader):
             raise ClaraError(
                 f"{folder / base_files.CONFIG} names no compr_rate and decoder_model_name, as COCOM's does"
             )
-        if config.get("compr_model_name"):
-            raise ClaraError(
-                f"{folder} compresses by a model of its own, {config['compr_model_name']!r}; not supported"
-            )
+        if own := config.get("compr_model_name"):
+            raise ClaraError(f"{folder} compresses by a model of its own, {own!r}; not supported")
         self.rate = int(config["compr_rate"])
         base = resolve_base(config["decoder_model_name"], folder)
         self.tokenizer = load_tokenizer(base)

@@ -166,7 +166,5 @@ def tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
 def need(found: dict[str, Tensor], name: str, folder: Path, owner: SoftPromptReader) -> Tensor:
     """One of the tensors. Raises `ClaraError`: it is not there, so that the folder is of another format."""
     if name not in found:
-        raise ClaraError(
-            f"{folder} holds no {name!r}, which the published weights of {owner.system} have; is it another model?"
-        )
+        raise ClaraError(f"{folder} holds no {name!r}, which the weights of {owner.system} have; is it another model?")
     return found[name]

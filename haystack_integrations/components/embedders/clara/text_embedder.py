@@ -77,10 +77,8 @@ class ClaraTextEmbedder(ClaraComponent):
             ValueError: a checkpoint without a query reasoner.
         """
         if not isinstance(text, str):
-            raise TypeError(
-                f"{type(self).__name__} expects a string, but got {type(text).__name__}; use ClaraDocumentEmbedder for "
-                "a list of Documents"
-            )
+            said = f"{type(self).__name__} expects a string, but got {type(text).__name__}"
+            raise TypeError(f"{said}; use ClaraDocumentEmbedder for a list of Documents")
         return {"embedding": self.clara.embed_questions([f"{self.prefix}{text}{self.suffix}"], self.dimensions)[0]}
 
     @component.output_types(embedding=list[float])
