@@ -38,9 +38,7 @@ def is_first_here() -> bool:
 
 
 def start(use_cpu: bool) -> None:
-    """Start the process group of a run of several processes, so that they can wait for each other from the start on.
-    Raises `ClaraError`: DeepSpeed is not installed.
-    """
+    """Start the process group of a run of several processes, so that they can wait for each other from the start on."""
     if process_count() == 1:
         return
     from trainers import deepspeed_utils
@@ -153,9 +151,7 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def alone_in(folders: Collection[Path]) -> Iterator[None]:
-    """Inside the block no other run may write into these folders; the first process sees to that for all.
-    Raises `ClaraError`: another run is in one of them.
-    """
+    """Inside the block no other run may write into these folders (a `ClaraError`); the first process sees to that."""
     with ExitStack() as held:
         for folder in {folder.resolve() for folder in folders} if is_first() else ():
             try:
@@ -169,9 +165,7 @@ def alone_in(folders: Collection[Path]) -> Iterator[None]:
 
 
 def check_shared(folder: Path) -> None:
-    """See whether all processes of the run see the same folder; every process must call it.
-    Raises `ClaraError`: on every process, where one of them does not.
-    """
+    """Refuse, on every process, a folder that they do not all see; every process must call it."""
     dist = _group()
     if dist is None:
         return

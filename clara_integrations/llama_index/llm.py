@@ -6,11 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from llama_index.core.base.llms.generic_utils import (
-    astream_completion_response_to_chat_response,
-    completion_response_to_chat_response,
-    stream_completion_response_to_chat_response,
-)
+from llama_index.core.base.llms import generic_utils
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
@@ -114,24 +110,26 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Answer a conversation of system, user and assistant turns."""
-        return completion_response_to_chat_response(self._write(_turns(messages), kwargs))
+        return generic_utils.completion_response_to_chat_response(self._write(_turns(messages), kwargs))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """`chat` without blocking the event loop."""
         written = await self._holder.run_in_thread(self._write, _turns(messages), kwargs)
-        return completion_response_to_chat_response(written)
+        return generic_utils.completion_response_to_chat_response(written)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """`chat` piece by piece; what follows the last piece is the usage."""
-        return stream_completion_response_to_chat_response(self._written(self._stream(_turns(messages), kwargs)))
+        return generic_utils.stream_completion_response_to_chat_response(
+            self._written(self._stream(_turns(messages), kwargs))
+        )
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """`stream_chat` without blocking the event loop."""
         stream = await self._holder.run_in_thread(self._stream, _turns(messages), kwargs)
-        return astream_completion_response_to_chat_response(self._awritten(stream))
+        return generic_utils.astream_completion_response_to_chat_response(self._awritten(stream))
 
     def _turn(self, prompt: str, formatted: bool) -> Turns:
         system = [] if formatted or not self.system_prompt else [{"role": "system", "content": self.system_prompt}]

@@ -94,9 +94,7 @@ class _Served:
         return await self.wanted(request, loop.run_in_executor(self.threads, partial(call, *args, **options)))
 
     async def wanted(self, request: Request, work: Awaitable[Result]) -> Result:
-        """What is worked on, as long as the client waits for it and there is time.
-        Raises `HTTPException`: the client has left, or the time is up.
-        """
+        """What is worked on, while the client waits and there is time; else an `HTTPException` ends it."""
         task = asyncio.ensure_future(work)
         left = asyncio.ensure_future(_left(request))
         rest = request.scope["clara_until"] - time.monotonic()
@@ -124,9 +122,6 @@ async def _left(request: Request) -> None:
         pass
 
 
-# -- operations ----------------------------------------------------------------------------------------------------
-
-
 def _add_operations(app: FastAPI, served: _Served) -> None:
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> str:
@@ -144,9 +139,6 @@ def _add_operations(app: FastAPI, served: _Served) -> None:
     async def models() -> dict[str, Any]:
         one = {"id": served.clara.name, "object": "model", "created": 0, "owned_by": "clara"}
         return {"object": "list", "data": [one]}
-
-
-# -- ranking and vectors -------------------------------------------------------------------------------------------
 
 
 def _add_ranking(app: FastAPI, served: _Served) -> None:
@@ -186,8 +178,6 @@ def _text(document: str | dict[str, Any]) -> str:
         raise ClaraError(f"a document to rank must have a text; only chat takes the id of one in the store ({found})")
     return found.text
 
-
-# -- answers -------------------------------------------------------------------------------------------------------
 
 Pieces = AsyncGenerator[str, None]
 Place = Callable[[Window], dict[str, Any]]
@@ -299,9 +289,6 @@ def _sources(answer: Answer, place: Place) -> list[dict[str, Any]]:
     """What was read, best first, with its score where there is one."""
     scores = {one.index: one.score for one in answer.ranking}
     return [{"index": one.document, "score": scores.get(one.document), **place(one)} for one in answer.windows]
-
-
-# -- the store -----------------------------------------------------------------------------------------------------
 
 
 def _add_store(app: FastAPI, served: _Served) -> None:

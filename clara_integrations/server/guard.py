@@ -152,9 +152,6 @@ def _route(path: str) -> str:
     return path if path in _ROUTES else "other"
 
 
-# -- errors --------------------------------------------------------------------------------------------------------
-
-
 def told(error: BaseException) -> tuple[str, int]:
     """An error in a sentence, and its status."""
     if isinstance(error, HTTPException):

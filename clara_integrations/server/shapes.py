@@ -139,9 +139,6 @@ class Search(Body):
     where: dict[str, JsonValue] | None = None
 
 
-# -- documents -----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Source:
     """A document that came with a question."""
@@ -152,9 +149,7 @@ class Source:
 
 
 def source_of(document: str | dict[str, Any]) -> Source | str:
-    """A document in any of the shapes; the bare id of one in the store as a string.
-    Raises `ValueError`: it holds no text.
-    """
+    """A document in any of the shapes, a `ValueError` without a text; the bare id of one in the store as a string."""
     if isinstance(document, str):
         return Source(document)
     name = None if document.get("id") is None else str(document["id"])
@@ -170,9 +165,6 @@ def source_of(document: str | dict[str, Any]) -> Source | str:
         if name is not None and set(document) == {"id"}:
             return name
     raise ValueError(f"a document must be a string or have a text, got {str(document)[:80]}")
-
-
-# -- replies -------------------------------------------------------------------------------------------------------
 
 
 def unit(one: Ranked, ranking: str, word_weight: float = 0.0) -> float:

@@ -38,7 +38,7 @@ from clara_model.modeling.objectives import TrainingModel
 from clara_model.store.cache import LatentCache
 from trainers.data.rows import Row, read_rows
 from trainers.data.sampling import TrainingOrder
-from trainers.training.compiling import as_written, compile_layers
+from trainers.training.compiling import compile_layers
 from trainers.training.latent_reuse import FrozenLatents
 from trainers.training.run import collator, objective
 from trainers.training.stages import starting_model
@@ -131,7 +131,7 @@ def measure(stage: str, base: str, checkpoint: str, arguments: argparse.Namespac
             run_through(training, frozen, batches, arguments.bf16)
 
         def written() -> None:
-            with as_written():
+            with torch.compiler.set_stance("force_eager"):
                 whole()
 
         written()  # warm

@@ -46,8 +46,7 @@ class StageCheck:
     def __init__(self, stage: str, tokens: Tokens | None = None, *, max_len: int = 0, documents: int = 0) -> None:
         """``stage``, ``max_len`` and ``documents`` (``--generation_top_k``) as of clara-train, 0 for the stage's own.
 
-        Without the ``tokens`` of the model that shall be trained, lengths are not looked at. Raises `ClaraError`: there
-        is no such stage.
+        Without the ``tokens`` of the model that shall be trained, lengths are not looked at.
         """
         name = PUBLISHED_STAGES.get(stage, stage)
         if name not in STAGE_DEFAULTS:

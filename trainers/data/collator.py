@@ -72,8 +72,7 @@ class Collator:
     def __call__(self, items: Sequence[TrainingItem]) -> dict[str, Tensor]:
         """One batch; ``rows`` ``[B]`` beside the model's tensors says which rows are in it.
 
-        Where questions were too long and lost their end, ``shortened`` ``[1]`` is their number. Raises `ClaraError`: a
-        row that the stage cannot learn from.
+        Where questions lost their end, ``shortened`` ``[1]`` is their number; an unfit row is a `ClaraError`.
         """
         rows = [self._cut(item.row) for item in items]
         if self.stage == "instruct" and self.shuffled:

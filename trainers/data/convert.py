@@ -61,9 +61,7 @@ class OfficialQuestion:
 
 
 def read_questions(path: Path, form: str) -> Iterator[OfficialQuestion]:
-    """The questions of an official file; ``form`` is a name in `FORMATS`.
-    Raises `ClaraError`: no such file, or its form is another one, with the item that shows it.
-    """
+    """The questions of an official file of a form in `FORMATS`; a `ClaraError` names the item that has another one."""
     records, parse = FORMATS[form]
     for place, record in records(path):
         try:
@@ -78,8 +76,7 @@ def read_questions(path: Path, form: str) -> Iterator[OfficialQuestion]:
 def read_passages(path: Path) -> Iterator[str]:
     """The passages of a corpus: a TSV file ``id, text, title`` (with or without that header), or JSON lines.
 
-    JSON lines hold ``text`` or ``contents``, and a ``title`` if there is one. Raises `ClaraError`: no such file, or a
-    line of another form.
+    JSON lines hold ``text`` or ``contents``, and a ``title`` if there is one; another line is a `ClaraError`.
     """
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         for place, record in values_of(path):
@@ -234,9 +231,7 @@ class Converter:
     """Reads questions and a pool, and writes rows; what it did is in ``counts``, what it left out in ``left_out``."""
 
     def __init__(self, config: ConvertConfig, files: Sequence[Path], corpus: Sequence[Path] = ()) -> None:
-        """Read all files.
-        Raises `ClaraError`: a file is not there or has another form, or NQ-open comes without a corpus.
-        """
+        """Read all files. Raises `ClaraError`: one is missing or of another form, or NQ-open has no corpus."""
         if config.form == "nq" and not corpus:
             raise ClaraError("NQ-open names no passages; give a --corpus, a TSV file 'id, text, title'")
         self.config, self.pool = config, PassagePool()

@@ -15,9 +15,7 @@ from clara_model.errors import ClaraError
 
 
 def decode(line: bytes | str) -> object:
-    """The JSON value of a line.
-    Raises `ClaraError`: there is none, or it is nested too deeply or holds a number with too many digits to be read.
-    """
+    """The JSON value of a line; a `ClaraError` if it has none, or too deep a one, or a number of too many digits."""
     try:
         return json.loads(line)
     except RecursionError as error:
@@ -34,9 +32,7 @@ def opened(path: Path) -> IO[bytes]:
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The lines of a file that are not blank, with their place (``file:line``).
-    Raises `ClaraError`: it cannot be read.
-    """
+    """The lines of a file that are not blank, with their place (``file:line``); a `ClaraError` if it cannot be read."""
     try:
         with opened(path) as file:
             for number, line in enumerate(file, start=1):
@@ -56,10 +52,7 @@ def values_of(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def check_output(path: Path, *, overwrite: bool = False) -> None:
-    """Find out before the work whether the file can be written after it.
-    Raises `ClaraError`: its name does not end in .jsonl or .jsonl.gz, its folder does not exist, or it is there
-    already.
-    """
+    """Find out before the work, by a `ClaraError`, whether the file cannot be written after it."""
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise ClaraError(f"the output must end in .jsonl or .jsonl.gz, got {path}")
     if not path.parent.is_dir():

@@ -43,9 +43,7 @@ class Retriever:
             raise ClaraError(f"candidates must be at least 1, got {self.candidates}")
 
     def rows(self, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-        """The rows of some files with their candidates, everything else as it was.
-        Raises `ClaraError`: a line that is no row, or has no single question, with its place.
-        """
+        """The rows of some files with their candidates; a `ClaraError` names a line without a single question."""
         for place, values in (one for file in files for one in values_of(file)):
             try:
                 yield self._filled(values)

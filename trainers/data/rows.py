@@ -40,9 +40,7 @@ class LazyRows(Sequence[Row], ABC):
     def __init__(
         self, name: str, count: int, prefer_gold: bool = False, unfit: Unfit | None = None, skip_bad: bool = False
     ) -> None:
-        """Read every row once, so that a bad one is found before training: refuse it, or leave it out.
-        Raises `ClaraError`: no rows, bad ones that may not be left out, or no others.
-        """
+        """Read every row once: bad ones are refused by a `ClaraError` before training, or left out."""
         if not count:
             raise ClaraError(f"{name} holds no rows")
         self.prefer_gold = prefer_gold
@@ -143,15 +141,14 @@ def _mapped(file: IO[bytes]) -> mmap.mmap | bytes:
 def _line_places(buffer: mmap.mmap | bytes) -> tuple[array[int], array[int], array[int]]:
     """Where each line that is not blank starts and ends, and its number counted from 1."""
     starts, ends, numbers = array("Q"), array("Q"), array("Q")
-    start, number, size = 0, 1, len(buffer)
-    while start < size:
-        end = buffer.find(b"\n", start)
-        end = size if end < 0 else end
-        if buffer[start:end].strip():
+    lines = iter(buffer.readline, b"") if isinstance(buffer, mmap.mmap) else ()  # an empty file is not mapped
+    end = 0
+    for number, line in enumerate(lines, start=1):
+        start, end = end, end + len(line)
+        if line.strip():
             starts.append(start)
-            ends.append(end)
+            ends.append(end - line.endswith(b"\n"))
             numbers.append(number)
-        start, number = end + 1, number + 1
     return starts, ends, numbers
 
 
@@ -255,9 +252,7 @@ def is_hub_name(name: str | Path) -> bool:
 
 
 def find_files(name: str | Path) -> list[Path]:
-    """A file, or the ``.jsonl`` and ``.jsonl.gz`` files of a folder in the order of their names.
-    Raises `ClaraError`: there is no such file, or no rows in the folder.
-    """
+    """A file, or a folder's ``.jsonl`` and ``.jsonl.gz`` files by name. Raises `ClaraError`: there is none."""
     path = Path(name).expanduser()
     if path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.name.endswith((".jsonl", ".jsonl.gz")))

@@ -72,7 +72,6 @@ class FromLatents:
         self.expand = self.writer.shared.expand
 
     def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
-        """An answer to each question from the best of its passages."""
         counts = [self._fitting(question, one) for question, one in zip(questions, ranked, strict=True)]
         memories = [self._memory(*one, meter) for one in zip(questions, ranked, counts, strict=True)]
         latents = [memory for memory, _ in memories]
@@ -160,7 +159,6 @@ class FromText:
         self.clara, self.budget, self.reader, self.closed = clara, budget, reader, closed
 
     def read(self, questions: Sequence[Question], ranked: Sequence[Ranked], meter: Meter) -> list[Read]:
-        """An answer to each question from the best of its passages."""
         with meter.phase("generate"):
             texts = [self.texts(question, one) for question, one in zip(questions, ranked, strict=True)]
             fitted = [self._fitted(question, some) for question, some in zip(questions, texts, strict=True)]
@@ -202,7 +200,6 @@ class FromShortenedText(FromText):
         self._rate = 1 / clara.model.config.compression_rate
 
     def texts(self, question: Question, ranked: Ranked) -> list[str]:
-        """What is read, shortened."""
         count = self.clara.count_tokens
         return [self._lingua.shorten(text, self._rate, count) for text in super().texts(question, ranked)]
 
@@ -221,9 +218,7 @@ def chosen_texts(question: Question, ranked: Ranked, count: int) -> list[str]:
 
 
 def most_that_fit(count: int, room: int, length: Callable[[int], int]) -> int:
-    """The largest number of passages, at most ``count``, whose prompt is no longer than the room.
-    Raises `ClaraError`: not even one fits; or not the question alone.
-    """
+    """Passages, at most ``count``, whose prompt fits the room; a `ClaraError` if not one does, or not the question."""
     least = min(1, count)
     for k in range(count, least - 1, -1):
         if length(k) <= room:

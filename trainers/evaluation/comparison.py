@@ -24,34 +24,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clara_model.errors import ClaraError
 from clara_model.store.cache import durable
-from trainers.evaluation import paraphrase
+from trainers.evaluation import answerers, paraphrase, rankers
 from trainers.evaluation import questions as data
-from trainers.evaluation.answerers import (
-    LLMLINGUA,
-    Budget,
-    FromLatents,
-    FromShortenedText,
-    FromShuffledLatents,
-    FromText,
-    FromWrongLatents,
-)
 from trainers.evaluation.measuring import environment
 from trainers.evaluation.questions import Compressed, Pool, Question, Setting
-from trainers.evaluation.rankers import (
-    AsRetrieved,
-    ByBM25,
-    ByCrossEncoder,
-    ByLateInteraction,
-    ByLatents,
-    ByVectors,
-    Ranker,
-)
 from trainers.evaluation.records import Record, file_name
 from trainers.evaluation.runner import Runner, System
 from trainers.evaluation.summary import OURS, SHUFFLED, WRONG, Summary, summarize
@@ -93,63 +76,53 @@ def check_names(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+@dataclass
 class Systems:
     """Makes systems for one evaluation; a ranker that several use is made once."""
 
-    def __init__(
-        self,
-        clara: Clara,
-        questions: Sequence[Question],
-        budget: Budget,
-        *,
-        stage: str,
-        gold_first: bool,
-        reader: Clara | None = None,
-    ) -> None:
-        """Of all questions, whichever process answers them.
-
-        In ``stage2`` the checkpoint ranks, or a `ClaraError` says that it cannot; before, documents are read as
-        retrieved, with ``gold_first`` (the oracle setting) gold ones among them. A text reader's checkpoint reads text
-        in the base model's place.
-        """
-        self._clara, self._questions, self._budget, self._reader = clara, questions, budget, reader
-        self._as_retrieved = AsRetrieved(budget.top_k, gold=gold_first)
-        self._own: AsRetrieved | ByLatents = self._as_retrieved
-        self._bm25: ByBM25 | None = None
-        if stage == RANKING_STAGE:
-            if not clara.can_rank:
-                raise ClaraError(f"{clara.name} has no query reasoner to rank with; use --stage stage1 or stage1_2")
-            self._own = ByLatents(clara)
+    clara: Clara
+    questions: Sequence[Question]
+    """All of them, whichever process answers them."""
+    budget: answerers.Budget
+    as_retrieved: rankers.AsRetrieved
+    own: rankers.AsRetrieved | rankers.ByLatents
+    """The checkpoint's: as retrieved before stage 3."""
+    reader: Clara | None
+    """A text reader's checkpoint, in the base model's place."""
 
     def make(self, name: str) -> System:
         """The system of a name that `check_names` has let through."""
         kind, _, model = name.partition(":")
-        shown = label(name)
-        clara, budget, reader = self._clara, self._budget, self._reader
-        if kind in WITH_NUMBER:
-            expand = int(model) if model else None
-            if kind == WRONG:
-                return System(shown, self._own, FromWrongLatents(clara, budget, expand, self._questions, self._own))
-            reads = FromLatents if kind == OURS else FromShuffledLatents
-            return System(shown, self._own, reads(clara, budget, expand))
-        if kind == "best":
-            return System(shown, self._own, FromLatents(clara, replace(budget, top_k=1), expand=1))
-        if kind == "closed":
-            return System(shown, None, FromText(clara, budget, reader, closed=True))
-        if kind == "llmlingua":
-            return System(shown, self._own, FromShortenedText(clara, budget, reader, model or LLMLINGUA))
-        if kind in SYSTEMS:
-            return System(shown, self._own, published_reader(kind, model, clara, budget))
-        rankers = {"text": self._own, "first": self._as_retrieved}
-        return System(shown, rankers.get(kind) or self._baseline(kind, model), FromText(clara, budget, reader))
+        clara, budget, reader, expand = self.clara, self.budget, self.reader, int(model) if model.isdecimal() else None
+        ranker: rankers.Ranker | None = self.own
+        if kind == OURS:
+            reads: answerers.Reader = answerers.FromLatents(clara, budget, expand)
+        elif kind == SHUFFLED:
+            reads = answerers.FromShuffledLatents(clara, budget, expand)
+        elif kind == WRONG:
+            reads = answerers.FromWrongLatents(clara, budget, expand, self.questions, self.own)
+        elif kind == "best":
+            reads = answerers.FromLatents(clara, replace(budget, top_k=1), expand=1)
+        elif kind == "llmlingua":
+            reads = answerers.FromShortenedText(clara, budget, reader, model or answerers.LLMLINGUA)
+        elif kind in SYSTEMS:
+            reads = published_reader(kind, model, clara, budget)
+        else:
+            reads = answerers.FromText(clara, budget, reader, closed=kind == "closed")
+            ranker = None if kind == "closed" else self._ranker(kind, model)
+        return System(label(name), ranker, reads)
 
-    def _baseline(self, kind: str, model: str) -> Ranker:
+    def _ranker(self, kind: str, model: str) -> rankers.Ranker:
+        if kind in ("text", "first"):
+            return self.own if kind == "text" else self.as_retrieved
         if kind in ("bi", "late"):
-            return ByVectors(model) if kind == "bi" else ByLateInteraction(model)
-        if self._bm25 is None:
-            pools = {id(question.pool): question.pool.passages for question in self._questions}
-            self._bm25 = ByBM25([text for pool in pools.values() for text in pool], len(self._questions))
-        return self._bm25 if kind == "bm25" else ByCrossEncoder(model, self._bm25)
+            return rankers.ByVectors(model) if kind == "bi" else rankers.ByLateInteraction(model)
+        return rankers.ByCrossEncoder(model, self._bm25) if kind == "cross" else self._bm25
+
+    @cached_property
+    def _bm25(self) -> rankers.ByBM25:
+        pools = {id(question.pool): question.pool.passages for question in self.questions}
+        return rankers.ByBM25([text for pool in pools.values() for text in pool], len(self.questions))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,14 +187,11 @@ class Comparison:
     progress: Callable[[str, int, int], None] = lambda system, done, of: None
 
     def run(self) -> Summary | None:
-        """Measure; the summary on the first process, None on the others.
-        Raises `ClaraError`: no such data set, bad lines, a setting that does not fit, or a folder of another
-        evaluation.
-        """
-        self._check_reader()
+        """Measure; the summary on the first process, None on the others. Raises `ClaraError`: what does not fit."""
         settings, stage = self.settings, self.stage
+        self._check()
         questions, compressed = self._questions()
-        budget = Budget(settings.top_k or self.clara.top_k, settings.max_new_tokens, settings.prompt_tokens)
+        budget = answerers.Budget(settings.top_k or self.clara.top_k, settings.max_new_tokens, settings.prompt_tokens)
         names = settings.systems or (paraphrase.SYSTEMS if stage == "paraphrase" else _plain(questions, stage, budget))
         beside = [kind for kind in (OURS, WRONG) if kind == OURS or kind in names]
         names = (*names, *(f"{kind}:{number}" for number in settings.expand for kind in beside))
@@ -232,8 +202,9 @@ class Comparison:
             ways = {name: paraphrase.answering(name, self.clara, budget, settings.spacy_model) for name in names}
             found = {name: runner.record(name, way) for name, way in ways.items()}
         else:
-            gold = settings.setting == "oracle"
-            made = Systems(self.clara, questions, budget, stage=stage, gold_first=gold, reader=self.reader)
+            as_retrieved = rankers.AsRetrieved(budget.top_k, gold=settings.setting == "oracle")
+            own = rankers.ByLatents(self.clara) if stage == RANKING_STAGE else as_retrieved
+            made = Systems(self.clara, questions, budget, as_retrieved, own, self.reader)
             systems = [made.make(name) for name in check_names(names)]
             found = {system.name: runner.run(system) for system in systems}
         return self._written(found, questions, compressed) if self.processes.is_main_process else None
@@ -244,7 +215,9 @@ class Comparison:
         of_checkpoint = RANKING_STAGE if self.clara.can_rank else OF_CHECKPOINT[self.clara.model.config.stage]
         return self.settings.stage or of_checkpoint
 
-    def _check_reader(self) -> None:
+    def _check(self) -> None:
+        if self.stage == RANKING_STAGE and not self.clara.can_rank:
+            raise ClaraError(f"{self.clara.name} has no query reasoner to rank with; use --stage stage1 or stage1_2")
         ours = self.clara.model.config.base_model
         theirs = ours if self.reader is None else self.reader.model.config.base_model
         if Path(ours).name != Path(theirs).name:
@@ -357,7 +330,7 @@ def _write_json(file: Path, values: object) -> None:
     file.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _plain(questions: Sequence[Question], stage: str, budget: Budget) -> tuple[str, ...]:
+def _plain(questions: Sequence[Question], stage: str, budget: answerers.Budget) -> tuple[str, ...]:
     """The systems that need no further model, and something to be measured on."""
     pool = questions[0].pool
     unfit = set()

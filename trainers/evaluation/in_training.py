@@ -92,9 +92,7 @@ def evaluate(model: ClaraModel, rows: Sequence[Row], config: EvaluationConfig | 
 
 
 def wrong_memory(rows: Sequence[Row]) -> list[Row]:
-    """The same questions, each with the documents of the next one that has none of its own: a control.
-    Raises `ClaraError`: all rows share documents with some row.
-    """
+    """A control: the questions, each with the documents of the next row that shares none (or a `ClaraError`)."""
     found = []
     for place, row in enumerate(rows):
         after = [*rows[place + 1 :], *rows[:place]]

@@ -48,10 +48,7 @@ def texts_of(questions: Sequence[Question]) -> list[Question]:
 
 
 def answering(name: str, clara: Clara, budget: Budget, spacy_model: str | None = None) -> Answering:
-    """How a system tells texts again.
-    Raises `ClaraError`: another system, rouge-score is not installed, or the spaCy model that is named cannot be
-    loaded.
-    """
+    """How a system tells texts again. Raises `ClaraError`: another system, or a package or model is missing."""
     if name not in SYSTEMS:
         raise ClaraError(f"the stage paraphrase compares {' and '.join(SYSTEMS)}, got {name!r}")
     score = scorer(spacy_model)
@@ -85,9 +82,7 @@ def _record(clara: Clara, score: Score, question: Question, one: Written, meter:
 
 
 def scorer(spacy_model: str | None = None) -> Score:
-    """Scores of a text against what it should say, the best over several.
-    Raises `ClaraError`: rouge-score is not installed, or the spaCy model that is named cannot be loaded.
-    """
+    """Scores against what a text should say, the best over several; a `ClaraError` if a package or model is missing."""
     with needing("the stage paraphrase", "rouge-score", "eval"):
         from rouge_score.rouge_scorer import RougeScorer
     rouge, entities = RougeScorer(["rouge1", "rougeL"], use_stemmer=True), names_of(spacy_model)
@@ -124,13 +119,9 @@ def _how(budget: Budget) -> Generation:
 
 
 def names_of(spacy_model: str | None = None) -> Names | None:
-    """What finds the names in a text: an installed spaCy model or the folder of one.
+    """What finds the names in a text: an installed spaCy model or a folder of one; `SPACY_MODEL` if that is installed.
 
-    Returns:
-        None where no model was named and `SPACY_MODEL` is not installed.
-
-    Raises:
-        ClaraError: the model that is named cannot be loaded, or finds no names.
+    Raises `ClaraError`: the model that is named cannot be loaded, or finds no names.
     """
     if spacy_model is None and (find_spec("spacy") is None or find_spec(SPACY_MODEL) is None):
         return None

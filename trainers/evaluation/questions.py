@@ -68,16 +68,10 @@ class Question:
 
 
 def find_dataset(name: str, setting: Setting, folder: str | Path | None = None) -> list[Path]:
-    """The files of a data set: a path, or a name in a folder.
+    """The files of a data set: a path, or a name in a folder, by default ``shared/data/eval`` beside or above this one.
 
-    Args:
-        name: a file, a folder, or e.g. ``nq``: ``nq/eval_processed_no_pos.jsonl`` (normal) or ``.._with_pos.jsonl``
-            (oracle) as published, or ``nq.jsonl``, which serves both settings.
-        setting: picks the file.
-        folder: where names are looked for; by default ``shared/data/eval`` beside or above the working folder.
-
-    Raises:
-        ClaraError: nothing of that name, and where it was looked for.
+    E.g. ``nq``: ``nq/eval_processed_no_pos.jsonl`` (normal) or ``.._with_pos.jsonl`` (oracle) as published, or
+    ``nq.jsonl``, which serves both settings. Where there is nothing, a `ClaraError` says where it was looked for.
     """
     if Path(name).expanduser().exists():
         return find_files(name)
@@ -99,18 +93,14 @@ def has_documents(files: Sequence[Path]) -> bool:
 
 
 def read_candidates(files: Sequence[Path], setting: Setting, split: Split, limit: int = 0) -> list[Question]:
-    """The questions of published evaluation files, at most ``limit`` (0: all), their long documents split.
-    Raises `ClaraError`: bad lines, several questions in a row, or no gold document in the oracle setting.
-    """
+    """The questions of published files, at most ``limit`` (0: all), in passages; a `ClaraError` names a bad line."""
     rows = read_rows(list(files), prefer_gold=True)
     rows = rows[:limit] if limit else rows
     return [question_of(number, row, split, setting) for number, row in enumerate(rows)]
 
 
 def read_own(files: Sequence[Path], pool: Pool, limit: int = 0) -> list[Question]:
-    """A user's own questions, ``{"question", "answer" | "answers"}`` a line, over the passages of a corpus.
-    Raises `ClaraError`: bad lines, each named by file and number.
-    """
+    """Questions over a corpus, ``{"question", "answer" | "answers"}`` a line; a `ClaraError` names a bad one."""
     found: list[Question] = []
     for place, values in (line for file in files for line in values_of(file)):
         if limit and len(found) == limit:
@@ -197,8 +187,7 @@ def kept(clara: Clara, passages: Sequence[str]) -> int:
 def compress(clara: Clara, names: Sequence[str]) -> Compressed:
     """Bring the documents of files and folders into the store that ``clara`` was loaded with; what is there stays.
 
-    What cannot be read is left out, each with a warning. Raises `ClaraError`: nothing can be read, or the store cannot
-    be written.
+    What cannot be read is left out, each with a warning; nothing at all is a `ClaraError`.
     """
     store = durable(clara.store)
     assert store is not None
@@ -209,9 +198,7 @@ def compress(clara: Clara, names: Sequence[str]) -> Compressed:
 
 
 def stored_pool(clara: Clara) -> Pool:
-    """Every passage of the store that ``clara`` was loaded with, each once.
-    Raises `ClaraError`: a store that holds nothing, or no texts.
-    """
+    """Every passage of the store that ``clara`` has, each once. Raises `ClaraError`: it holds nothing, or no texts."""
     store = durable(clara.store)
     assert store is not None
     document_of: dict[str, int] = {}

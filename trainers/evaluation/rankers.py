@@ -53,7 +53,6 @@ class AsRetrieved:
         self.top_k, self.gold = top_k, gold
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
-        """The passages of each question."""
         return [Ranked(self._order(question)) for question in questions]
 
     def _order(self, question: Question) -> list[int]:
@@ -80,7 +79,6 @@ class ByLatents:
         self._places: dict[int, dict[str, int]] = {}
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
-        """The passages of each question."""
         if questions[0].pool.shared:
             return [self._searched(question, meter) for question in questions]
         asked = [question.text for question in questions]
@@ -164,7 +162,6 @@ class ByVectors:
         return np.stack(passages) @ query
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
-        """The passages of each question."""
         every = dict.fromkeys(text for question in questions for text in question.pool.passages)
         if new := [text for text in every if text not in self._vectors]:
             with meter.phase("compress"):
@@ -198,9 +195,7 @@ class ByLateInteraction(ByVectors):
 
 
 def _check_late(model: str) -> None:
-    """A model of another kind would be given a projection of random numbers.
-    Raises `ClaraError`: it is none for late interaction, and of what kind it says it is.
-    """
+    """Refuse, by a `ClaraError`, a model of another kind: it would get a projection of random numbers."""
     from sentence_transformers.util import load_file_path
 
     files = [load_file_path(model, name) for name in ("config_sentence_transformers.json", "config.json")]
@@ -223,7 +218,6 @@ class ByCrossEncoder:
         self._model = loaded("cross-encoder", CrossEncoder, model)
 
     def rank(self, questions: Sequence[Question], meter: Meter) -> list[Ranked]:
-        """The passages of each question."""
         with meter.phase("rank"):
             offered = [
                 self._first.best(one, RERANKED) if one.pool.shared else list(range(len(one.pool.passages)))
@@ -242,4 +236,4 @@ def _best(scores_N: np.ndarray, pool: Pool, depth: int = DEPTH) -> list[int]:
 
 
 Ranker = AsRetrieved | ByLatents | ByBM25 | ByVectors | ByCrossEncoder
-"""Orders passages; rankings by the same ``name`` are the same."""
+"""``rank`` orders the passages of each question; rankings by the same ``name`` are the same."""

@@ -105,9 +105,7 @@ class Records:
             file.writelines(map(_line, records))
 
     def merge(self, count: int) -> list[Record]:
-        """All parts as one file in the order of the questions; called by one process when all are done.
-        Raises `ClaraError`: questions that no process has written.
-        """
+        """All parts as one file in the questions' order, by one process at the end; a `ClaraError` if some lack."""
         parts, found = self._parts(), self._all()
         if missing := [number for number in range(count) if number not in found]:
             said = f"{len(missing)} questions are missing in {self._folder}"

@@ -262,9 +262,7 @@ def summaries_in(folder: Path) -> dict[Path, Summary]:
 
 
 def write(folder: Path) -> list[Path]:
-    """Draw the pictures and write the page; every file that was written, the page first.
-    Raises `ClaraError`: no evaluations, or matplotlib is not installed.
-    """
+    """Draw the pictures and write the page; all files written, the page first; a `ClaraError` if nothing is there."""
     from clara_model.console.tables import check_pictures
 
     check_pictures()
@@ -285,11 +283,9 @@ def write(folder: Path) -> list[Path]:
 
 
 def worst(records: Mapping[str, Sequence[Record]], count: int = WORST) -> list[tuple[float, Record, Record | None]]:
-    """The questions that ``clara`` did not get whole: those first on which it lost most against ``text``.
+    """The questions that ``clara`` did not get whole: those first on which it lost most against ``text`` (else 1).
 
-    Returns:
-        what was lost (F1, or ROUGE-L of a paraphrase; against 1 where there is no ``text``), the record of ``clara``,
-        and that of ``text`` where there is one.
+    Each with what was lost (F1, or ROUGE-L of a paraphrase), the record of ``clara``, and that of ``text`` if any.
     """
     others = {one.number: one for one in records.get(TEXT, ()) if not one.failed}
     found = []

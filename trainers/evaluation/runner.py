@@ -62,13 +62,8 @@ class Runner:
         return self.record(system.name, lambda questions, meter: self._answered(system, questions, meter), system)
 
     def record(self, name: str, answering: Answering, system: System | None = None) -> list[Record]:
-        """The same with any way of answering.
-
-        Returns:
-            the records of all questions in their order on the first process, nothing on the others.
-
-        Raises:
-            ClaraError: every question failed, with the reason of the first.
+        """The same with any way of answering; nothing on other processes than the first.
+        Raises `ClaraError`: every question failed, with the reason of the first.
         """
         records = Records(self.folder, name, self.processes.process_index)
         done = records.read()

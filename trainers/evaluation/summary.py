@@ -208,11 +208,7 @@ def difference_interval(ours: Sequence[float], theirs: Sequence[float], clusters
 def retained_interval(
     system: Sequence[float], text: Sequence[float], closed: Sequence[float], clusters: Sequence[str]
 ) -> Interval | None:
-    """``(system - closed) / (text - closed)`` of means: what is kept of what reading the text gains.
-
-    Returns:
-        None where text gains nothing over answering without any.
-    """
+    """``(system - closed) / (text - closed)`` of means: what is kept of what reading text gains; None of no gain."""
     if not sum(text) - sum(closed) > 0:
         return None
 

@@ -47,17 +47,14 @@ class Progress(TrainerCallback):
     bar: tqdm[Any] | None = None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Open the bar."""
         if state.is_world_process_zero and sys.stderr.isatty():
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Move the bar."""
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
-        """Show the last figures."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         if self.bar is not None and "loss" in logs:
@@ -66,7 +63,6 @@ class Progress(TrainerCallback):
             logger.info("step %d/%d %s", state.global_step, state.max_steps, short(logs))
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
@@ -199,7 +195,6 @@ class RankingSchedule(TrainerCallback):
         self.training, self.config = training, config
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Set both."""
         config = self.config
         share = min(1.0, state.global_step / max(1, state.max_steps - 1))
         start = config.temperature_start or config.temperature
@@ -213,7 +208,6 @@ class RecallWatch(TrainerCallback):
     warned = False
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Compare, from the whole history, so also after a resume."""
         recalls = [line["recall@1"] for line in state.log_history if "recall@1" in line]
         if self.warned or not state.is_world_process_zero or len(recalls) < 2 * WINDOW:
             return
@@ -234,7 +228,6 @@ class SaveByTime(TrainerCallback):
         self.seconds, self._last = 60 * minutes, time.monotonic()
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the clock."""
         self._last = time.monotonic()
 
     on_train_begin = on_save
@@ -260,10 +253,7 @@ class BestCheckpoint(TrainerCallback):
     """
 
     def __init__(self, trainer: ClaraTrainer, metric: str, patience: int) -> None:
-        """By a figure of the evaluation, e.g. ``em``; of losses a lower one is better.
-
-        So many (``patience``) evaluations without a better figure end the run; 0: none do.
-        """
+        """``metric``: e.g. ``em``, or a loss; so many (``patience``) evaluations without a better one end the run."""
         self.trainer, self.name, self.patience = trainer, f"eval_{metric.removeprefix('eval_')}", patience
         self.folder = trainer.save_path / BEST
 

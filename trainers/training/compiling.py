@@ -8,10 +8,8 @@ and checkpoints: accelerate's `compile_regions` puts others in their place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -27,9 +25,7 @@ def wanted(settings: Mapping[str, Any]) -> bool:
 
 
 def compile_layers(base: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Have the decoder layers compiled when they first run; with gradient checkpointing on, each of their parts.
-    Raises `ClaraError`: the model has no decoder layers of transformers' kind.
-    """
+    """Have the decoder layers compiled when they first run; with gradient checkpointing on, each of their parts."""
     layers = [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ClaraError(f"torch_compile finds no decoder layers in {type(base).__name__}; leave it out")
@@ -37,8 +33,3 @@ def compile_layers(base: nn.Module, settings: Mapping[str, Any]) -> None:
     for layer in layers:  # what gradient checkpointing runs twice is compiled inside of it
         for part in layer.children() if layer.gradient_checkpointing else [layer]:
             part.compile(dynamic=True, backend=backend, mode=settings.get("torch_compile_mode"))
-
-
-def as_written() -> AbstractContextManager[Any]:
-    """Inside the block nothing compiled runs."""
-    return torch.compiler.set_stance("force_eager")

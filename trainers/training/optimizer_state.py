@@ -36,10 +36,7 @@ class OptimizerState:
         self.plain: torch.optim.Optimizer = optimizer
 
     def gathered(self) -> dict[str, Any]:
-        """Per name: the optimizer's tensors in the parameter's shape, its counters, and a float32 weight if it has one.
-
-        The learning rates of the parameter groups go with them.
-        """
+        """By name tensors of the parameter's shape, counters, a float32 weight and the groups' rates."""
         state = {name: self._of(parameter) for name, parameter in self.parameters.items()}
         return {"state": state, "rates": [group["lr"] for group in self.plain.param_groups]}
 

@@ -84,10 +84,9 @@ class RunRecord:
         os.replace(partial, folder / NAME)
 
     def go_on(self, step: int, asked: float) -> float:
-        """Settle the learning rate of a run that goes on from the checkpoint of a step.
+        """What a checkpoint's rates are multiplied by in a run that goes on from its step.
 
-        ``asked`` is the rate asked for by name, 0 for the one that the run had from there on. Returns what the
-        checkpoint's rates are multiplied by.
+        ``asked`` is the rate asked for by name, 0 for the one that the run had from there on.
         """
         written = [one for one in self.rates if one["step"] < max(1, step)]
         known = [one for one in self.rates if one["step"] <= step]
@@ -96,9 +95,7 @@ class RunRecord:
         return rate / written[-1]["learning_rate"]
 
     def check(self, now: RunRecord, folder: Path) -> None:
-        """Refuse to go on as another run; name what is not as it was.
-        Raises `ClaraError`: with the old and the new value of each difference.
-        """
+        """Refuse to go on as another run: a `ClaraError` with the old and the new value of each difference."""
         found = _differences(self.settings, now.settings)
         if sorted(self.data) != sorted(now.data):
             then, here = ", ".join(self.data), ", ".join(now.data)

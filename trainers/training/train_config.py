@@ -313,9 +313,7 @@ class TrainConfig:
 
     @classmethod
     def for_stage(cls, stage: str, **values: Any) -> Self:
-        """A run of one stage; what is not given has the stage's default.
-        Raises `ClaraError`: an unknown name, a value out of range, or settings that contradict each other.
-        """
+        """A run of one stage with its defaults; a `ClaraError` names what is unknown, out of range or contradictory."""
         values = _one_name_each(values)
         if stage == "stage2_pretrain_retrieval":
             stage, values = "end_to_end", {"pretrain_retrieval": True, **values}

@@ -29,7 +29,7 @@ from trainers.data.sampling import TrainingOrder
 from trainers.evaluation.in_training import EvaluationConfig
 from trainers.evaluation.in_training import evaluate as answer
 from trainers.evaluation.metrics import RECALL_AT, SCORES, recall_sums
-from trainers.training import checkpointing, compiling, optimizer_state
+from trainers.training import checkpointing, optimizer_state
 from trainers.training.latent_reuse import FrozenLatents
 
 LOSSES = ("lm_loss", "alignment_loss", "retrieval_loss", "ranking_loss")
@@ -189,7 +189,7 @@ class ClaraTrainer(transformers.Trainer):
         """Losses of the evaluation rows and, where asked for, EM, F1, cover-EM and recall of generated answers."""
         dataset = eval_dataset or self.eval_dataset
         assert isinstance(dataset, TrainingOrder)
-        with compiling.as_written():
+        with torch.compiler.set_stance("force_eager"):  # their lengths and caches would be compiled once each
             found = self._evaluation_losses(dataset)
             if self.answering is not None:
                 found |= self._evaluation_answers(dataset)

@@ -75,8 +75,6 @@ class ClaraComponent:
     def _names(cls) -> list[str]:
         return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
 
-    # -- lifecycle ---------------------------------------------------------------------------------------------
-
     def warm_up(self) -> None:
         """Load the model, or share the copy that another component has loaded. Calling it again costs nothing."""
         _ = self.clara
@@ -106,8 +104,6 @@ class ClaraComponent:
         secrets = {"token": self.token, "engine_api_key": getattr(self, "engine_api_key", None)}
         known = {name: secret.resolve_value() for name, secret in secrets.items() if secret is not None}
         return self._holder.get(device=ComponentDevice.resolve_device(self.device).to_torch_str(), **known)
-
-    # -- saving ------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """The component as plain values.

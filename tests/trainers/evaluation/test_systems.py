@@ -190,7 +190,7 @@ def test_autocompressor_reads_each_segment_after_the_summaries_before_it(tmp_pat
 
 def test_a_model_without_summaries_is_refused(tmp_path, clara):
     folder = save(tmp_path / "plain", build_base(), build_tokenizer())
-    with pytest.raises(ClaraError, match=r"holds no 'embed_summary.weight', which the published weights of AutoCompr"):
+    with pytest.raises(ClaraError, match=r"holds no 'embed_summary.weight', which the weights of AutoCompr"):
         published_reader("autocompressor", str(folder), clara, Budget(2, 6))
 
 

@@ -23,20 +23,10 @@ from clara_model.console.tables import info_table, visible
 from clara_model.documents import passages
 from clara_model.errors import ClaraError
 from trainers.data.jsonl import check_output, write_rows
+from trainers.data.synthesis import run as synthesis
 from trainers.data.synthesis.client import NO_KEY, Endpoint, EndpointConfig
 from trainers.data.synthesis.journal import Journal, Outcome, Spent
-from trainers.data.synthesis.run import (
-    KINDS,
-    OnPassage,
-    SynthesisConfig,
-    Unfinished,
-    estimate,
-    finished_rows,
-    passage_key,
-    sample_requests,
-    settings_digest,
-    synthesize,
-)
+from trainers.data.synthesis.run import KINDS, SynthesisConfig, Unfinished
 from trainers.data.token_counts import TokenCounter, token_counter
 
 WORDS_PER_PASSAGE = 180
@@ -106,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     journal_path = args.journal or args.out.with_name(f"{args.out.name}.journal")
     check_output(args.out, overwrite=journal_path.exists())
     texts = _passages(args, token_counter(args.tokenizer))
-    with Journal(journal_path, settings_digest(config, args.model)) as journal:
+    with Journal(journal_path, synthesis.settings_digest(config, args.model)) as journal:
         return _run_synthesis(args, texts, config, endpoint, journal)
 
 
@@ -121,13 +111,13 @@ def _run_synthesis(
         async with Endpoint(endpoint, journal) as opened:
             spent = opened.spent
             with _progress(len(texts), opened, args) as on_passage:
-                unfinished = await synthesize(texts, opened, config, on_passage, failures=args.failures)
+                unfinished = await synthesis.synthesize(texts, opened, config, on_passage, failures=args.failures)
 
     try:
         asyncio.run(ask())
     finally:
-        rows = write_rows(args.out, finished_rows(texts, journal))
-        outcomes = (journal.outcome(key) for key in map(passage_key, texts) if journal.is_finished(key))
+        rows = write_rows(args.out, synthesis.finished_rows(texts, journal))
+        outcomes = (journal.outcome(key) for key in map(synthesis.passage_key, texts) if journal.is_finished(key))
         prices = args.price_in, args.price_out
         facts = synthesis_facts(len(texts), outcomes, spent, journal.spent, *prices)
         facts |= _unfinished_facts(unfinished, journal.unanswered)
@@ -153,8 +143,8 @@ def _passages(args: argparse.Namespace, counter: TokenCounter) -> list[str]:
 def _dry_run(args: argparse.Namespace, config: SynthesisConfig) -> None:
     counter = token_counter(args.tokenizer)
     texts = _passages(args, counter)
-    guess = estimate(texts, config, counter.count)
-    for what, messages in sample_requests(texts[0], config):
+    guess = synthesis.estimate(texts, config, counter.count)
+    for what, messages in synthesis.sample_requests(texts[0], config):
         output().print(Text(f"\n=== {what} ===", style="bold"))
         for message in messages:
             output().print(Group(Text(f"[{message['role']}]", style="cyan"), Text(visible(message["content"]))))
@@ -215,7 +205,7 @@ def _api_key(base_url: str, variable: str | None) -> str:
 
 
 @contextmanager
-def _progress(passages: int, endpoint: Endpoint, args: argparse.Namespace) -> Iterator[OnPassage]:
+def _progress(passages: int, endpoint: Endpoint, args: argparse.Namespace) -> Iterator[synthesis.OnPassage]:
     """A moving line on a terminal: passages, requests, tokens, cost."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("passages"), TimeRemainingColumn())
     with progress(args.quiet, *columns, TextColumn("{task.fields[spent]}")) as bar:

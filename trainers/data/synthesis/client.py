@@ -126,12 +126,9 @@ class Endpoint:
     ) -> Reply:
         """The reply to a request about a passage (its key), from the journal or from the endpoint.
 
-        ``attempt`` counts requests with the same words whose reply was of no use, from 1.
-
-        Raises:
-            PassageFailedError: the endpoint has answered requests, but does not answer this one.
-            StoppedError: the run is ending.
-            ClaraError: the endpoint cannot be reached, does not know the model or the key, or answers nothing.
+        ``attempt`` counts requests with the same words whose reply was of no use, from 1. Raises `PassageFailedError`
+        where the endpoint has answered others, `StoppedError` where the run is ending, and a `ClaraError` where it
+        cannot be reached, does not know the model or the key, or answers nothing.
         """
         body = {"messages": messages, "temperature": temperature, "max_tokens": max_tokens, **self.config.extra_body}
         body = {"model": self.config.model, **{name: value for name, value in body.items() if value is not None}}

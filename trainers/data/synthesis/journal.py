@@ -72,8 +72,7 @@ class Journal:
         """Open or make the journal, in a folder that is there, and read what it holds.
 
         ``settings`` is a digest of what decides how a passage is worked on; passages that were finished under another
-        one are worked on again, with the replies that fit. Raises `ClaraError`: the file is not a journal, is damaged,
-        or another process has it open.
+        one are worked on again, with the replies that fit. A file that is no journal, or in use, is a `ClaraError`.
         """
         self.path, self.settings = path, settings
         self.spent = Spent()

@@ -41,13 +41,9 @@ class Pair:
 
 
 def read_pairs(reply: str) -> list[Pair]:
-    """The pairs of a reply: JSON of any common shape, JSON lines, or a numbered or labelled list.
+    """The pairs of a reply: JSON of any common shape, JSON lines, a numbered or labelled list; else `MalformedReply`.
 
-    Returns:
-        No pair at all where the reply says that there is nothing more to ask (``[]``, "none").
-
-    Raises:
-        MalformedReply: the reply is none of these.
+    None where the reply says that there is nothing more to ask (``[]``, "none").
     """
     text = _bare(reply)
     values = list(_json_values(text))
@@ -60,9 +56,7 @@ def read_pairs(reply: str) -> list[Pair]:
 
 
 def read_verdict(reply: str) -> bool:
-    """Whether a judge's reply says yes: as its first or last word, or as the one value of a JSON object.
-    Raises `MalformedReply`: it says neither, or both.
-    """
+    """A reply's yes or no: its first or last word, or a JSON object's one value; else a `MalformedReply`."""
     text = _bare(reply).lower()
     found = {match[1] for match in (_VERDICT_FIRST.match(text), _VERDICT_LAST.search(text)) if match}
     if not found and (match := _VERDICT_JSON.match(text)):
@@ -73,9 +67,7 @@ def read_verdict(reply: str) -> bool:
 
 
 def read_paraphrase(reply: str, document: str) -> str:
-    """The paraphrase in a reply, without what stands around it.
-    Raises `MalformedReply`: there is no text, or it is the document itself.
-    """
+    """The paraphrase in a reply, and nothing around it; no text, or the document itself, is a `MalformedReply`."""
     text = _bare(reply)
     values = [value for value in _json_values(text) if isinstance(value, dict) and len(value) == 1]
     only = next(iter(values[0].values())) if values else None

@@ -187,10 +187,7 @@ def sample_requests(document: str, config: SynthesisConfig) -> list[tuple[str, M
 
 
 def estimate(documents: Sequence[str], config: SynthesisConfig, count: Callable[[Sequence[str]], list[int]]) -> Spent:
-    """Roughly what a run will ask and spend: as many pairs per passage as published, one supplementary round.
-
-    ``count`` gives the tokens of texts.
-    """
+    """Roughly what a run will ask and spend, with one supplementary round; ``count`` gives the tokens of texts."""
     documents = list(dict.fromkeys(documents))
     pairs = sum(PAIRS_PER_PASSAGE[kind] for kind in config.kinds if kind in PAIRS_PER_PASSAGE)
     times = {"check of a pair": pairs, "supplementary questions": 2.0}

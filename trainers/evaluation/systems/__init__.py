@@ -37,9 +37,7 @@ SYSTEMS = {
 
 
 def find(name: str, system: str) -> Path:
-    """The folder of a system's weights, fetched from the hub where there is none here.
-    Raises `ClaraError`: neither is possible.
-    """
+    """The folder of a system's weights, fetched from the hub if need be; a `ClaraError` where neither is possible."""
     from clara_model.checkpoint import base_files
 
     try:
@@ -53,16 +51,9 @@ def find(name: str, system: str) -> Path:
 
 
 def published_reader(kind: str, model: str, clara: Clara, budget: Budget) -> SoftPromptReader:
-    """The reader of a system in `SYSTEMS`, its weights loaded.
+    """The reader of a system in `SYSTEMS`, its weights loaded: from ``model``, a folder or hub name, or as published.
 
-    Args:
-        kind: its name.
-        model: a folder or hub name; empty for the published one.
-        clara: on whose device it goes, in its float type, and whose tokens count the text that is read.
-        budget: of the evaluation.
-
-    Raises:
-        ClaraError: in one sentence, what is missing or of another format.
+    It goes on the device of ``clara``, whose tokens count the text that is read; a `ClaraError` says what is missing.
     """
     name, published = SYSTEMS[kind]
     made: SoftPromptReader = getattr(import_module(f"{__name__}.{kind}"), name)(model or published, clara, budget)

@@ -44,15 +44,9 @@ class LLMLingua2:
         self._pieced = any(token.startswith("##") for token in self._words.get_vocab())
 
     def shorten(self, text: str, rate: float, count: Callable[[str], int]) -> str:
-        """The text without its least needed words.
+        """The text without its least needed words: a share (``rate``, above 0) of them stays, in order.
 
-        Args:
-            text: any; a blank one comes back as it is.
-            rate: the share to keep, above 0 and at most 1.
-            count: tokens of a word for who reads the result.
-
-        Returns:
-            the kept words in order, a space between those that had something between them.
+        ``count`` gives a word's tokens for who reads the result. A blank text comes back as it is.
         """
         kept: list[Word] = []
         for piece in self._pieces(text):

@@ -132,8 +132,7 @@ def states(model: PreTrainedModel, embeddings_LD: Tensor, positions_L: Tensor | 
 def load(name: str, owner: SoftPromptReader, *, states_only: bool = False) -> tuple[PreTrainedModel, Path]:
     """One of a system's models, of a kind that transformers has, in evaluation mode, and its folder.
 
-    Further tensors in its files are left out. Raises `ClaraError`: it is not there, is damaged, or asks for code of its
-    own.
+    Further tensors in its files are left out; one that is damaged, or asks for code of its own, is a `ClaraError`.
     """
     folder = base_files.check(find(name, owner.system)).folder
     kind = AutoModel if states_only else AutoModelForCausalLM
@@ -150,9 +149,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 
 def tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Tensors of a folder's weight files by name, those that are wanted.
-    Raises `ClaraError`: there are no weight files, or one is damaged.
-    """
+    """The wanted tensors of a folder's weight files by name; a `ClaraError` if there are no files, or damaged ones."""
     found: dict[str, Tensor] = {}
     for file in base_files.weight_files(folder):
         if file.suffix == ".safetensors":

@@ -13,14 +13,7 @@ from haystack.dataclasses import ChatMessage, ComponentInfo, StreamingCallbackT,
 from haystack.dataclasses import select_streaming_callback as chosen_callback
 from haystack.utils import ComponentDevice, Secret, deserialize_callable, serialize_callable
 
-from clara_model.components.checks import (
-    DEFAULT_MODEL,
-    NO_ANSWER,
-    check_generation,
-    check_query,
-    check_share,
-    check_top,
-)
+from clara_model.components import checks
 from clara_model.components.items import best_copies
 from clara_model.components.streams import read_stream
 from haystack_integrations.common.clara.component import ENGINE_KEY, TOKEN, ClaraComponent, check_documents, text_of
@@ -51,7 +44,7 @@ class ClaraGenerator(ClaraComponent):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | Clara = DEFAULT_MODEL,
+        model: str | os.PathLike[str] | Clara = checks.DEFAULT_MODEL,
         *,
         top_k: int | None = None,
         rerank: bool = False,
@@ -60,7 +53,7 @@ class ClaraGenerator(ClaraComponent):
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
         min_confidence: float = 0.0,
-        no_answer: str = NO_ANSWER,
+        no_answer: str = checks.NO_ANSWER,
         subfolder: str | None = None,
         revision: str | None = None,
         dtype: str | None = None,
@@ -95,10 +88,10 @@ class ClaraGenerator(ClaraComponent):
         """
         self._keep(locals())
         owner = type(self).__name__
-        self.top_k = None if top_k is None else check_top(top_k, "top_k", owner)
-        self.generation_kwargs = check_generation(generation_kwargs, owner)
+        self.top_k = None if top_k is None else checks.check_top(top_k, "top_k", owner)
+        self.generation_kwargs = checks.check_generation(generation_kwargs, owner)
         self.rerank, self.streaming_callback = rerank, streaming_callback
-        self.min_confidence, self.no_answer = check_share(min_confidence, "min_confidence", owner), no_answer
+        self.min_confidence, self.no_answer = checks.check_share(min_confidence, "min_confidence", owner), no_answer
         self.meta_fields_to_embed = meta_fields_to_embed or []
 
     def _saved(self) -> dict[str, Any]:
@@ -192,17 +185,17 @@ class ClaraGenerator(ClaraComponent):
     def _offered(self, query: str, documents: list[Document]) -> list[Document]:
         owner = type(self).__name__
         if self.top_k is not None:
-            check_top(self.top_k, "top_k", owner)
+            checks.check_top(self.top_k, "top_k", owner)
         offered = best_copies(check_documents(documents, owner), lambda one: one.id, lambda one: one.score)
         if offered:
-            check_query(query, owner)
+            checks.check_query(query, owner)
         return offered
 
     def _texts(self, documents: list[Document]) -> list[str]:
         return [text_of(document, self.meta_fields_to_embed, self.embedding_separator) for document in documents]
 
     def _how(self, generation_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-        given = check_generation({**self.generation_kwargs, **(generation_kwargs or {})}, type(self).__name__)
+        given = checks.check_generation({**self.generation_kwargs, **(generation_kwargs or {})}, type(self).__name__)
         return {**given, "rerank": self.rerank}
 
     def _chunk(self, content: str, **fields: Any) -> StreamingChunk:
