@@ -92,7 +92,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     add("--setting", choices=SETTINGS, default="oracle", help="oracle: gold documents are always candidates; normal: "
         "what the search finds (default: oracle)")  # fmt: skip
     add("--negatives", choices=(*METHODS, NO_NEGATIVES), default="bm25", help="fill candidates up (default: bm25)")
-    add("--candidates", type=int, default=20, metavar="N", help="documents per row (default: 20)")
+    add("--candidates", type=int, default=20, metavar="N", help="documents per row (default: 20, as in the paper)")
     add("--corpus", nargs="+", type=Path, default=[], metavar="FILE", help="more passages: TSV 'id, text, title' or "
         ".jsonl with text and title; needed for nq")  # fmt: skip
     add("--embedding-model", metavar="NAME", help="sentence-transformers model, or a CLaRa checkpoint as clara:NAME")

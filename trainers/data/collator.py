@@ -46,9 +46,7 @@ class Collator:
     """Makes batches for one stage; the same items always give the same batch."""
 
     tokens: Tokens
-    """Of the model that is trained."""
     stage: Stage
-    """What the batches are for."""
     _: KW_ONLY
     top_k: int = 5
     """Documents in a prompt: all of a row's up to so many in stages 1 and 2, the selected ones in stage 3."""

@@ -193,24 +193,16 @@ FORMATS: dict[str, tuple[Reading, Callable[[Mapping[str, Any], str], OfficialQue
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """What the rows shall be."""
+    """What the rows shall be: the flags of ``clara-data convert``, whose help says what they mean."""
 
     form: str
-    """``hotpotqa``, ``2wiki``, ``musique`` or ``nq``."""
     split: str = "train"
-    """``train`` or ``eval``."""
     setting: str = "oracle"
-    """``oracle`` or ``normal``."""
     negatives: str = "bm25"
-    """``bm25``, ``embedding``, or ``none``: only the paragraphs that come with the question."""
     candidates: int = 20
-    """Documents per row (paper: 20)."""
     embedding_model: str | None = None
-    """For ``embedding``; see `trainers.data.negatives.make_search`."""
     store: str | None = None
-    """For an embedding model ``clara:NAME``: a folder that keeps the passages' latents."""
     seed: int = 0
-    """Of the order of candidates; each row's order hangs on the seed and its own id only."""
 
     def __post_init__(self) -> None:
         choices = {"form": tuple(FORMATS), "split": SPLITS, "setting": SETTINGS, "negatives": (*METHODS, NO_NEGATIVES)}

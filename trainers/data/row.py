@@ -31,7 +31,6 @@ class Row:
     answers: tuple[str, ...]
     """What is learned: one answer per question, or the paraphrase."""
     kind: Kind = "qa"
-    """``qa`` or ``paraphrase``."""
     positives: tuple[int, ...] = ()
     """Gold documents as indices of ``documents``, where known."""
     references: tuple[str, ...] = ()

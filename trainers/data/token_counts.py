@@ -29,7 +29,6 @@ class TokenCounter:
     """A way to count."""
 
     count: Callable[[Sequence[str]], list[int]]
-    """Tokens of each text."""
     unit: str
     """What was counted, for people: ``tokens of clara-tiny`` or ``words``."""
     doc_max_length: int = DOC_MAX_LENGTH

@@ -93,7 +93,8 @@ class Systems:
     def make(self, name: str) -> System:
         """The system of a name that `check_names` has let through."""
         kind, _, model = name.partition(":")
-        clara, budget, reader, expand = self.clara, self.budget, self.reader, int(model) if model.isdecimal() else None
+        clara, budget, reader = self.clara, self.budget, self.reader
+        expand = int(model) if model.isdecimal() else None
         ranker: rankers.Ranker | None = self.own
         if kind == OURS:
             reads: answerers.Reader = answerers.FromLatents(clara, budget, expand)
@@ -127,39 +128,24 @@ class Systems:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is measured, and how."""
+    """What is measured, and how: the flags of ``clara-eval``, whose help says what they mean."""
 
     dataset: str
-    """A name or a file."""
     setting: Setting = "normal"
     stage: str | None = None
-    """One of `STAGES`; by default ``stage2`` for a checkpoint that ranks, else what it was trained for."""
     systems: tuple[str, ...] = ()
-    """By default those that need no further model."""
     expand: tuple[int, ...] = ()
-    """For each number a further system that reads as many passages as text, the others as latents."""
     ranking: str | None = None
-    """What the checkpoint was loaded to rank by."""
     top_k: int | None = None
-    """Passages that are read; by default the checkpoint's own number."""
     data: str | None = None
-    """Folder in which names of data sets are looked for."""
     docs: tuple[str, ...] = ()
-    """Files and folders of the user's own documents."""
     max_samples: int = 0
-    """Questions at most; 0 for all."""
     max_new_tokens: int = 64
-    """Of an answer (the published evaluation writes 64)."""
     prompt_tokens: int | None = None
-    """Of a prompt at most; by default what the base model reads."""
     batch_size: int = 16
-    """Questions at a time."""
     first_answer: bool = False
-    """Compare with the first accepted answer only, as published; by default the best over all counts."""
     known_only: bool = False
-    """Leave questions without a gold document out of the ranking figures, as the published training log does."""
     spacy_model: str | None = None
-    """Finds the names of a paraphrase; by default ``en_core_web_sm`` where that is installed."""
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("max_new_tokens", "batch_size", "top_k", "prompt_tokens"), 1) | {"max_samples": 0}

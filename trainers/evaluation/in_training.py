@@ -40,7 +40,6 @@ class EvaluationConfig:
     batch_size: int = 64
     """Prompts generated together."""
     max_new_tokens: int = 64
-    """Of an answer."""
 
     def __post_init__(self) -> None:
         if min(self.top_k, self.batch_size, self.max_new_tokens) < 1:
@@ -56,7 +55,6 @@ class Report:
     metrics: dict[str, float]
     """``em``, ``f1``, ``cover_em`` and, where positives are known, ``recall@k`` and ``precision@k``."""
     ranked_by: str
-    """``query_reasoner`` or ``compressor``."""
     read: str
     records: list[Record]
     """Every question as it was ranked, read and answered."""

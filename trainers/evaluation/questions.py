@@ -153,7 +153,8 @@ def question_of(number: int, row: Row, split: Split, setting: Setting = "normal"
 
 def _asked(row: Row) -> tuple[str, tuple[str, ...]]:
     if len(row.questions) != 1 or not row.questions[0].strip():
-        what = ("no question", "a blank question", f"{len(row.questions)} questions")[min(2, len(row.questions))]
+        what = f"{len(row.questions)} questions" if len(row.questions) > 1 else "a blank question"
+        what = what if row.questions else "no question"
         raise ClaraError(f"{row.source} has {what}; evaluation wants one in each row")
     return row.questions[0], row.references or row.answers
 

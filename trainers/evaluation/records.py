@@ -24,9 +24,8 @@ class Record:
     question: str
     references: list[str] = field(default_factory=list)
     answer: str | None = None
-    """None where it failed."""
+    """None where it failed, for the reason in ``error``."""
     error: str | None = None
-    """Why it failed."""
     scores: dict[str, float] = field(default_factory=dict)
     """``em``, ``f1``, ``cover_em``; of a paraphrase ``rouge1``, ``rougeL`` and, with spaCy, ``entities``."""
     order: list[int] = field(default_factory=list)
@@ -40,7 +39,6 @@ class Record:
     left_out: int = 0
     """Passages that did not fit the prompt."""
     positives: list[int] = field(default_factory=list)
-    """Gold documents."""
     answer_at: int | None = None
     """From 1, the first ranked passage that holds an accepted answer."""
     cluster: str = ""

@@ -123,9 +123,9 @@ def test_it_goes_on_where_it_stopped(measured: Path, tiny_clara_folder: Path, mo
     asked: list[int] = []
     write = pipeline.write
 
-    def counting(model, prompts, *rest):
+    def counting(model, prompts, *rest, **options):
         asked.append(len(prompts))
-        return write(model, prompts, *rest)
+        return write(model, prompts, *rest, **options)
 
     monkeypatch.setattr(pipeline, "write", counting)
     assert measure(measured, tiny_clara_folder, measured / "questions.jsonl", "--json") == 0

@@ -32,9 +32,9 @@ def test_contrastive_warm_up_by_its_published_name():
     assert config.stage == "end_to_end" and config.objective_stage == "pretrain_retrieval"
 
 
-@pytest.mark.parametrize("rate", [1, 2, 4, 16, 32, 64, 128, 256])
-def test_any_rate_from_1_to_256(rate: int):
-    assert TrainConfig.for_stage("pretrain", **PRETRAIN, compress_rate=rate).compress_rate == rate
+def test_any_rate_from_1_to_256():
+    for rate in (1, 2, 4, 16, 32, 64, 128, 256):
+        assert TrainConfig.for_stage("pretrain", **PRETRAIN, compress_rate=rate).compress_rate == rate
 
 
 WRONG = [

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     generation = parser.add_argument_group("generation")
     add = generation.add_argument
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of rows to write (default: all three)")
-    add("--rounds", type=int, default=10, metavar="N", help="further rounds until a passage is dropped (default: 10)")
+    add("--rounds", type=int, default=10, metavar="N", help="rounds until a passage is dropped (default, paper: 10)")
     add("--attempts", type=int, default=3, metavar="N", help="attempts at a readable reply (default: 3)")
     add("--passage-tokens", type=at_least_one, metavar="N", help="longest passage (default: the model's, else 256)")
     add("--tokenizer", metavar="NAME", help="counts the passages' tokens: checkpoint, base model or tokenizer "

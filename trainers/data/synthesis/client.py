@@ -45,23 +45,16 @@ class _MalformedCompletionError(ClaraError):
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
-    """Where to ask, and how hard."""
+    """Where to ask, and how hard: flags of ``clara-data synthesize``, whose help says what they mean."""
 
     base_url: str
-    """E.g. ``http://localhost:8000/v1``."""
     model: str
-    """The model's name there."""
     api_key: str = field(default=NO_KEY, repr=False)
     concurrency: int = 8
-    """Requests under way at once."""
     requests_per_minute: float | None = None
-    """HTTP requests started per minute, evenly spread (default: no limit)."""
     retries: int = 6
-    """How often the client repeats a request that failed for a passing reason."""
     timeout: float = 300.0
-    """Seconds one HTTP request may take."""
     extra_body: Mapping[str, Any] = field(default_factory=dict)
-    """Fields added to every request; a null takes a field out, e.g. ``{"temperature": null}``."""
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):

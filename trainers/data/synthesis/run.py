@@ -30,20 +30,14 @@ Ask = Callable[..., Awaitable[Reply]]
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisConfig:
-    """What is asked for, and how often."""
+    """What is asked for, and how often: flags of ``clara-data synthesize``, whose help says what they mean."""
 
     kinds: tuple[str, ...] = KINDS
-    """Some of ``simple``, ``complex``, ``paraphrase``."""
     rounds: int = 10
-    """Supplementary rounds before a passage is dropped (paper: 10)."""
     attempts: int = 3
-    """Times a reply that cannot be read, or a paraphrase that fails its check, is asked for."""
     temperature: float = 0.7
-    """Of what is written; verdicts are asked for at 0."""
     max_tokens: int = 2048
-    """The most tokens of one written reply."""
     verdict_tokens: int = 16
-    """The most tokens of a verdict; a model that reasons first needs many more."""
 
     def __post_init__(self) -> None:
         if not self.kinds or not set(self.kinds) <= set(KINDS):
@@ -269,7 +263,8 @@ class PassageWriter:
         self.outcome.count("pairs written", len(found))
         self.outcome.count("pairs repeated", len(found) - len(new))
         verdicts = await _all(self._approved(prompts.judge_pair(self.document, pair)) for pair in new)
-        good, bad = ([p for p, v in zip(new, verdicts, strict=True) if v == wanted] for wanted in (True, False))
+        good = [pair for pair, verdict in zip(new, verdicts, strict=True) if verdict]
+        bad = [pair for pair, verdict in zip(new, verdicts, strict=True) if not verdict]
         self.outcome.count("pairs refused", len(bad))
         return [*kept, *good], [*refused, *bad]
 
