@@ -79,6 +79,11 @@ class ClaraComponent(BaseComponent):
         """Take the model by position or by name, and the other fields by name; nothing is loaded."""
         super().__init__(**fields if model is None else {"model": model, **fields})
 
+    @classmethod
+    def class_name(cls) -> str:
+        """Name under which the component is serialized."""
+        return cls.__name__
+
     def model_post_init(self, context: Any, /) -> None:
         """Remember what to load."""
         super().model_post_init(context)

@@ -50,11 +50,6 @@ class ClaraEmbedding(ClaraComponent, BaseEmbedding):
             raise ValueError(f"model and model_name are the same thing, got {known!r} and {name!r}; give one of them")
         return {**values, "model": model, "model_name": known}
 
-    @classmethod
-    def class_name(cls) -> str:
-        """Name under which the component is serialized."""
-        return "ClaraEmbedding"
-
     def _get_query_embedding(self, query: str) -> Embedding:
         return self.clara.embed_questions([query], self.dimensions)[0]
 

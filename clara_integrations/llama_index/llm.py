@@ -66,11 +66,6 @@ class ClaraLLM(ClaraComponent, CustomLLM):
     def _known(cls, options: dict[str, Any]) -> dict[str, Any]:
         return check_generation(options, cls.__name__)
 
-    @classmethod
-    def class_name(cls) -> str:
-        """Name under which the component is serialized."""
-        return "ClaraLLM"
-
     @property
     def metadata(self) -> LLMMetadata:
         """What LlamaIndex plans prompts with; without ``context_window`` it loads the model."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from llama_index.core.base.llms.types import CompletionResponse, LLMMetadata
+from llama_index.core.base.llms.types import CompletionResponse
 from llama_index.core.bridge.pydantic import ConfigDict, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
@@ -90,6 +90,7 @@ class LatentReader(ClaraLLM):
         reader = cls(
             model=llm.model,
             max_new_tokens=llm.max_new_tokens,
+            context_window=DEFAULT_CONTEXT_WINDOW,  # known without loading the model
             generate_kwargs={**llm.generate_kwargs, **options},
             callback_manager=manager,
             **llm.loading,
@@ -97,21 +98,6 @@ class LatentReader(ClaraLLM):
         reader._texts, reader._holder = list(texts), llm._holder
         reader._min_confidence, reader._no_answer = min_confidence, no_answer
         return reader
-
-    @classmethod
-    def class_name(cls) -> str:
-        """Name in events."""
-        return "LatentReader"
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        """Of a model that is asked in turns; known without loading it."""
-        return LLMMetadata(
-            context_window=DEFAULT_CONTEXT_WINDOW,
-            num_output=self.max_new_tokens,
-            is_chat_model=True,
-            model_name=self.checkpoint,
-        )
 
     def _write(self, turns: Turns, options: Mapping[str, Any]) -> CompletionResponse:
         how = {**self.generation(options), "rerank": False}

@@ -57,11 +57,6 @@ class ClaraRerank(ClaraComponent, BaseNodePostprocessor):
         "vectors and what is ranked should be what the synthesizer reads.",
     )
 
-    @classmethod
-    def class_name(cls) -> str:
-        """Name under which the component is serialized."""
-        return "ClaraRerank"
-
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:

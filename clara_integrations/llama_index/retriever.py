@@ -56,11 +56,6 @@ class ClaraRetriever(ClaraComponent, BaseRetriever):
             raise ValueError("a ClaraRetriever needs store=, a folder that `clara compress` has filled")
         return self
 
-    @classmethod
-    def class_name(cls) -> str:
-        """Name under which the component is serialized."""
-        return "ClaraRetriever"
-
     @property
     def clara(self) -> Clara:
         """The model with the store, loaded now if it is not yet.

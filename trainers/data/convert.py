@@ -223,7 +223,6 @@ class Converter:
     """Reads questions and a pool, and writes rows; what it did is in ``counts``, what it left out in ``left_out``."""
 
     def __init__(self, config: ConvertConfig, files: Sequence[Path], corpus: Sequence[Path] = ()) -> None:
-        """Read all files. Raises `ClaraError`: one is missing or of another form, or NQ-open has no corpus."""
         if config.form == "nq" and not corpus:
             raise ClaraError("NQ-open names no passages; give a --corpus, a TSV file 'id, text, title'")
         self.config, self.pool = config, PassagePool()

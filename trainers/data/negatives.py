@@ -87,7 +87,6 @@ class SentenceTransformersEncoder:
     """A sentence-transformers model, with its own prompts for questions and passages where it has them."""
 
     def __init__(self, name: str) -> None:
-        """Load the model. Raises `ClaraError`: the package is not installed, or the model cannot be loaded."""
         with needing("a bi-encoder", "sentence-transformers", "eval"):
             from sentence_transformers import SentenceTransformer
         self._model = loaded("embedding model", SentenceTransformer, name)

@@ -146,7 +146,6 @@ class ByVectors:
     kind = "bi"
 
     def __init__(self, model: str) -> None:
-        """Load the model. Raises `ClaraError`: the package is not installed, or the model cannot be loaded."""
         self.name = f"{self.kind}:{model}"
         self._model = self._load(model)
         self._vectors: dict[str, Any] = {}
@@ -211,7 +210,6 @@ class ByCrossEncoder:
     """The scores of a sentence-transformers cross-encoder; of a corpus it sees what BM25 finds."""
 
     def __init__(self, model: str, first: ByBM25) -> None:
-        """Load the model. Raises `ClaraError`: the package is not installed, or the model cannot be loaded."""
         with needing("a cross-encoder", "sentence-transformers", "eval"):
             from sentence_transformers import CrossEncoder
         self.name, self._first = f"cross:{model}", first

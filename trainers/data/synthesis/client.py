@@ -87,7 +87,6 @@ class Endpoint:
     """An open endpoint with the journal that remembers its replies. Use with ``async with``."""
 
     def __init__(self, config: EndpointConfig, journal: Journal) -> None:
-        """Make the client; nothing is sent. Raises `ClaraError`: the ``openai`` package is not installed."""
         with needing("synthesize", "openai", "data"):
             import openai
         self.config, self.journal = config, journal

@@ -31,7 +31,6 @@ class LLMLingua2:
     """A classifier in memory. ``LLMLingua2(name, device).shorten(text, 0.25, count_tokens)``"""
 
     def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
-        """Load it. Raises `ClaraError`: it is not there, or is no classifier of two labels."""
         self.folder = folder = find(name, "LLMLingua-2")
         with blaming(folder), base_files.without_bars():
             self._words = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
