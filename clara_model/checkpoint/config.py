@@ -7,6 +7,7 @@ Source of the published fields: ml-clara commit 857c3cf, PISCO.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,12 @@ LARGEST_JSON = 64 * 1024 * 1024
 _LATER = ("base_sha256", "residual", "lora_targets", "ranking", "word_weight", "expand")
 """Fields that the first version did not have; at their defaults they are not written."""
 _SIZES = ("doc_max_length", "compression_rate", "lora_rank", "lora_alpha", "top_k", "max_prompt_length")
+_NUMBERS: dict[str, tuple[type[float], float, float, str]] = {
+    **dict.fromkeys(_SIZES, (int, 1, LARGEST, f"a whole number between 1 and {LARGEST}")),
+    "lora_dropout": (float, 0, math.nextafter(1, 0), "in [0, 1)"),
+    "word_weight": (float, 0, 1000, "a number from 0 to 1000"),
+    "expand": (int, 0, LARGEST, f"a whole number from 0 to {LARGEST}"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +86,14 @@ class ClaraConfig:
     """Of the weights, e.g. ``Apache-2.0``; None where it is not known."""
 
     def __post_init__(self) -> None:
-        for name in _SIZES:
+        for name, (kind, least, most, what) in _NUMBERS.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
-                raise ClaraError(f"{name} must be a whole number between 1 and {LARGEST}, got {shown(value)}")
+            if isinstance(value, bool) or not isinstance(value, (int, kind)) or not least <= value <= most:
+                raise ClaraError(f"{name} must be {what}, got {shown(value)}")
         if self.compression_rate > self.doc_max_length:
             raise ClaraError(
                 f"compression_rate must be at most doc_max_length ({self.doc_max_length}), got {self.compression_rate}"
             )
-        dropout = self.lora_dropout
-        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
-            raise ClaraError(f"lora_dropout must be in [0, 1), got {shown(dropout)}")
-        weight, expand = self.word_weight, self.expand
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0.0 <= weight <= 1000.0:
-            raise ClaraError(f"word_weight must be a number from 0 to 1000, got {shown(weight)}")
-        if isinstance(expand, bool) or not isinstance(expand, int) or not 0 <= expand <= LARGEST:
-            raise ClaraError(f"expand must be a whole number from 0 to {LARGEST}, got {shown(expand)}")
         self._check_names()
 
     def _check_names(self) -> None:
@@ -105,15 +104,14 @@ class ClaraConfig:
         targets = self.lora_targets if isinstance(self.lora_targets, tuple) else ()
         if not targets or not all(isinstance(one, str) and one.isidentifier() for one in targets):
             raise ClaraError(f"lora_targets must be names of layers, e.g. q_proj, got {shown(self.lora_targets)}")
-        for name, choices in (("residual", RESIDUALS), ("ranking", RANKINGS)):
+        stages = tuple(PUBLISHED_STAGES.values())
+        for name, choices in (("residual", RESIDUALS), ("ranking", RANKINGS), ("stage", stages)):
             if getattr(self, name) not in choices:
                 raise ClaraError(f"{name} must be one of {', '.join(choices)}, got {shown(getattr(self, name))}")
         if self.ranking == "late" and self.residual != "anchors":
             raise ClaraError(f"ranking late needs residual anchors, whose questions have slots; got {self.residual}")
         if self.base_sha256 is not None and not isinstance(self.base_sha256, str):
             raise ClaraError(f"base_sha256 must be a SHA-256 or null, got {shown(self.base_sha256)}")
-        if self.stage not in PUBLISHED_STAGES.values():
-            raise ClaraError(f"stage must be one of {', '.join(PUBLISHED_STAGES.values())}, got {shown(self.stage)}")
         if not isinstance(self.base_model, str) or not self.base_model or not self.base_model.isprintable():
             raise ClaraError(f"base_model must be a hub name or a folder, got {shown(self.base_model)}")
         if self.base_revision is not None and not isinstance(self.base_revision, str):

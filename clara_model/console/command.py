@@ -10,6 +10,7 @@ import argparse
 import gc
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -254,33 +255,26 @@ def print_json(record: object) -> None:
     out.flush()
 
 
+def argument(read: Callable[[str], float], least: float, most: float, what: str) -> Callable[[str], Any]:
+    """What reads a number of a command line, and refuses one that is out of range."""
+
+    def checked(word: str) -> float:
+        try:
+            value = read(word)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be {what}, got {word!r}")
+        return value
+
+    return checked
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """Of an argument, a whole number that is no less."""
-
-    def read(word: str) -> int:
-        if not word.isdecimal() or int(word) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {word!r}")
-        return int(word)
-
-    return read
+    return argument(int, least, math.inf, f"a whole number of at least {least}")
 
 
 at_least_one = at_least(1)
-
-
-def port(word: str) -> int:
-    """Of an argument, a port to listen at."""
-    if not word.isdecimal() or int(word) > 65535:
-        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, got {word!r}")
-    return int(word)
-
-
-def likelihood(word: str) -> float:
-    """A number from 0 to 1, for an argument."""
-    try:
-        value = float(word)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {word!r}")
-    return value
+port = argument(int, 0, 65535, "a port from 0 to 65535")
+likelihood = argument(float, 0, 1, "a number from 0 to 1")

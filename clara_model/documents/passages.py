@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from clara_model.documents.document import Document, Unread, Unreadable, decoded, until_error
 from clara_model.documents.docx import docx
@@ -68,11 +68,7 @@ class Passage:
 
 
 def read_documents(
-    names: Sequence[str],
-    *,
-    text_key: str | None = None,
-    stdin: BinaryIO | None = None,
-    unread: list[Unread] | None = None,
+    names: Sequence[str], *, text_key: str | None = None, unread: list[Unread] | None = None
 ) -> list[Document]:
     """Read the documents of files, folders and data sets of the hub; `-` is standard input.
 
@@ -83,7 +79,6 @@ def read_documents(
     Args:
         names: files, folders, ``hf://datasets/..`` or `-`.
         text_key: key or column that holds the text of a row (default: text, contents or docs).
-        stdin: the byte stream that `-` reads (default: the process's standard input).
         unread: where to put what is left out.
 
     Returns:
@@ -97,7 +92,7 @@ def read_documents(
     documents: list[Document] = []
     empty: list[str] = []
     for source in sources:
-        items = list(read_source(source, text_key, stdin=stdin))
+        items = list(read_source(source, text_key))
         documents += [item for item in items if isinstance(item, Document)]
         left_out += [item for item in items if isinstance(item, Unread)]
         empty += [] if items else [plain_name(str(source))]
@@ -150,7 +145,7 @@ def sources_of(names: Sequence[str], *, in_full: bool = False) -> tuple[list[Pat
 
 
 def read_source(
-    source: Path | str, text_key: str | None = None, keep: Sequence[str] = (), *, stdin: BinaryIO | None = None
+    source: Path | str, text_key: str | None = None, keep: Sequence[str] = ()
 ) -> Iterator[Document | Unread]:
     """The documents of one file or data set, as for `read_documents`, and what of it cannot be read.
 
@@ -158,13 +153,12 @@ def read_source(
         source: as `sources_of` gives it.
         text_key: see `read_documents`.
         keep: keys or columns of a row that become its documents' metadata, where it has them.
-        stdin: see `read_documents`.
     """
     name = str(source)
     if isinstance(source, Path):
         found = read_file(source, text_key, keep)
     elif source == STDIN:
-        name, found = "standard input", _standard_input(stdin or sys.stdin.buffer, text_key)
+        name, found = "standard input", _standard_input(text_key)
     else:
         found = read_data_set(source, text_key, keep)
     plain = plain_name(name)
@@ -316,8 +310,8 @@ def plain_name(name: str) -> str:
     return _ODD_BYTE.sub(lambda half: f"\\x{ord(half[0]) & 0xFF:02x}", name)
 
 
-def _standard_input(stream: BinaryIO, text_key: str | None) -> Iterator[Document | Unread]:
-    data, name = stream.read(), "standard input"
+def _standard_input(text_key: str | None) -> Iterator[Document | Unread]:
+    data, name = sys.stdin.buffer.read(), "standard input"
     if _looks_like_json_lines(data):
         yield from of_json_lines(io.BytesIO(data), name, text_key)
     else:

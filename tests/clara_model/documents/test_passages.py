@@ -62,11 +62,13 @@ def test_a_file_named_twice_is_read_once(folder):
     assert len(read_documents([str(folder / "a.txt"), str(folder), str(folder / "b" / ".." / "a.txt")])) == 7
 
 
-def test_standard_input_is_text_or_json_lines():
-    assert read_documents(["-"], stdin=io.BytesIO(b"plain {text}\nhere")) == [
-        Document(text="plain {text}\nhere", file="standard input")
-    ]
-    documents = read_documents(["-"], stdin=io.BytesIO(b'\n{"text": "a"}\n{"text": "b"}'))
+def test_standard_input_is_text_or_json_lines(monkeypatch):
+    def piped(data):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return read_documents(["-"])
+
+    assert piped(b"plain {text}\nhere") == [Document(text="plain {text}\nhere", file="standard input")]
+    documents = piped(b'\n{"text": "a"}\n{"text": "b"}')
     assert [(document.text, document.line) for document in documents] == [("a", 2), ("b", 3)]
 
 
