@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _compressing(args: argparse.Namespace, store: DurableStore) -> AbstractContextManager[Clara | Compress]:
     """A model in this process, or processes or actors with one each."""
-    from clara_model.documents import device_processes, ray_actors
+    from clara_model.documents import workers
 
     options = {name: getattr(args, name, None) for name in NAMES if name != "device"}
     if args.devices is not None and args.device is not None:
@@ -76,13 +76,13 @@ def _compressing(args: argparse.Namespace, store: DurableStore) -> AbstractConte
     if args.engine == "ray":
         if args.device is not None:
             raise ValueError("--device means nothing with --engine ray: an actor has the device that Ray gives it")
-        count = ray_actors.check_actors(args.devices)
-        return ray_actors.actors(_everywhere(args.model), _everywhere(store.url), options, count)
-    devices = [] if args.device else device_processes.all_devices()
+        count = workers.check_actors(args.devices)
+        return workers.actors(_everywhere(args.model), _everywhere(store.url), options, count)
+    devices = [] if args.device else workers.all_devices()
     if args.devices is not None:
-        devices = device_processes.check_devices(args.devices)
+        devices = workers.check_devices(args.devices)
     if len(devices) > 1 or args.devices is not None:
-        return device_processes.processes(args.model, store.url, options, devices)
+        return workers.processes(args.model, store.url, options, devices)
     return load(args, store)
 
 

@@ -104,7 +104,7 @@ def compress_corpus(
     """Compress the documents of files and folders into a store.
 
     Args:
-        clara: loaded with this store; or what compresses in other processes, see `documents.device_processes`.
+        clara: loaded with this store; or what compresses in other processes, see `documents.workers`.
         store: where they go.
         names: files, folders and data sets of the hub (``hf://datasets/..``).
         text_key: key or column that holds the text of a row (default: text, contents or docs).
