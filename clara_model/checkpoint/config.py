@@ -159,10 +159,7 @@ class ClaraConfig:
 
 
 def from_published(
-    values: dict[str, Any],
-    roles: tuple[str, ...],
-    prompts: PromptSet,
-    lora_targets: tuple[str, ...] = LORA_TARGETS,
+    values: dict[str, Any], roles: tuple[str, ...], prompts: PromptSet, lora_targets: tuple[str, ...] = LORA_TARGETS
 ) -> ClaraConfig:
     """Read the fields of a published ``config.json`` (CLaRa or PISCO); roles and layers are those of ``adapters.pth``.
 

@@ -9,13 +9,7 @@ import pytest
 import torch
 
 from clara_model.checkpoint.devices import DTYPES
-from clara_model.checkpoint.options import (
-    GENERATION,
-    ClaraKeywords,
-    ClaraOptions,
-    LoadKeywords,
-    LoadOptions,
-)
+from clara_model.checkpoint.options import GENERATION, ClaraKeywords, ClaraOptions, LoadKeywords, LoadOptions
 from clara_model.checkpoint.prompts import PromptSet
 from clara_model.cli.main import _parser
 from clara_model.inference.clara import Clara

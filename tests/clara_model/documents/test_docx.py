@@ -145,10 +145,7 @@ EQUATIONS = {
     ),
     "power": (f"<m:sSup>{E.format('x')}<m:sup><m:r><m:t>10</m:t></m:r></m:sup></m:sSup>", "x^10"),
     "root": (f"<m:rad><m:radPr><m:degHide/></m:radPr><m:deg/>{E.format('y')}</m:rad>", "√(y)"),
-    "brackets": (
-        f'<m:d><m:dPr><m:begChr m:val="["/></m:dPr>{E.format("a")}</m:d><m:d>{E.format("b")}</m:d>',
-        "[a)(b)",
-    ),
+    "brackets": (f'<m:d><m:dPr><m:begChr m:val="["/></m:dPr>{E.format("a")}</m:d><m:d>{E.format("b")}</m:d>', "[a)(b)"),
     "sum": (
         '<m:nary><m:naryPr><m:chr m:val="∑"/></m:naryPr><m:sub><m:r><m:t>i</m:t></m:r></m:sub><m:sup/>'
         f"{E.format('z')}</m:nary>",

@@ -278,11 +278,7 @@ def test_a_folder_that_can_only_be_read_is_read_and_not_written():
         with without_privileges(), open_store(top / "latents") as store:
             assert same(store.get(FINGERPRINT, [key(1)])[0], block(1))
             assert store.stats().blocks == 1
-            for call in (
-                lambda: store.put(FINGERPRINT, blocks([2])),
-                lambda: store.delete([key(1)]),
-                store.compact,
-            ):
+            for call in (lambda: store.put(FINGERPRINT, blocks([2])), lambda: store.delete([key(1)]), store.compact):
                 with pytest.raises(ClaraError, match="cannot be written to"):
                     call()
         (top / "latents").chmod(0o755)
