@@ -18,7 +18,7 @@ from clara_model.inference.pipeline import Encoded, Written
 from clara_model.validation import Generation
 from trainers.evaluation.measuring import Meter
 from trainers.evaluation.questions import Question
-from trainers.evaluation.rankers import AsRetrieved, ByLatents, Ranked
+from trainers.evaluation.rankers import Ranked, Ranker
 from trainers.evaluation.systems.llmlingua import LLMLingua2
 
 if TYPE_CHECKING:
@@ -127,12 +127,7 @@ class FromWrongLatents(FromLatents):
     """
 
     def __init__(
-        self,
-        clara: Clara,
-        budget: Budget,
-        expand: int | None,
-        questions: Sequence[Question],
-        ranker: AsRetrieved | ByLatents,
+        self, clara: Clara, budget: Budget, expand: int | None, questions: Sequence[Question], ranker: Ranker
     ) -> None:
         """``questions``: all of the evaluation in their order; ``ranker``: chooses the passages of the others."""
         super().__init__(clara, budget, expand)

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 SHOWN = 300
 """Characters of a passage that a record keeps."""
 Answering = Callable[[Sequence[Question], Meter], list[Record]]
+Costly = tuple[Ranked, dict[str, float], dict[str, int]]
+"""A ranking with its seconds and peak bytes by phase."""
 _FAILURES = (ClaraError, ValueError, RuntimeError, MemoryError)
 
 
@@ -54,7 +56,7 @@ class Runner:
     processes: PartialState = field(default_factory=of_evaluation)
     progress: Callable[[str, int, int], None] = lambda system, done, of: None
     """Called with a system's name and how many of this process's questions are done."""
-    _ranked: dict[tuple[str, int], tuple[Ranked, dict[str, float], dict[str, int]]] = field(default_factory=dict)
+    _ranked: dict[tuple[str, int], Costly] = field(default_factory=dict)
     """What rankers that several systems share have given, with its cost; without latents."""
 
     def run(self, system: System) -> list[Record]:
@@ -114,25 +116,18 @@ class Runner:
             made.append(record_of(question, order, answer, total, {**peaks, **spent.peaks}))
         return made
 
-    def _rankings(
-        self, system: System, questions: Sequence[Question], meter: Meter
-    ) -> list[tuple[Ranked, dict[str, float], dict[str, int]]]:
+    def _rankings(self, system: System, questions: Sequence[Question], meter: Meter) -> list[Costly]:
         """Of the system's ranker, or as another system has had them from it."""
         ranker = system.ranker
         if ranker is None:
             return [(Ranked([]), {}, {}) for _ in questions]
         new = [question for question in questions if (ranker.name, question.number) not in self._ranked]
-        fresh: dict[int, Ranked] = {}
-        if new:
-            fresh = dict(zip((question.number for question in new), ranker.rank(new, meter), strict=True))
-            share, peaks = meter.share(len(new)), dict(meter.peaks)
-            for number, one in fresh.items():
-                self._ranked[ranker.name, number] = Ranked(one.order), share, peaks
-        found = []
-        for number in (question.number for question in questions):
-            known, seconds, peaks = self._ranked[ranker.name, number]
-            found.append((fresh.get(number, known), seconds, peaks))
-        return found
+        ranked = ranker.rank(new, meter) if new else []
+        fresh = dict(zip((question.number for question in new), ranked, strict=True))
+        share, peaks = meter.share(len(new)), dict(meter.peaks)
+        self._ranked |= {(ranker.name, number): (Ranked(one.order), share, peaks) for number, one in fresh.items()}
+        found = {question.number: self._ranked[ranker.name, question.number] for question in questions}
+        return [(fresh.get(number, known), seconds, peaks) for number, (known, seconds, peaks) in found.items()]
 
     def _remember(self, system: System, done: dict[int, Record]) -> None:
         if system.ranker is None:

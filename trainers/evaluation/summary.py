@@ -30,14 +30,12 @@ CONTROLS = (WRONG, SHUFFLED)
 NOT_READ = "not read"
 TOKENS = ("prompt_tokens", "text_tokens", "completion_tokens")
 Summary = dict[str, Any]
+Recorded = Mapping[str, Sequence[Record]]
+"""The records of each system."""
 
 
 def summarize(
-    records: Mapping[str, Sequence[Record]],
-    *,
-    once: float | None = None,
-    known_only: bool = False,
-    corpus: bool = False,
+    records: Recorded, *, once: float | None = None, known_only: bool = False, corpus: bool = False
 ) -> Summary:
     """Everything that the tables and the report show, of each system's records of all questions in order.
 
@@ -60,7 +58,7 @@ def summarize(
     }
 
 
-def _pairs(records: Mapping[str, Sequence[Record]]) -> list[Summary]:
+def _pairs(records: Recorded) -> list[Summary]:
     """Every two systems that answered questions in common: the difference with its interval, and its p-value."""
     found = []
     for one, other in combinations([name for name in records if kind_of(name) not in CONTROLS], 2):
@@ -122,7 +120,7 @@ def kind_of(name: str) -> str:
     return name.partition(":")[0]
 
 
-def _read_from_memory(name: str, records: Mapping[str, Sequence[Record]]) -> Summary | None:
+def _read_from_memory(name: str, records: Recorded) -> Summary | None:
     """F1 from the right latents less F1 from another question's, the same passages read as text; else None."""
     wrong = records.get(WRONG + name.removeprefix(OURS)) if kind_of(name) == OURS else None
     return None if wrong is None else _compared("f1", records[name], wrong)
