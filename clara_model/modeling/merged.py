@@ -115,7 +115,7 @@ class Merged:
 
         dtype = base.dtype
         if not plain:
-            self._products = {name: Product(merged(layer), dtype) for name, layer in layers.items()}
+            self._products = {name: Product(merged(layer), dtype, own=False) for name, layer in layers.items()}
             return
         if self.quick and dtype == torch.float32:
             dtype = default_dtype(base.device)
@@ -124,5 +124,5 @@ class Merged:
                 parts = [getattr(block.self_attn, name, None) or getattr(block.mlp, name) for name in group]
                 weight = torch.cat([merged(part) for part in parts])
                 self._products[f"{number}.{group[0]}"] = Product(weight, dtype, self.quick)
-        head = Product(base.get_output_embeddings().weight, dtype, self.quick)
+        head = Product(base.get_output_embeddings().weight, dtype, self.quick, own=False)
         self._decoder = PlainDecoder(base, self._products, head, self.quick)

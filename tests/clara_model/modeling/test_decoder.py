@@ -197,6 +197,17 @@ def test_numbers_beyond_float16_are_multiplied_as_they_are(faster: None):
     assert Product(large, torch.float32, quick=True)(torch.ones(1, 4), True).tolist() == [[280000.0] * 3]
 
 
+@pytest.mark.skipif(not decoder.packs(torch.float32), reason="weights are packed with AVX-512 alone")
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_a_packed_weight_multiplies_as_it_is_and_what_the_base_uses_is_not_copied(dtype: torch.dtype, close: float):
+    weight = (torch.randn(70, 37) / 6).to(dtype)
+    packed, shared = Product(weight, dtype), Product(weight, dtype, own=False)
+    assert packed.weight.layout != torch.strided and shared.weight is weight
+    for shape in ((1, 1, 37), (2, 1, 37), (3, 14, 37)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(packed(x, False), x.to(dtype).float() @ weight.float().T, atol=close, rtol=close)
+
+
 @torch.no_grad()
 def test_a_state_beyond_float16_is_computed_again_and_float16_given_up(
     base: nn.Module, faster: None, caplog: pytest.LogCaptureFixture
