@@ -279,12 +279,7 @@ def _here(clara: Clara, store: DurableStore, batches: Iterable[Sequence[New]]) -
 def ahead(items: Iterable[Item], most: int = 2) -> Iterator[Iterator[Item]]:
     """Take items that are made in a thread, in their order, for the block's time: reading beside computing.
 
-    Args:
-        items: an iterator that nobody else uses until the block has ended.
-        most: items that are made before they are asked for.
-
-    Yields:
-        the items; what making one raises is raised where it would have come.
+    At most ``most`` are made before they are asked for; what making one raises is raised where it would have come.
     """
     source: Iterator[Any] = iter(items)
     end = object()

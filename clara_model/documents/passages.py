@@ -147,16 +147,13 @@ def sources_of(names: Sequence[str], *, in_full: bool = False) -> tuple[list[Pat
 def read_source(
     source: Path | str, text_key: str | None = None, keep: Sequence[str] = ()
 ) -> Iterator[Document | Unread]:
-    """The documents of one file or data set, as for `read_documents`, and what of it cannot be read.
+    """The documents of one of `sources_of`, as for `read_documents`, and what of it cannot be read.
 
-    Args:
-        source: as `sources_of` gives it.
-        text_key: see `read_documents`.
-        keep: keys or columns of a row that become its documents' metadata, where it has them.
+    ``keep`` are keys or columns of a row that become its documents' metadata, where it has them.
     """
     name = str(source)
     if isinstance(source, Path):
-        found = read_file(source, text_key, keep)
+        found = _read_file(source, text_key, keep)
     elif source == STDIN:
         name, found = "standard input", _standard_input(text_key)
     else:
@@ -175,10 +172,7 @@ def split_documents(
 ) -> list[Passage]:
     """Split documents into passages of at most `max_tokens` tokens each, numbered within their file.
 
-    Args:
-        documents: as `read_documents` returns them.
-        count_tokens: the number of tokens of a text, without special tokens (`Clara.count_tokens`).
-        max_tokens: the most tokens one passage may have (`Clara.doc_max_length`).
+    `Clara.count_tokens` and `Clara.doc_max_length` say how many a text has, and a passage may have.
     """
     return list(_numbered((one, split_text(one.text, count_tokens, max_tokens)) for one in documents))
 
@@ -207,18 +201,8 @@ def suffix_of(file: Path) -> str:
     return _ZIPPED if file.name.lower().endswith(_ZIPPED) else file.suffix.lower()
 
 
-def read_file(file: Path, text_key: str | None = None, keep: Sequence[str] = ()) -> Iterator[Document | Unread]:
-    """What a file holds, blank texts included.
-
-    Args:
-        file: its name ends in one of `SUFFIXES`.
-        text_key: key or column that holds the text of a row (default: text, contents or docs).
-        keep: keys or columns of a row that become its documents' metadata.
-
-    Raises:
-        Unreadable: it is not what its name says.
-        OSError: it cannot be opened.
-    """
+def _read_file(file: Path, text_key: str | None = None, keep: Sequence[str] = ()) -> Iterator[Document | Unread]:
+    """What a file of one of the `SUFFIXES` holds, blank texts included."""
     name, suffix = str(file), suffix_of(file)
     if suffix == _PARQUET:
         yield from parquet(file, text_key, keep)

@@ -142,12 +142,7 @@ class LayeredStore:
 
 
 def layered(store: str | Path | LatentStore | None, cache: LatentStore, fingerprint: str) -> LatentStore:
-    """What a model keeps its latents in: ``cache`` in front of a store that lasts, or another store as it is.
-
-    Args:
-        store: the path or URL of one (`open_store`), a store, or None for the cache alone.
-        cache: of the model.
-        fingerprint: of the model.
+    """What a model keeps its latents in: its cache alone or in front of a store that lasts, or another store as it is.
 
     Raises:
         ClaraError: the store cannot be opened, or holds another checkpoint's latents.

@@ -110,12 +110,7 @@ class MissingBlocks(ClaraError):
 
 
 def check_fingerprint(store: str, own: str | None, fingerprint: str) -> None:
-    """Refuse a store that another checkpoint filled, or the same one in another float type.
-
-    Args:
-        store: its path or URL.
-        own: its fingerprint; None while it is empty.
-        fingerprint: of the model that asks.
+    """Refuse a store (its URL) that another checkpoint filled (``own``: None while it is empty), or in another dtype.
 
     Raises:
         ClaraError: with both fingerprints.
