@@ -27,7 +27,7 @@ from clara_model.documents.html import html
 from clara_model.documents.pdf import pdf
 from clara_model.documents.rows import is_hub_name, of_json_lines, parquet, read_data_set
 from clara_model.errors import ClaraError
-from clara_model.windows import split_text
+from clara_model.windows import SplitText, Window, split_text
 
 if TYPE_CHECKING:
     from clara_model.inference.clara import Clara
@@ -185,6 +185,7 @@ def passages_by_key(documents: Sequence[Document], clara: Clara) -> dict[str, Pa
     found: dict[str, Passage] = {}
     for key, passage in zip(keys, _numbered(parts), strict=True):
         found.setdefault(key, passage)
+    clara.shared.splitter.known = {one.text: SplitText(one.text, key, (Window(key),)) for key, one in found.items()}
     return found
 
 

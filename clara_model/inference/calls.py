@@ -51,6 +51,8 @@ class Splitter:
 
     def __init__(self, tokens: Tokens, long_documents: LongDocuments) -> None:
         self._tokens, self._long_documents = tokens, long_documents
+        self.known: dict[str, SplitText] = {}
+        """Texts that were windows of others, and so are neither hashed nor split again."""
         self._windows: OrderedDict[str, tuple[Window, ...]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -62,7 +64,8 @@ class Splitter:
         """
         found: dict[str, SplitText] = {}
         for number, text in enumerate(texts, start=1):
-            if text in found:
+            if text in found or text in self.known:
+                found[text] = found.get(text) or self.known[text]
                 continue
             key = content_key(text)
             windows = (Window(key),) if self._long_documents == "truncate" else self._remembered(text, key)

@@ -90,10 +90,12 @@ def test_ask_splits_a_long_file_into_passages_that_fit_and_numbers_them(clara, d
     assert [passage["number"] for passage in found] == list(range(1, len(found) + 1))
 
 
-def test_ask_hashes_and_splits_a_text_once(clara, docs, expected, monkeypatch):
+@pytest.mark.parametrize("cold", ["compress", "text"])
+def test_ask_hashes_and_splits_a_text_once(clara, docs, expected, monkeypatch, tmp_path, cold):
     passages, _ = expected
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cold"))
     hashed, split = counted(monkeypatch)
-    assert clara("ask", QUESTION, "--docs", docs, "--json")[0] == 0
+    assert clara("ask", QUESTION, "--docs", docs, "--json", "--cold", cold)[0] == 0
     texts = [document.text.strip() for document in read_documents([str(docs)])]
     assert split == dict.fromkeys(texts, 1)
     assert hashed == dict.fromkeys([*texts, *(passage.text for passage in passages)], 1)
