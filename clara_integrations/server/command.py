@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import logging
 import os
+import socket
 from contextlib import ExitStack
 from dataclasses import fields
 
@@ -16,6 +17,7 @@ from clara_integrations.server import Settings, create_app
 from clara_model.checkpoint import bundled_models
 from clara_model.components.extras import naming_extra
 from clara_model.console.command import load, output
+from clara_model.errors import ClaraError
 
 with naming_extra("uvicorn", "server"):
     import uvicorn
@@ -24,11 +26,12 @@ logger = logging.getLogger("clara_model.serve")
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Load the model, once, and serve it until told to stop. Raises `ValueError`: a time that is none."""
+    """Load the model, once, and serve it until told to stop. Raises `ValueError`: a time or an address that is none."""
     if args.timeout is not None and args.timeout <= 0:
         raise ValueError(f"--timeout must be above 0, got {args.timeout}")
     given = {one.name: getattr(args, one.name) for one in fields(Settings) if getattr(args, one.name, None) is not None}
     settings = Settings(**{"api_key": os.environ.get("CLARA_API_KEY") or None, **given})
+    _check_free(args.host, args.port)
     here = _is_loopback(args.host)
     if not here and settings.api_key is None:
         logger.warning("anybody who reaches %s may ask; give --api-key or set CLARA_API_KEY", args.host)
@@ -45,6 +48,22 @@ def serve(args: argparse.Namespace) -> None:
             output().print(Text(f"{clara.name} at http://{args.host}:{args.port} (the page, /docs, /metrics)"))
         level, most = "error" if args.quiet else "warning", int(settings.timeout) + 1
         uvicorn.run(app, host=args.host, port=args.port, log_level=level, timeout_graceful_shutdown=most)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Say before anything is loaded that nothing can listen there; else the server says it, in words of its own."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tried.bind(address)
+            return
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "no address"
+        raise ClaraError(
+            f"cannot listen at {host!r}, port {port}: {why}; give --host an address of this machine such as 127.0.0.1 "
+            "or 0.0.0.0, and --port one that is free"
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

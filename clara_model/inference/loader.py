@@ -84,6 +84,8 @@ def load(name: str | Path, options: LoadOptions, cache_bytes: int) -> Loaded:
         cache = LatentCache(cache_bytes)
         with _collecting_later():
             loaded = wrap(ClaraModel.from_options(name, options))
+        if loaded.model.compiled is not None:
+            loaded.scheduler.run(lambda _items, _check: loaded.model.record_usual_lengths())
         loaded.name, loaded.cache = str(name), cache
         _loaded[key] = loaded
         return loaded

@@ -324,15 +324,18 @@ class RoleModel(nn.Module):
         return model
 
     def compile_decoding(self) -> None:
-        """Decode and encode single questions from recorded graphs, on a GPU; those of usual lengths are recorded now.
+        """Decode and encode single questions from recorded graphs, on a GPU.
 
         Raises:
             ClaraError: the model is not on a GPU.
         """
         if self.device.type != "cuda":
             raise ClaraError(f"decoding 'compiled' needs a GPU, the model is on {self.device}; use 'quick' there")
-        ids = self.tokens.document_ids("A first prompt.")
         self.compiled = Compiled()
+
+    def record_usual_lengths(self) -> None:
+        """Have the graphs of usual lengths recorded now, for the thread that calls this: each has its own."""
+        ids = self.tokens.document_ids("A first prompt.")
         self.generate_ids([ids[: -self.config.memory_tokens]], [])
         if "query_reasoner" in self.config.roles:
             self.encode_rows("query_reasoner", [ids])

@@ -42,6 +42,20 @@ def serving(*words, **environment):
         process.stdout.close()
 
 
+@pytest.mark.parametrize("host", ["203.0.113.7", "a..b"])
+def test_an_address_that_is_none_is_one_sentence_before_anything_is_loaded(host, tmp_path, capsys):
+    assert cli.main(["serve", "--host", host, "--model", str(tmp_path / "not there"), "--api-key", "k"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"cannot listen at '{host}', port 8080: " in said and "give --host an address of this machine" in said
+
+
+def test_a_port_that_is_taken_is_one_sentence(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert cli.main(["serve", "--port", str(port)]) == 2
+    assert f"port {port}: Address already in use" in " ".join(capsys.readouterr().err.split())
+
+
 def test_no_page_of_another_name_may_ask_and_sigterm_lets_what_is_under_way_end(tiny_clara_folder):
     body = {"messages": [{"role": "user", "content": "Who came?"}], "documents": small_model.TEXTS, "max_tokens": 1000}
     with serving("--model", tiny_clara_folder, "--dtype", "float32") as (process, url), ThreadPoolExecutor(1) as pool:

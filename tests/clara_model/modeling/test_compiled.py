@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import small_model
 import torch
 from transformers.generation import CompileConfig
 
-from clara_model import ClaraModel
+from clara_model import Clara, ClaraModel
 from clara_model.errors import ClaraError
 from clara_model.modeling import compiled, merged
 from clara_model.modeling.compiled import Compiled
@@ -37,6 +38,25 @@ def written(model: ClaraModel, count: int, **options: object) -> list[str]:
     made = model.generate(questions, latents, **{"max_new_tokens": 10, **options})
     assert len(made.ids) == len(made.texts) == count
     return made.texts
+
+
+def test_loading_records_in_the_thread_that_runs_the_passes(tiny_clara_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """On a CPU nothing is recorded; which thread has called what would be is the same."""
+    threads: list[tuple[str, str]] = []
+    calls = ("record_usual_lengths", "encode_rows")
+    for name in calls:
+        work = getattr(ClaraModel, name)
+
+        def noted(self, *args, _name=name, _work=work, **options):
+            threads.append((_name, threading.current_thread().name))
+            return _work(self, *args, **options)
+
+        monkeypatch.setattr(ClaraModel, name, noted)
+    monkeypatch.setattr(ClaraModel, "compile_decoding", lambda self: setattr(self, "compiled", Compiled(forced())))
+    with Clara.load(tiny_clara_folder, decoding="compiled", dtype="float32", device="cpu") as clara:
+        assert [name for name, _ in threads] == [*calls]
+        clara.rank("Who came?", small_model.TEXTS)
+    assert {thread for _, thread in threads} == {"clara-model"}
 
 
 def test_the_same_tokens_from_few_graphs(compiling: ClaraModel):
