@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, get_args
 
 import torch
@@ -247,6 +247,7 @@ class Generation:
     stop: tuple[str, ...] = ()
     sampling: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    copy: bool = False
 
     @classmethod
     def check(cls, max_new_tokens: int, stop: str | Sequence[str], sampling: Mapping[str, Any]) -> Self:
@@ -270,7 +271,28 @@ class Generation:
     def of(cls, keywords: GenerationKeywords) -> Self:
         """From keyword arguments, checked."""
         sampling: dict[str, Any] = dict(keywords)
-        return cls.check(sampling.pop("max_new_tokens", MAX_NEW_TOKENS), sampling.pop("stop", ()), sampling)
+        copy = sampling.pop("copy", False)
+        if not isinstance(copy, bool):
+            raise TypeError(f"copy must be True or False, got {_shown(copy)}")
+        made = cls.check(sampling.pop("max_new_tokens", MAX_NEW_TOKENS), sampling.pop("stop", ()), sampling)
+        if copy and (made.stop or any(value is not False for value in made.sampling.values())):
+            others = [name for name, value in keywords.items() if name not in ("copy", "max_new_tokens") and value]
+            raise ValueError(
+                f"copy=True takes a stretch of what was read, for which only max_new_tokens counts; leave out "
+                f"{', '.join(others)}"
+            )
+        return replace(made, copy=copy)
+
+    @property
+    def own_words(self) -> Self:
+        """The same, for what is not an answer from documents.
+
+        Raises:
+            ValueError: it asks for a copy of them.
+        """
+        if self.copy:
+            raise ValueError("copy=True copies an answer from documents, and there are none; leave it out")
+        return self
 
     @property
     def one_by_one(self) -> bool:

@@ -110,7 +110,7 @@ class ClaraQueryEngine(RetrieverQueryEngine):
             top_n: documents to answer from (default: the checkpoint's own number).
             streaming: whether answers come piece by piece.
             max_new_tokens: most tokens to write.
-            generate_kwargs: ``stop`` and the sampling arguments of `Clara.answer`.
+            generate_kwargs: ``stop``, ``copy`` and the sampling arguments of `Clara.answer`.
             node_postprocessors: applied to the retrieved nodes before they are ranked.
             callback_manager: for the engine and its parts.
             min_confidence: as for a `ClaraSynthesizer`.

@@ -67,7 +67,7 @@ class ClaraSynthesizer(BaseSynthesizer):
             model: a checkpoint's folder, bundled or hub name, or a loaded `Clara`.
             streaming: whether answers come piece by piece, one piece for each token.
             max_new_tokens: most tokens to write.
-            generate_kwargs: ``stop`` and the sampling arguments of `Clara.answer`.
+            generate_kwargs: ``stop``, ``copy`` and the sampling arguments of `Clara.answer`.
             callback_manager: default `Settings.callback_manager`.
             empty_response: the response where there are no nodes.
             output_cls: refused, as prompt templates are, with the sentence that says which component takes it.

@@ -91,6 +91,7 @@ class Chat(Body):
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0)
     stop: str | list[str] | None = None
+    as_copy: bool = Field(default=False, alias="copy")
     n: Literal[1] | None = None
     tools: list[Any] | None = Field(default=None, max_length=0)
     logprobs: Literal[False] | None = None
@@ -108,7 +109,8 @@ class Chat(Body):
     @property
     def generation(self) -> dict[str, Any]:
         """For `Clara.stream`; what was not given is left out."""
-        sampling = {"temperature": self.temperature, "seed": self.seed, "stop": self.stop}
+        sampling: dict[str, Any] = {"temperature": self.temperature, "seed": self.seed, "stop": self.stop}
+        sampling["copy"] = self.as_copy or None
         if self.temperature != 0 and self.top_p not in (None, 1):
             sampling["top_p"] = self.top_p
         return {name: value for name, value in sampling.items() if value is not None}

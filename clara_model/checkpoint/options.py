@@ -197,6 +197,10 @@ class GenerationKeywords(TypedDict, total=False):
     """Most tokens to write."""
     stop: str | Sequence[str]
     """Strings that end the text; they are not part of it."""
+    copy: bool
+    """Whether the answer is a stretch of the texts that are read, word by word as it stands there, numbers whole: the
+    one that the generator finds likeliest by its tokens, or that nothing answers, where the checkpoint was trained to
+    say so. Only of `Clara.answer`, `answers` and `stream`, with ``max_new_tokens`` alone."""
     do_sample: bool | None
     temperature: float | None
     top_p: float | None

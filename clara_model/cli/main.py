@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_documents(chat, "what to read, as for ask")
     _add_top_k(chat, "passages an answer is read from")
+    _add_copy(chat)
     chat.set_defaults(run=serving.chat)
     _add_compress(
         commands.add_parser(
@@ -170,6 +171,7 @@ def _add_ask(ask: argparse.ArgumentParser) -> None:
         help="an answer that the model finds less likely, from 0 to 1, is not given: the documents do not say "
         "(default: 0; an answer's confidence stands below it and in --json); such an answer is not streamed",
     )
+    _add_copy(ask)
     ask.add_argument("--max-new-tokens", type=at_least_one, metavar="N", help="longest answer, in tokens")
     form = ask.add_mutually_exclusive_group()
     _add_json(form, "text")
@@ -239,6 +241,12 @@ def _add_documents(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument("--no-store", action="store_true", help="keep no latents of --docs in the user's cache folder")
 
 
+def _add_copy(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--copy", action="store_true", help="the answer is a stretch of the passages, word by word as it stands there"
+    )
+
+
 def _add_text_key(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--text-key", metavar="NAME", help="key or column with the text of a row (default: text, contents or docs)"
@@ -305,7 +313,7 @@ def _ask_documents(args: argparse.Namespace, clara: Clara, documents: Sequence[p
     else:
         start = time.perf_counter()
         candidates, spent = stores.compress(args, clara, by_key), time.perf_counter() - start
-    limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
+    limits = stores.generation(args)
     out = output()
     if stores.streams(args):
         answer = streamed(clara.stream(args.question, candidates, args.top_k, **limits), args)

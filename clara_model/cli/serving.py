@@ -72,7 +72,13 @@ def chat(args: argparse.Namespace) -> int | None:
     with stores.load_with_cache(args) as clara:
         by_key = passages.passages_by_key(documents, clara)
         split, latents = list(by_key.values()), stores.compress(args, clara, by_key)
-        _talk(args, lambda question: (clara.stream(question, latents, args.top_k), lambda i: split[i].citation))
+        _talk(
+            args,
+            lambda question: (
+                clara.stream(question, latents, args.top_k, copy=args.copy),
+                lambda i: split[i].citation,
+            ),
+        )
     return LEFT_OUT if unread else None
 
 
@@ -80,7 +86,8 @@ def _from_store(args: argparse.Namespace, clara: Clara, question: str) -> _Asked
     found = clara.search(question, args.top_k)
     if found.latents is None:
         raise ClaraError(f"{args.store} holds nothing to answer from")
-    return clara.stream(question, found.latents, len(found), rerank=False), lambda i: found[i].citation
+    stream = clara.stream(question, found.latents, len(found), rerank=False, copy=args.copy)
+    return stream, lambda i: found[i].citation
 
 
 def _talk(args: argparse.Namespace, ask: Callable[[str], _Asked]) -> None:
@@ -123,7 +130,7 @@ def ask(args: argparse.Namespace, url: str, documents: Sequence[passages.Documen
         ClaraError: nobody answers there, or the server refuses.
     """
     body: dict[str, Any] = {"messages": [{"role": "user", "content": args.question}], "stream": args.stream}
-    body |= {"top_k": args.top_k, "max_tokens": args.max_new_tokens}
+    body |= {"top_k": args.top_k, "max_tokens": args.max_new_tokens, "copy": args.copy}
     if documents:
         body["documents"] = [{"id": one.place, "data": one.text} for one in documents]
     else:

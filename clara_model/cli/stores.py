@@ -102,7 +102,7 @@ def search(args: argparse.Namespace) -> None:
 
 def ask(args: argparse.Namespace) -> None:
     """`clara ask --store`: one pass for the question, the search, one generation."""
-    limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
+    limits = generation(args)
     with load(args, existing(args.store)) as clara:
         with working("Searching", args):
             results = clara.search(args.question, args.top_k, where=conditions(args.where))
@@ -128,6 +128,12 @@ def ask(args: argparse.Namespace) -> None:
     out.print(tables.support(answer, [one.text or "" for one in results], [one.citation for one in results]))
     out.print()
     out.print(Text(f"{_times(results)}, generate {tables.seconds(answer.timings.generate)}", style="dim"))
+
+
+def generation(args: argparse.Namespace) -> dict[str, Any]:
+    """How to write, for `Clara.answer`."""
+    given = {"max_new_tokens": args.max_new_tokens, "copy": args.copy}
+    return {name: value for name, value in given.items() if value}
 
 
 def streams(args: argparse.Namespace) -> bool:

@@ -264,7 +264,7 @@ class Call:
             part.pick([index for index in range(len(part)) if index not in as_text])
             for part, as_text in zip(selected, shown, strict=True)
         ]
-        return list(zip(self.write(prompts, latents, how, priors), shown, strict=True))
+        return list(zip(self.write(prompts, latents, how, priors, texts), shown, strict=True))
 
     def write(
         self,
@@ -272,9 +272,21 @@ class Call:
         selected: Sequence[Encoded] | None,
         how: Generation,
         priors: Sequence[float] | None = None,
+        texts: Sequence[Sequence[str]] = (),
     ) -> list[Written]:
-        """Generate for each prompt; without latents by the base model alone."""
+        """Generate for each prompt; without latents by the base model alone.
+
+        Raises:
+            ClaraError: a copy is asked for where the ``texts`` of what is read are not known.
+        """
         blocks = None if selected is None else [part.vectors for part in selected]
+        if how.copy:
+            if not all(texts):
+                raise ClaraError(
+                    "copy=True copies from the texts of what is read, and these latents have none; give the texts, or "
+                    "latents of Clara.compress or of a store that keeps texts"
+                )
+            return pipeline.copy(self.model, prompts, blocks, texts, how, self._run, priors)
         if self.shared.engine is not None and blocks is not None:
             start = time.perf_counter()
             written = self.shared.engine.write(self.model, prompts, blocks, how, self._feed, priors)

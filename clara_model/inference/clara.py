@@ -332,12 +332,14 @@ class Clara:
                 at what there is.
             rerank: False answers from the first ``top_k`` in the order given, as a checkpoint without a query
                 reasoner always does.
-            **generation: ``max_new_tokens``, ``stop``, ``do_sample``, ``temperature``, ``top_p``, ``sampling_top_k``,
-                ``min_p``, ``typical_p``, ``repetition_penalty``, ``no_repeat_ngram_size``, ``min_new_tokens``,
-                ``num_beams``, ``length_penalty``, ``early_stopping``, ``seed``; see `GenerationKeywords`.
+            **generation: ``max_new_tokens``, ``stop``, ``copy``, ``do_sample``, ``temperature``, ``top_p``,
+                ``sampling_top_k``, ``min_p``, ``typical_p``, ``repetition_penalty``, ``no_repeat_ngram_size``,
+                ``min_new_tokens``, ``num_beams``, ``length_penalty``, ``early_stopping``, ``seed``; see
+                `GenerationKeywords`.
 
         Raises:
-            ClaraError: latents of another checkpoint, or more slots than the prompt can hold.
+            ClaraError: latents of another checkpoint, more slots than the prompt can hold, or a copy where texts are
+                not known or an engine writes.
             ValueError: a blank question, no candidates, or a number below its least value.
             TypeError: something that is not a string where one is needed.
         """
@@ -377,7 +379,7 @@ class Clara:
         rerank: bool = True,
         **generation: Unpack[GenerationKeywords],
     ) -> AnswerStream:
-        """`answer` piece by piece: an iterator of text, one piece for each token that completes some.
+        """`answer` piece by piece: an iterator of text, one piece for each token that completes some; a copy in one.
 
         After its end ``.answer`` is the whole `Answer`. Closing it early ends the generation.
         """
@@ -394,6 +396,8 @@ class Clara:
     ) -> AnswerRequest:
         asked = tuple(check_question(question) for question in questions)
         k = check_count(self.top_k if top_k is None else top_k, "top_k")
+        if how.copy and self.shared.engine is not None:
+            raise ClaraError("copy=True needs the model in this process to write; load it without engine_url")
         offered = max(map(len, rows))
         if rerank and not self.can_rank and offered > k:
             logger.warning("no query reasoner to rank with: answering from the first %d of %d documents", k, offered)
@@ -416,7 +420,7 @@ class Clara:
                 with ``{memory}`` in it.
             **generation: as for `answer`.
         """
-        how, texts = Generation.of(generation), check_texts(texts)
+        how, texts = Generation.of(generation).own_words, check_texts(texts)
         own = self.model.config.prompts.paraphrase
         prompt, wording = check_instruction(0 if instruction is None else instruction, own)
         call = self.call()
@@ -442,7 +446,7 @@ class Clara:
         Returns:
             an `Answer` with an empty ranking.
         """
-        how = Generation.of(generation)
+        how = Generation.of(generation).own_words
         return self._plain_request(prompt, how).run(self.call())[0]
 
     def stream_plain(
@@ -451,7 +455,7 @@ class Clara:
         **generation: Unpack[GenerationKeywords],
     ) -> AnswerStream:
         """`plain` piece by piece, as `stream` does it for `answer`."""
-        how = Generation.of(generation)
+        how = Generation.of(generation).own_words
         return TextStream(stream, self.shared, self._plain_request(prompt, how))
 
     def _plain_request(self, prompt: str | Sequence[Mapping[str, str]], how: Generation) -> PlainRequest:

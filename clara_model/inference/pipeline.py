@@ -21,6 +21,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from clara_model.inference.batching import Batches, is_out_of_memory, plan_batches, release_memory
 from clara_model.inference.results import Ranked
+from clara_model.modeling.adapters import BASE
+from clara_model.modeling.copying import Stretch, copied
 from clara_model.modeling.generation import Generated
 from clara_model.modeling.model import RoleModel
 from clara_model.modeling.ranking import PART_BYTES, scores_in_parts
@@ -114,6 +116,8 @@ class Written:
     finish_reason: str
     confidence: float | None = None
     """See `Answer.confidence`."""
+    stretch: Stretch | None = None
+    """Of what was read, where all of the text stands, if it was copied."""
 
 
 # -- encode ------------------------------------------------------------------------------------------------------
@@ -379,6 +383,27 @@ def write(
         else:
             written.update(zip(batch, made, strict=True))
     return [written[index] for index in range(len(prompts))]
+
+
+def copy(
+    model: RoleModel,
+    prompts: Sequence[list[int]],
+    blocks: Sequence[Tensor] | None,
+    texts: Sequence[Sequence[str]],
+    how: Generation,
+    run: Run = here,
+    priors: Sequence[float] | None = None,
+) -> list[Written]:
+    """`write` by copying from the texts of what each prompt reads, one prompt after the other."""
+
+    def copy_one(items: Sequence[tuple[Any, ...]], _check: Check | None) -> Written:
+        ((ids, *more),) = items
+        made = copied(model, ids, *more, most=how.max_new_tokens, role="generator" if blocks else BASE)
+        return Written(made.text, len(ids), made.tokens, "stop", made.confidence, made.stretch)
+
+    nothing = [None] * len(prompts)
+    items = zip(prompts, blocks or nothing, texts, priors or nothing, strict=True)
+    return [run("generate", copy_one, [item]) for item in items]
 
 
 def _write_batch(

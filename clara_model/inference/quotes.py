@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from clara_model.windows import Window
 
@@ -37,6 +38,14 @@ class Quote:
     """Character of the document where it begins."""
     document_end: int
     """Character of the document before which it ends."""
+
+    @classmethod
+    def of_all(cls, answer: str, window: Window, start: int) -> Self:
+        """The whole of an answer, which stands in a window from one of its characters on."""
+        first = window.start + start
+        return cls(
+            start=0, end=len(answer), document=window.document, document_start=first, document_end=first + len(answer)
+        )
 
 
 Read = tuple[Window, str]

@@ -15,7 +15,7 @@ from clara_model.errors import ClaraError
 from clara_model.inference import pipeline
 from clara_model.inference.calls import Call, Shared, windows_of
 from clara_model.inference.pipeline import Candidates, Encoded, Written
-from clara_model.inference.quotes import quotes, unsupported
+from clara_model.inference.quotes import Quote, quotes, unsupported
 from clara_model.inference.results import Answer, Found, Ranked, SearchResults, Timings, Usage
 from clara_model.inference.streaming import Feed, TextPieces
 from clara_model.latents import Latents
@@ -51,6 +51,10 @@ class TextPrompt:
     """Those that fit."""
     ids: list[int]
     text_tokens: int
+
+    def texts(self, call: Call) -> list[str]:
+        """What it shows of each."""
+        return [call.read_part(self.choice.texts[index]) for index in self.selected]
 
 
 def rank(question: str, texts: Sequence[str]) -> list[Ranked]:
@@ -104,7 +108,8 @@ class AnswerRequest:
         found: dict[int, Answer] = {}
         try:
             if prompts:
-                written = call.write([one.ids for one in prompts.values()], None, self.how)
+                texts = [one.texts(call) for one in prompts.values()]
+                written = call.write([one.ids for one in prompts.values()], None, self.how, texts=texts)
                 for (index, prompt), one in zip(prompts.items(), written, strict=True):
                     found[index] = _text_answer(call, prompt, one)
         finally:
@@ -184,8 +189,7 @@ def stream(feed: Feed, shared: Shared, request: AnswerRequest | PlainRequest) ->
 
 def _text_answer(call: Call, prompt: TextPrompt, one: Written) -> Answer:
     """What the base model wrote from text alone."""
-    choice, count = prompt.choice, prompt.text_tokens
-    texts = [call.read_part(choice.texts[index]) for index in prompt.selected]
+    choice, count, texts = prompt.choice, prompt.text_tokens, prompt.texts(call)
     usage = Usage(count, 0, one.prompt_tokens, one.completion_tokens, count, count)
     answer = _answer(prompt.question, one, choice.ranking, choice.row, prompt.selected, texts, len(texts), usage)
     return replace(answer, answered_from="text")
@@ -204,6 +208,8 @@ def _answer(
     """What was written, with where it comes from by document and window, and where its words stand in what was read."""
     windows = [row.window(index) for index in selected]
     read = list(zip(windows, texts or (), strict=texts is not None))
+    place = one.stretch
+    copied = None if place is None else Quote.of_all(one.text, windows[place.passage], place.start)
     return Answer(
         text=one.text,
         ranking=pipeline.by_document(ranking, row),
@@ -214,7 +220,7 @@ def _answer(
         windows=windows,
         expanded=expanded,
         confidence=one.confidence,
-        quotes=quotes(one.text, read),
+        quotes=quotes(one.text, read) if copied is None else [copied],
         unsupported=None if texts is None else unsupported(one.text, question, read),
     )
 

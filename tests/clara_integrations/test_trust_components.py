@@ -47,6 +47,24 @@ def generator(folder, **options):
 DOCUMENTS = [Document(id=f"n{number}", content=text) for number, text in enumerate(TEXTS[:3])]
 
 
+def test_a_copied_answer_comes_through_both_frameworks_whole_and_streamed(clara, tiny_clara_folder):
+    with Clara(clara.model, expand=2, ranking="hybrid") as mixed:
+        expected = mixed.answer(QUESTION, TEXTS[:3], 3, rerank=False, copy=True, **FEW)
+    assert any(expected.text in text for text in TEXTS[:3])
+    quote = {"start": 0, "end": len(expected.text)}
+    for streaming in (False, True):
+        response = synthesizer(tiny_clara_folder, generate_kwargs={"copy": True}, streaming=streaming).synthesize(
+            QUESTION, text_nodes(TEXTS[:3])
+        )
+        assert str(response) == expected.text
+        assert [quote.items() <= one.items() for one in response.metadata["clara"]["quotes"]] == [True]
+        pieces = []
+        how = {"generation_kwargs": {"copy": True}, "streaming_callback": pieces.append if streaming else None}
+        (reply,) = generator(tiny_clara_folder).run(QUESTION, DOCUMENTS, **how)["replies"]
+        assert reply.text == expected.text and len([one for one in pieces if one.content]) == streaming
+        assert [quote.items() <= one.items() for one in reply.meta["quotes"]] == [True]
+
+
 def test_the_first_nodes_are_read_as_text_and_the_answer_tells_about_itself(expected, tiny_clara_folder):
     assert expected.expanded == 2 and expected.usage.slots == 4
     with recorded() as events:

@@ -22,6 +22,7 @@ from trainers.evaluation.rankers import Ranked, Ranker
 from trainers.evaluation.systems.llmlingua import LLMLingua2
 
 if TYPE_CHECKING:
+    from clara_model.checkpoint.options import GenerationKeywords
     from clara_model.inference.clara import Clara
     from clara_model.latents import Latents
 
@@ -53,6 +54,8 @@ class Budget:
     """Of an answer."""
     prompt_tokens: int | None = None
     """Of a prompt at most, template and question included; by default what the base model reads."""
+    copy: bool = False
+    """Whether the checkpoint answers by a stretch of what it reads."""
 
     def room(self, clara: Clara) -> int:
         """Tokens that a prompt may have."""
@@ -75,9 +78,10 @@ class FromLatents:
         counts = [self._fitting(question, one) for question, one in zip(questions, ranked, strict=True)]
         memories = [self._memory(*one, meter) for one in zip(questions, ranked, counts, strict=True)]
         latents = [memory for memory, _ in memories]
-        asked, most = [question.text for question in questions], self.budget.max_new_tokens
+        how: GenerationKeywords = {"max_new_tokens": self.budget.max_new_tokens, "copy": self.budget.copy}
         with meter.phase("generate"):
-            answers = self.writer.answers(asked, latents, max(counts), rerank=False, max_new_tokens=most)
+            asked = [question.text for question in questions]
+            answers = self.writer.answers(asked, latents, max(counts), rerank=False, **how)
         found = []
         for one, count, whole, (_, instead) in zip(answers, counts, ranked, memories, strict=True):
             usage = one.usage

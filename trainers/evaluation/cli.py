@@ -78,6 +78,7 @@ def _what(group: Any) -> None:
     add("--expand", type=_numbers, default=(), metavar="N,N", help="also clara:N for each: the best N passages as "
         "text, the others as latents; with wrong:N where wrong is measured")  # fmt: skip
     add("--ranking", choices=("latents", "hybrid"), help="what the checkpoint ranks by (default: what it says itself)")
+    add("--copy", action="store_true", help="the checkpoint's answers are stretches of the passages that it reads")
     add("--text_reader", metavar="NAME", help="checkpoint on the same base, trained to read text")
     add("--docs", nargs="+", default=(), metavar="FILE_OR_FOLDER", help="your own documents: .txt, .md, .jsonl; "
         "questions then need no docs")  # fmt: skip

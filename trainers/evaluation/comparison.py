@@ -136,6 +136,7 @@ class Settings:
     systems: tuple[str, ...] = ()
     expand: tuple[int, ...] = ()
     ranking: str | None = None
+    copy: bool = False
     top_k: int | None = None
     data: str | None = None
     docs: tuple[str, ...] = ()
@@ -177,7 +178,8 @@ class Comparison:
         settings, stage = self.settings, self.stage
         self._check()
         questions, compressed = self._questions()
-        budget = answerers.Budget(settings.top_k or self.clara.top_k, settings.max_new_tokens, settings.prompt_tokens)
+        k, most = settings.top_k or self.clara.top_k, settings.max_new_tokens
+        budget = answerers.Budget(k, most, settings.prompt_tokens, settings.copy)
         names = settings.systems or (paraphrase.SYSTEMS if stage == "paraphrase" else _plain(questions, stage, budget))
         beside = [kind for kind in (OURS, WRONG) if kind == OURS or kind in names]
         names = (*names, *(f"{kind}:{number}" for number in settings.expand for kind in beside))

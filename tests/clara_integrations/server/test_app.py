@@ -1,6 +1,7 @@
 """The server's bounds, errors, store and operations, over real HTTP."""
 
 import contextlib
+import json
 import re
 import threading
 import time
@@ -66,6 +67,8 @@ def ends_soon(seconds=3.0):
         ("/v1/chat/completions", chat(tools=[{"type": "function"}]), "tools: "),
         ("/v1/chat/completions", chat(frequency_penalty=0.5), "frequency_penalty: "),
         ("/v1/chat/completions", chat(temperature=-1), "temperature: "),
+        ("/v1/chat/completions", chat(copy=True, top_p=0.5), "copy=True .* leave out top_p"),
+        ("/v1/chat/completions", chat(copy="yes"), "copy: "),
         ("/v1/chat/completions", chat(documents=["x"] * 1001), "number of documents must be at most 1000 .* got 1001"),
         ("/v1/rerank", {"query": QUESTION}, "give either documents or texts"),
         ("/v1/rerank", {"query": QUESTION, "documents": TEXTS, "texts": TEXTS}, "give either documents or texts"),
@@ -98,6 +101,21 @@ def test_what_is_no_json_is_refused_so_no_page_of_another_site_can_ask(http):
         answer = http.post("/v1/search", content=content, headers={"content-type": kind})
         assert answer.status_code == 400 and answer.json()["error"]["message"]
     assert http.get("/v1/nothing").status_code == 404 and http.get("/v1/nothing").json()["message"] == "Not Found"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_copied_answer_is_one_that_the_documents_hold(http, stream: bool):
+    body = chat(documents=small_model.TEXTS, copy=True, temperature=0, stream=stream)
+    told = http.post("/v1/chat/completions", json=body)
+    assert told.status_code == 200, told.text
+    if stream:
+        events = [json.loads(line[6:]) for line in told.text.splitlines() if line.startswith("data: {")]
+        pieces = [one["choices"][0]["delta"].get("content") for one in events if one["choices"]]
+        (text,) = [piece for piece in pieces if piece]
+    else:
+        text = told.json()["choices"][0]["message"]["content"]
+        assert [(one["start"], one["end"]) for one in told.json()["clara"]["quotes"]] == [(0, len(text))]
+    assert text and any(text in document for document in small_model.TEXTS)
 
 
 # -- bounds --------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def test_the_keywords_are_the_options(named, kind):
 
 
 def test_what_says_how_to_write_is_known_where_it_is_checked():
-    assert GENERATION == ("max_new_tokens", "stop", *SAMPLING)
+    assert GENERATION == ("max_new_tokens", "stop", "copy", *SAMPLING)
     assert re.findall("``([a-z_]+)``", Clara.answer.__doc__.partition("**generation:")[2]) == [*GENERATION]
 
 

@@ -90,6 +90,19 @@ def test_ask_splits_a_long_file_into_passages_that_fit_and_numbers_them(clara, d
     assert [passage["number"] for passage in found] == list(range(1, len(found) + 1))
 
 
+def test_ask_copies(clara, docs, tmp_path):
+    code, out, err = clara("ask", QUESTION, "--docs", docs, "--copy", "--json")
+    record = json.loads(out)
+    assert (code, err) == (0, "") and record["unsupported"] == []
+    (quote,) = record["quotes"]
+    assert (quote["start"], quote["end"]) == (0, len(record["answer"])) and record["answer"]
+    assert any(record["answer"] in passage["text"] for passage in record["passages"] if passage["read"])
+    assert clara("compress", docs, "--store", tmp_path / "kept", "--quiet")[0] == 0
+    code, out, _ = clara("ask", QUESTION, "--store", tmp_path / "kept", "--copy", "--json")
+    record = json.loads(out)
+    assert any(record["answer"] in passage["text"] for passage in record["passages"]) and record["answer"]
+
+
 @pytest.mark.parametrize("cold", ["compress", "text"])
 def test_ask_hashes_and_splits_a_text_once(clara, docs, expected, monkeypatch, tmp_path, cold):
     passages, _ = expected

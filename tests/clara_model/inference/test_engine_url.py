@@ -7,7 +7,7 @@ import pytest
 import small_model
 from stub_engine import stub_engine
 
-from clara_model import Clara, EngineError
+from clara_model import Clara, ClaraError, EngineError
 from clara_model.checkpoint.export import export
 
 OPTIONS = {"dtype": "float32", "device": "cpu"}
@@ -44,6 +44,11 @@ def test_answers_rankings_usage_and_reasons_are_those_of_the_own_loop(own, clara
         assert other.timings.generate > 0
     assert len(stub.bodies) == len(QUESTIONS)
     assert clara.paraphrase(TEXTS[:2], **HOW) == own.paraphrase(TEXTS[:2], **HOW)
+
+
+def test_a_copy_needs_the_model_in_this_process(clara):
+    with pytest.raises(ClaraError, match="needs the model in this process to write; load it without engine_url"):
+        clara.answer(QUESTIONS[0], TEXTS, copy=True)
 
 
 def test_a_stream_is_read_as_it_is_written_and_its_close_ends_the_request(own, clara, stub):

@@ -70,6 +70,19 @@ def test_passages_as_text_beside_latents_and_the_best_alone(tmp_path: Path, tiny
     assert measure(tmp_path, tiny_clara_folder, file, "--ranking", "latents") == 2  # another evaluation's folder
 
 
+def test_answers_that_are_copied(tmp_path: Path, tiny_clara_folder: Path):
+    rows = [dict(row, docs=training_rows.documents(5)) for row in training_rows.question_rows(4)]
+    file = training_rows.write(tmp_path / "rows.jsonl", rows)
+    assert measure(tmp_path, tiny_clara_folder, file, "--systems", "clara", "--copy") == 0
+    records = list(read_records(run_folder(tmp_path) / "clara.jsonl"))
+    assert all(one.answer and any(one.answer in text for text in one.shown) for one in records)
+    with Clara.load(tiny_clara_folder, dtype="float32", device="cpu") as clara:
+        answers = clara.answers(
+            [one["question"] for one in rows], [one["docs"] for one in rows], copy=True, max_new_tokens=4
+        )
+    assert [one.answer for one in records] == [one.text for one in answers]
+
+
 def test_text_systems_read_the_same_passages_in_the_slots_place(measured: Path, tiny_clara_folder: Path):
     folder = run_folder(measured)
     ours, text = (list(read_records(folder / f"{name}.jsonl")) for name in ("clara", "text"))

@@ -73,8 +73,8 @@ class ClaraGenerator(ClaraComponent):
         Args:
             top_k: documents to answer from at most (default: the checkpoint's own number).
             rerank: whether to rank the documents first, where no `ClaraRanker` has done so.
-            generation_kwargs: ``max_new_tokens``, ``stop``, ``temperature``, ``top_p``, ``sampling_top_k``, ``seed``
-                and the others of `Clara.answer` (default: greedy).
+            generation_kwargs: ``max_new_tokens``, ``stop``, ``copy``, ``temperature``, ``top_p``, ``sampling_top_k``,
+                ``seed`` and the others of `Clara.answer` (default: greedy).
             streaming_callback: called with a `StreamingChunk` for each piece of text.
             min_confidence: a reply whose ``confidence`` is lower is replaced; with more than 0, it comes in one piece.
             no_answer: by this.
