@@ -13,7 +13,9 @@ from clara_integrations.server import Settings, create_app
 def running(clara, store=None, **settings):
     """The address of a running server."""
     app = create_app(clara, store, Settings(**settings))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=10))
+    # its own log_config closes every handler of this process, and absl's (of rouge_score) then closes pytest's output
+    config = uvicorn.Config(app, port=0, log_config=None, log_level="error", timeout_graceful_shutdown=10)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
