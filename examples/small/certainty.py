@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import trust
+from package import WORDS
 from sklearn.linear_model import LogisticRegression
 from train import RUNS
 
@@ -72,9 +73,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="questions")
     args = parser.parse_args()
     model = ClaraModel.from_pretrained(args.checkpoint, device="cpu")
-    model.config = replace(model.config, prompts=replace(model.config.prompts, certainty=Certainty()))  # odds alone
+    prompts = replace(model.config.prompts, certainty=Certainty())  # odds alone
+    model.config = replace(model.config, prompts=prompts, word_weight=WORDS, expand=1)
     rows = list(read_rows([str(args.data / "heldout.jsonl")]))
-    with Clara(model, ranking="hybrid", expand=1) as clara:
+    with Clara(model) as clara:
         both = [
             (signs(clara, a, answerable=True), signs(clara, b, answerable=False)) for a, b in pairs(rows, args.count)
         ]
