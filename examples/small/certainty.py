@@ -26,7 +26,7 @@ from train import RUNS
 
 from clara_model import Clara, ClaraModel
 from clara_model.checkpoint.certainty import Certainty
-from clara_model.search.bm25 import BM25, shared_words
+from clara_model.search.bm25 import BM25, largest, shared_words
 from trainers.data.rows import Row, read_rows
 
 CANDIDATES, SEED, REFUSED = 20, 11, 0.1
@@ -38,7 +38,7 @@ def pairs(rows: Sequence[Row], count: int) -> Iterator[tuple[Row, Row]]:
     index = BM25(windows)
     for row in random.Random(SEED).sample(list(rows), min(count, len(rows))):
         gold = row.documents[0]
-        near = [windows[place] for place in index.best(row.questions[0], 3 * CANDIDATES)]
+        near = [windows[place] for place in largest(index.scores(row.questions[0]), 3 * CANDIDATES)]
         others = [text for text in near if text != gold and not trust.holds(text, row.references)][:CANDIDATES]
         yield replace(row, documents=(gold, *others[:-1])), replace(row, documents=tuple(others))
 
