@@ -2,7 +2,8 @@
 
 Each question has 20 candidates, the nearest of all held-out windows by words: once with its own window among them (it
 counts where that is read), once without it and without all that hold an accepted answer. The weights are those of a
-logistic regression; ``refuse_below`` is chosen so that one answerable question in ten is refused. They are written
+logistic regression; ``refuse_below`` is chosen so that one answerable question in fifty is refused (then one in ten of
+NQ's is, whose words are less often those of its passages). They are written
 into the checkpoint's config.json.
 
     python examples/small/certainty.py CHECKPOINT [--data DATA] [--count 300]
@@ -29,7 +30,7 @@ from clara_model.checkpoint.certainty import Certainty
 from clara_model.search.bm25 import BM25, largest, shared_words
 from trainers.data.rows import Row, read_rows
 
-CANDIDATES, SEED, REFUSED = 20, 11, 0.1
+CANDIDATES, SEED, REFUSED = 20, 11, 0.02
 
 
 def pairs(rows: Sequence[Row], count: int) -> Iterator[tuple[Row, Row]]:

@@ -53,10 +53,10 @@ latents less F1 from another's (`low` to `high`: 95 %). Why they are what they a
 {rows}
 
 **What it cannot do.** It answers in one to a few words, and about {wrong:.0f} of 100 answers to one right passage are
-not exactly a reference answer, more when the passage has to be found first. Where its
-confidence is below {least:.2f} it answers "{none}", which refuses one answerable question in ten and
-more than half of those that nothing answers (docs/experiments/clara-small-served.md). From latents exact numbers, rare
-names, several facts at once and languages other than English are beyond it. Read the passage that an answer names.
+not exactly a reference answer, more when the passage has to be found first. Where its confidence falls below
+`refuse_below` of config.json it answers "{none}": about half of the questions that nothing answers,
+and few others (docs/experiments/clara-small-served.md). From latents exact numbers, rare names, several facts at once
+and languages other than English are beyond it. Read the passage that an answer names.
 
 Data: SQuAD and SQuADShifts (CC BY-SA 4.0, CC BY 4.0), Natural Questions (CC BY-SA 3.0), FairytaleQA (Apache-2.0), the
 published example of stage-1 data; for ranking also HotpotQA, 2WikiMultihopQA and MuSiQue (CC BY-SA 4.0, Apache-2.0, CC
@@ -70,7 +70,7 @@ def card(model: ClaraModel, figures: dict[str, float], made: str) -> str:
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items() if name != "seed")
     return CARD.format(
         seed=figures["seed"], rows=rows, wrong=100 * (1 - figures["compressed_em"]), passages=PASSAGES,
-        none=model.config.prompts.no_answer, least=model.config.prompts.certainty.refuse_below,
+        none=model.config.prompts.no_answer,
         slots=model.config.memory_tokens, length=model.config.doc_max_length, source=made.strip(),
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from served import running
 
 from clara_model import Clara
 from clara_model.cli import main as cli
+from clara_model.cli import serving
 
 QUESTIONS = "Where was Ranvun Mepos born?\n\nWhere was Ponwis Kilos born?\n"
 
@@ -96,6 +97,24 @@ def test_chat_answers_one_question_after_the_other(notes, tmp_path, capsys, monk
     answered = capsys.readouterr().out.splitlines()
     assert answered[::2] == ["Jiwas", "Tenga"]
     assert all(name in line for name, line in zip(["mepos.txt", "kilos.txt"], answered[1::2], strict=True))
+
+
+def test_chat_and_a_running_server_copy(notes, tiny, capsys, monkeypatch):
+    texts = [path.read_text() for path in notes.iterdir()]
+    monkeypatch.setattr("sys.stdin", io.StringIO(QUESTIONS))
+    assert cli.main(["chat", "--docs", str(notes), "--top-k", "1", "--quiet", "--copy", *MODEL]) == 0
+    copied = capsys.readouterr().out.splitlines()[::2]
+    assert len(copied) == 2 and all(one and any(one in text for text in texts) for one in copied)
+    with running(tiny, None, api_key="k") as url:
+        monkeypatch.setenv("CLARA_URL", url)
+        monkeypatch.setenv("CLARA_API_KEY", "k")
+        sent = []
+        replies = serving._replies
+        monkeypatch.setattr(serving, "_replies", lambda url, body: sent.append(body) or replies(url, body))
+        assert cli.main(["ask", QUESTIONS.splitlines()[0], "--docs", str(notes), "--copy", "--json", *MODEL]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert sent[0]["copy"] is True and any(told["answer"] in text for text in texts)
+    assert (told["quotes"][0]["start"], told["quotes"][0]["end"]) == (0, len(told["answer"]))
 
 
 def test_chat_goes_on_after_a_question_that_cannot_be_answered(notes, capsys, monkeypatch):
