@@ -41,7 +41,7 @@ def test_ten_minutes_from_an_empty_folder_to_a_server(tmp_path: Path) -> None:
         ["bash", "-c", script(page, port)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("every six months\n")
+    assert done.stdout.startswith("six months\n")
     assert re.search(r"^twelve.*\nUsage\(", done.stdout, re.MULTILINE)
     assert re.search(r'"content":\s*"[^"]*twelve', done.stdout)
 
