@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from chat_server import Rule, chat_server, sentences, text_reply
@@ -193,12 +194,13 @@ def test_at_most_so_many_requests_are_under_way(make):
 
 def test_requests_are_evenly_spread_without_a_burst_after_a_pause(monkeypatch):
     now, starts = [0.0], []
-    monkeypatch.setattr(synthesis_client.time, "monotonic", lambda: now[0])
 
     async def sleep(seconds):
         now[0] += seconds
 
-    monkeypatch.setattr(synthesis_client.asyncio, "sleep", sleep)
+    # the module's own names: other threads of this process, such as a server, sleep too
+    monkeypatch.setattr(synthesis_client, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(synthesis_client, "asyncio", SimpleNamespace(sleep=sleep))
 
     async def turns():
         pace = Pace(60)
